@@ -1,0 +1,181 @@
+package gpu
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors every backend returns (wrapped with detail).
+var (
+	// ErrNotSupported: this machine or build lacks what the call needs (no driver, no such op).
+	ErrNotSupported = errors.New("gpu: not supported")
+	// ErrOutOfMemory: the device cannot satisfy the allocation; the message states sizes.
+	ErrOutOfMemory = errors.New("gpu: out of device memory")
+	// ErrDeviceLost: the device can no longer be used and must be reopened.
+	ErrDeviceLost = errors.New("gpu: device lost")
+)
+
+// DType is the element type of a tensor.
+type DType uint8
+
+// Element types. The values are stable: they appear in handles on the wire.
+const (
+	F32 DType = iota + 1
+	F16
+	BF16
+	I32
+	U64
+)
+
+var dtypeNames = map[DType]string{F32: "f32", F16: "f16", BF16: "bf16", I32: "i32", U64: "u64"}
+
+// Size returns the bytes of one element.
+func (t DType) Size() int {
+	switch t {
+	case F32, I32:
+		return 4
+	case F16, BF16:
+		return 2
+	case U64:
+		return 8
+	}
+	panic(fmt.Sprintf("gpu: DType(%d) has no size", uint8(t)))
+}
+
+func (t DType) String() string {
+	if s, ok := dtypeNames[t]; ok {
+		return s
+	}
+	return fmt.Sprintf("DType(%d)", uint8(t))
+}
+
+// RankMax is the largest number of dimensions a tensor may have.
+const RankMax = 4
+
+// Tensor names an allocation on one device, or a contiguous part of one. It is a value:
+// copying it copies the name, not the data. The zero Tensor names nothing.
+//
+// Generation makes use after free detectable: a freed slot's generation is bumped, so a
+// stale Tensor no longer resolves and the backend panics with the creation site.
+type Tensor struct {
+	ID         uint32 // slot in the device's allocation table, 1-based
+	Generation uint32
+	DType      DType
+	Packed     bool // device-private weight layout made by PackMatrix; only usable as a MatMul weight
+	Rank       uint8
+	Dims       [RankMax]int // unused dimensions are 1
+	Offset     int          // elements from the start of the allocation
+}
+
+// Valid reports whether t names anything.
+func (t Tensor) Valid() bool { return t.ID != 0 }
+
+// Len returns the number of elements.
+func (t Tensor) Len() int { return t.Dims[0] * t.Dims[1] * t.Dims[2] * t.Dims[3] }
+
+// Bytes returns the size of t's elements in bytes (not of a packed layout).
+func (t Tensor) Bytes() int { return t.Len() * t.DType.Size() }
+
+// Slice returns rows [from, to) of t's first dimension.
+func (t Tensor) Slice(from, to int) Tensor {
+	if from < 0 || to < from || to > t.Dims[0] || t.Packed {
+		panic(fmt.Sprintf("gpu: Slice(%d, %d) of %v", from, to, t))
+	}
+	row := t.Dims[1] * t.Dims[2] * t.Dims[3]
+	t.Offset += from * row
+	t.Dims[0] = to - from
+	return t
+}
+
+// Reshape returns t with other dimensions and the same number of elements.
+func (t Tensor) Reshape(dims ...int) Tensor {
+	n := t.Len()
+	t.setDims(dims)
+	if t.Len() != n || t.Packed {
+		panic(fmt.Sprintf("gpu: Reshape(%v) of %d elements", dims, n))
+	}
+	return t
+}
+
+func (t *Tensor) setDims(dims []int) {
+	if len(dims) == 0 || len(dims) > RankMax {
+		panic(fmt.Sprintf("gpu: rank %d outside 1..%d", len(dims), RankMax))
+	}
+	t.Rank = uint8(len(dims))
+	t.Dims = [RankMax]int{1, 1, 1, 1}
+	copy(t.Dims[:], dims)
+}
+
+// NewTensor builds the Tensor for slot id of a device's allocation table. For backends.
+func NewTensor(id, generation uint32, dtype DType, dims ...int) Tensor {
+	t := Tensor{ID: id, Generation: generation, DType: dtype}
+	t.setDims(dims)
+	return t
+}
+
+func (t Tensor) String() string {
+	return fmt.Sprintf("tensor#%d.%d %s%v", t.ID, t.Generation, t.DType, t.Dims[:t.Rank])
+}
+
+// Info describes a device for people and for decisions (troupe doctor, KV sizing).
+type Info struct {
+	Name        string `json:"name"`         // "cpu:0", "cuda:0"
+	Description string `json:"description"`  // "AMD EPYC, 2 threads, avx512"
+	MemoryTotal int64  `json:"memory_total"` // bytes
+	MemoryFree  int64  `json:"memory_free"`  // bytes that an allocation could get now
+	Compute     DType  `json:"-"`            // element type of activations and logits
+}
+
+// MemoryStats accounts for a device's allocations.
+type MemoryStats struct {
+	Tensors int   `json:"tensors"` // live allocations
+	Bytes   int64 `json:"bytes"`   // bytes in live allocations, packed layouts included
+}
+
+// Implementation is one registered way to execute an op.
+type Implementation struct {
+	Name   string `json:"name"` // "go", "avx2", "avx512"
+	Doc    string `json:"doc"`  // one line: what is different about it
+	Active bool   `json:"active"`
+}
+
+// Device executes operations on memory it owns. Launches and uploads take effect in call
+// order, as on one stream; they may return before the work is done, and only Download and
+// Sync wait. A Device is used by one goroutine at a time (its executor), except Info,
+// Memory, Implementations and Select, which may be called from anywhere.
+//
+// Programmer errors (a freed tensor, a shape or type mismatch between arguments) panic.
+// Operating errors (out of memory, a lost device) are returned.
+type Device interface {
+	Info() Info
+	Memory() MemoryStats
+
+	// Alloc returns zeroed memory of the given shape. ErrOutOfMemory states need and free.
+	Alloc(dtype DType, dims ...int) (Tensor, error)
+	// PackMatrix copies a weight matrix W[n, k] (row-major, little-endian, dtype F32, F16 or
+	// BF16) into the layout this device multiplies fastest. The matrix is given as row blocks
+	// that are stacked in order, so fused projections (QKV, gate and up) need no host copy;
+	// len(parts) bytes must add up to n*k*dtype.Size(). name is for error messages.
+	PackMatrix(name string, dtype DType, n, k int, parts ...[]byte) (Tensor, error)
+	// Free releases an allocation; a second Free of it panics.
+	Free(t Tensor)
+
+	// Upload copies src, little-endian elements of dst's type, to dst. len(src) == dst.Bytes().
+	Upload(dst Tensor, src []byte) error
+	// Download waits for all launched work and copies src to dst. len(dst) == src.Bytes().
+	Download(dst []byte, src Tensor) error
+
+	// Launch executes op with args, a pointer to the op's argument struct in this package.
+	// The device does not keep args after it returns.
+	Launch(op Op, args any) error
+	// Sync waits for all launched work.
+	Sync() error
+
+	// Implementations lists the ways this device can execute op; Select chooses one by name.
+	Implementations(op Op) []Implementation
+	Select(op Op, name string) error
+
+	// Close releases everything. Tensors that were not freed are reported as an error that
+	// lists their creation sites.
+	Close() error
+}
