@@ -1,0 +1,127 @@
+package schemas
+
+// StepPlan tells compute what to run in one step. Steps execute in order; the plan for step N+1
+// arrives while N runs. It carries changes, not the state: block tables grow by deltas, and a token
+// that an earlier step samples never leaves the device. A repeated Step is acknowledged, not run again.
+type StepPlan struct {
+	_msgpack struct{} `msgpack:",as_array"`
+
+	Epoch Epoch  `json:"epoch"` // a new epoch resets slots and block tables; Step starts at 1
+	Step  StepID `json:"step"`
+
+	Copies I32 `json:"copies,omitempty"` // block pairs to copy first: source, destination, …
+
+	// Slots whose sequence is new: how they sample. One element per initialized slot.
+	InitSlot        I32 `json:"init_slot,omitempty"`
+	InitTemperature F32 `json:"init_temperature,omitempty"`
+	InitTopP        F32 `json:"init_top_p,omitempty"`
+	InitTopK        I32 `json:"init_top_k,omitempty"`
+	InitMinP        F32 `json:"init_min_p,omitempty"`
+	InitSeed        U64 `json:"init_seed,omitempty"`
+
+	// Rows, one per sequence in the step.
+	Seq   U64 `json:"seq"`
+	Slot  I32 `json:"slot"`
+	Start I32 `json:"start"` // position of the row's first token
+	Count I32 `json:"count"` // tokens in the row
+	// Known is how many of them are in Tokens. 0 with Count 1 is a decode row whose token is the one
+	// last sampled in the slot, still on the device; otherwise Known equals Count.
+	Known  I32 `json:"known"`
+	Sample U8  `json:"sample"` // 1: sample the token that follows the row's last
+	Tokens I32 `json:"tokens"` // the rows' known tokens, concatenated
+
+	BlockFrom  I32 `json:"block_from"` // the slot's block table from this entry on is replaced …
+	BlockCount I32 `json:"block_count"`
+	Blocks     I32 `json:"blocks"` // … by these, concatenated over rows
+
+	PlannedNs int64 `json:"planned_ns"` // scheduler's monotonic clock, for the ledger
+}
+
+// PlanReply acknowledges that a plan is queued on the device.
+type PlanReply struct {
+	_msgpack struct{} `msgpack:",as_array"`
+
+	Queued int32 `json:"queued"` // steps on the device that have not finished, this one included
+}
+
+// StepResult reports a finished step from compute to its scheduler. A repeated Step is ignored.
+type StepResult struct {
+	_msgpack struct{} `msgpack:",as_array"`
+
+	Epoch  Epoch  `json:"epoch"`
+	Step   StepID `json:"step"`
+	Row    I32    `json:"row"`             // rows of the plan that sampled
+	Token  I32    `json:"token"`           // what they sampled; -1: logits were not finite
+	Error  *Error `json:"error,omitempty"` // the step failed: its rows have no KV
+	Ledger Ledger `json:"ledger"`
+}
+
+// Ledger says where a step's wall time went, in nanoseconds. The parts sum to Wall.
+type Ledger struct {
+	_msgpack struct{} `msgpack:",as_array"`
+
+	Schedule int64 `json:"schedule_ns"` // planning in the scheduler core
+	Memory   int64 `json:"memory_ns"`   // reserving blocks, the hop included
+	Launch   int64 `json:"launch_ns"`   // handing the plan to the device, the hop included
+	Upload   int64 `json:"upload_ns"`   // step inputs to the device
+	Device   int64 `json:"device_ns"`   // the model and the sampler
+	Idle     int64 `json:"idle_ns"`     // the device waited for a plan
+	Emit     int64 `json:"emit_ns"`     // handing tokens on after the step
+	Steps    int64 `json:"steps"`       // steps summed in this ledger
+}
+
+// Add accumulates o.
+func (l *Ledger) Add(o Ledger) {
+	l.Schedule += o.Schedule
+	l.Memory += o.Memory
+	l.Launch += o.Launch
+	l.Upload += o.Upload
+	l.Device += o.Device
+	l.Idle += o.Idle
+	l.Emit += o.Emit
+	l.Steps += o.Steps
+}
+
+// ComputeState is the computation manager's debugging snapshot.
+type ComputeState struct {
+	_msgpack struct{} `msgpack:",as_array"`
+
+	Model       string         `json:"model"`
+	Parameters  int64          `json:"parameters"`
+	Device      string         `json:"device"`
+	Description string         `json:"description"`
+	Tensors     int64          `json:"tensors"`      // live device allocations
+	Bytes       int64          `json:"bytes"`        // in them
+	KV          []TensorHandle `json:"kv,omitempty"` // the layers' key and value pools
+	Epoch       Epoch          `json:"epoch"`
+	Step        StepID         `json:"step"` // last one executed
+	Queued      int32          `json:"queued"`
+	Ledger      Ledger         `json:"ledger"`
+	Kernels     []KernelInfo   `json:"kernels"`
+}
+
+// KernelInfo is one implementation of an op on a device.
+type KernelInfo struct {
+	_msgpack struct{} `msgpack:",as_array"`
+
+	Op     string `json:"op"`
+	Name   string `json:"name"`
+	Doc    string `json:"doc"`
+	Active bool   `json:"active"`
+}
+
+// KernelsRequest lists an op's implementations (all ops if Op is empty) and, if Select is set,
+// makes that one active from the next step on.
+type KernelsRequest struct {
+	_msgpack struct{} `msgpack:",as_array"`
+
+	Op     string `json:"op,omitempty"`
+	Select string `json:"select,omitempty"`
+}
+
+// KernelsReply lists implementations.
+type KernelsReply struct {
+	_msgpack struct{} `msgpack:",as_array"`
+
+	Kernels []KernelInfo `json:"kernels"`
+}
