@@ -1,0 +1,95 @@
+package ref
+
+import (
+	"math"
+	"slices"
+)
+
+// SampleRow draws one token from a row of logits; the parameters are those of
+// gpu.SampleParams. It returns -1 if any logit is NaN.
+//
+// The scaled logit is the float32 quotient logit/temperature. Where the largest of them is
+// infinite there is no distribution to draw from, and the draw is greedy.
+//
+// Tokens are ordered by descending scaled logit, ties by ascending id; TopK and TopP keep a
+// prefix of that order. A token passes MinP if its scaled logit is at least the largest plus
+// [MinPThreshold] in float32, so backends agree on it without agreeing on exp. TopP always
+// leaves one token.
+func SampleRow(logits []float32, temperature, topP, minP float32, topK int32, seed uint64, position int32) int32 {
+	for _, v := range logits {
+		if v != v {
+			return -1
+		}
+	}
+	order := make([]int32, len(logits))
+	scaled := make([]float32, len(logits))
+	greedy := !(temperature > 0)
+	for i := range order {
+		order[i], scaled[i] = int32(i), logits[i]
+		if !greedy {
+			scaled[i] /= temperature
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int32) int { return descending(scaled[a], scaled[b]) })
+	largest := scaled[order[0]]
+	if greedy || math.IsInf(float64(largest), 0) {
+		return order[0]
+	}
+	if minP > 0 {
+		threshold := MinPThreshold(minP)
+		order = slices.DeleteFunc(order, func(id int32) bool { return scaled[id]-largest < threshold })
+	}
+	if topK > 0 && int(topK) < len(order) {
+		order = order[:topK]
+	}
+	if topP < 1 {
+		order = topPrefix(order, scaled, topP)
+	}
+	best, bestID := math.Inf(-1), int32(-1)
+	slices.Sort(order)
+	for _, id := range order {
+		if v := float64(scaled[id]) + Gumbel(seed, position, id); v > best {
+			best, bestID = v, id
+		}
+	}
+	return bestID
+}
+
+// MinPThreshold is log(minP), at most 0: how far below the largest a scaled logit may be.
+func MinPThreshold(minP float32) float32 {
+	return min(0, float32(math.Log(float64(minP))))
+}
+
+// topPrefix returns the shortest prefix of order, at least one token, that holds topP of the
+// probability mass of all of order.
+func topPrefix(order []int32, scaled []float32, topP float32) []int32 {
+	largest := float64(scaled[order[0]])
+	var total, kept float64
+	for _, id := range order {
+		total += math.Exp(float64(scaled[id]) - largest)
+	}
+	for i, id := range order {
+		kept += math.Exp(float64(scaled[id]) - largest)
+		if kept >= float64(topP)*total {
+			return order[:i+1]
+		}
+	}
+	return order
+}
+
+// LogSoftmax returns log_softmax(row)[id] for each of ids, in float64.
+func LogSoftmax(row []float32, ids []int32) []float32 {
+	largest := math.Inf(-1)
+	for _, v := range row {
+		largest = max(largest, float64(v))
+	}
+	var total float64
+	for _, v := range row {
+		total += math.Exp(float64(v) - largest)
+	}
+	out := make([]float32, len(ids))
+	for j, id := range ids {
+		out[j] = float32(float64(row[id]) - largest - math.Log(total))
+	}
+	return out
+}
