@@ -1,0 +1,17 @@
+// Package bus connects actors. In one process a message is a typed pointer handed from caller to
+// handler, at the cost of a function call; between processes the same message travels as msgpack over
+// NATS. Callers cannot tell the difference: they hold a [Ref] and call it.
+//
+// The parts, in reading order:
+//
+//	node.go     a process on the bus: embedded NATS server, connections, routes
+//	mailbox.go  who runs a handler, and when: Group (inline), Loop (goroutine), Pool (concurrent)
+//	actor.go    an actor's endpoints, reachable in process and as a NATS micro service
+//	ref.go      calling an endpoint, wherever it is; retries
+//	tap.go      mirrors every delivery to tap.> and peek.>, if somebody listens
+//	stream.go   many answers to one request: sequence numbers, end marker, credit, cancel
+//	codec.go    msgpack and JSON; prescan.go guards the decoder against hostile payloads
+//	faults.go   a lossy network on demand, reproducible from a seed
+//
+// Step 1. In: a message for a subject. Out: a handler's reply. Next: actors/gateway.
+package bus
