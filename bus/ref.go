@@ -118,12 +118,9 @@ func errorOf(m *nats.Msg) error {
 	if err := encodingOf(m.Header.Get(headerContentType), m.Data).decode(m.Data, e); err == nil && e.Kind != "" {
 		return e
 	}
-	// A service that is not ours: keep what its headers say.
-	kind := schemas.KindInternal
-	if status, err := strconv.Atoi(code); err == nil && status >= 400 && status < 500 {
-		kind = schemas.KindInvalid
-	}
-	return schemas.Errorf(kind, "call "+m.Subject, "%s", m.Header.Get(micro.ErrorHeader))
+	// A stream's end marker, or a service that is not ours: the headers say all there is.
+	status, _ := strconv.Atoi(code)
+	return schemas.Errorf(schemas.KindOfStatus(status), "call "+m.Subject, "%s", m.Header.Get(micro.ErrorHeader))
 }
 
 // transport carries encoded requests. The faults transport wraps the NATS one.

@@ -41,6 +41,34 @@ func (k Kind) HTTPStatus() int {
 	return 500
 }
 
+// KindOfStatus is the kind that best fits an HTTP status, for errors of which only that is known.
+func KindOfStatus(status int) Kind {
+	switch status {
+	case 401, 403:
+		return KindUnauthorized
+	case 404:
+		return KindNotFound
+	case 413:
+		return KindTooLarge
+	case 422:
+		return KindUnsupported
+	case 429:
+		return KindOverloaded
+	case 499:
+		return KindCanceled
+	case 503:
+		return KindUnavailable
+	case 504:
+		return KindTimeout
+	case 507:
+		return KindNoMemory
+	}
+	if status >= 400 && status < 500 {
+		return KindInvalid
+	}
+	return KindInternal
+}
+
 // Error is the one error shape of the engine: the same over HTTP, NATS and in logs.
 type Error struct {
 	_msgpack struct{} `msgpack:",as_array"`
