@@ -190,7 +190,8 @@ type SampleParams struct {
 // largest are dropped, then all but the TopK largest, then the smallest tail whose removal
 // leaves at least TopP of the remaining mass; the token is argmax(logit + gumbel(Seed, Position, id))
 // over those left (Gumbel-max, so the draw does not depend on summation order). A row with a NaN
-// logit yields -1.
+// logit yields -1 in Out, and 0 in LastToken so that a step already launched behind it stays in
+// range. Package gpu/ref defines ties, thresholds and the noise exactly.
 type Sample struct {
 	Logits    Tensor         // [R, V]
 	Params    []SampleParams // host memory, len R

@@ -1,0 +1,222 @@
+package cpu
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+// ThreadsMax bounds Options.Threads.
+const ThreadsMax = 1024
+
+// Options configures Open. The zero value uses all processors, all memory and the best tier.
+type Options struct {
+	Threads          int    // goroutines that compute, the caller included; 0 is GOMAXPROCS
+	MemoryLimitBytes int64  // most bytes that tensors may take; 0 is what the machine has
+	Tier             string // "go", "avx2", "avx512"; "" is $TROUPE_CPU_TIER or else the best
+}
+
+// Device is the CPU as a gpu.Device. See the package comment.
+type Device struct {
+	description string
+	limit       int64 // bytes; 0 is none
+	table       gpu.Table[*buffer]
+	ops         map[gpu.Op]*operation
+	pool        *pool
+	closed      atomic.Bool
+	work        workspace
+}
+
+var _ gpu.Device = (*Device)(nil)
+
+// buffer is the payload of an allocation: raw memory, or a packed weight.
+type buffer struct {
+	raw    []byte // 64-byte aligned
+	mapped bool   // raw is outside the Go heap and must be unmapped
+	weight *matrix
+}
+
+// Open returns the CPU device. It fails with gpu.ErrNotSupported if the processor lacks the
+// tier that was asked for.
+func Open(o Options) (*Device, error) {
+	if o.Threads < 0 || o.Threads > ThreadsMax {
+		return nil, fmt.Errorf("cpu: Options.Threads is %d; use 0 for all processors or 1..%d", o.Threads, ThreadsMax)
+	}
+	if o.MemoryLimitBytes < 0 {
+		return nil, fmt.Errorf("cpu: Options.MemoryLimitBytes is %d; use 0 for no limit", o.MemoryLimitBytes)
+	}
+	threads := o.Threads
+	if threads == 0 {
+		threads = runtime.GOMAXPROCS(0)
+	}
+	name := o.Tier
+	if name == "" {
+		name = os.Getenv("TROUPE_CPU_TIER")
+	}
+	best, err := findTier(name)
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{
+		description: processorName() + ", " + strconv.Itoa(threads) + " threads, " + best.name,
+		limit:       o.MemoryLimitBytes,
+		pool:        newPool(threads),
+		ops:         map[gpu.Op]*operation{},
+	}
+	d.work.workers = make([]workerSpace, threads)
+	d.registerAll(best.name)
+	return d, nil
+}
+
+// Info implements gpu.Device.
+func (d *Device) Info() gpu.Info {
+	total, free := systemMemory()
+	if d.limit > 0 {
+		total = min(total, d.limit)
+		free = max(0, min(free, d.limit-d.table.Stats().Bytes))
+	}
+	return gpu.Info{Name: "cpu:0", Description: d.description, MemoryTotal: total, MemoryFree: free, Compute: gpu.F32}
+}
+
+// Memory implements gpu.Device.
+func (d *Device) Memory() gpu.MemoryStats { return d.table.Stats() }
+
+// Alloc implements gpu.Device.
+func (d *Device) Alloc(dtype gpu.DType, dims ...int) (gpu.Tensor, error) {
+	bytes := int64(dtype.Size())
+	for _, n := range dims {
+		if n < 0 {
+			return gpu.Tensor{}, fmt.Errorf("cpu: Alloc(%v, %v): negative dimension", dtype, dims)
+		}
+		if n > 0 && bytes > math.MaxInt64/int64(n) {
+			return gpu.Tensor{}, fmt.Errorf("%w: Alloc(%v, %v): size overflows 64 bits", gpu.ErrOutOfMemory, dtype, dims)
+		}
+		bytes *= int64(n)
+	}
+	b, err := d.reserve(bytes)
+	if err != nil {
+		return gpu.Tensor{}, fmt.Errorf("Alloc(%v, %v): %w", dtype, dims, err)
+	}
+	return d.table.Put(b, bytes, "", dtype, dims...), nil
+}
+
+// reserve returns zeroed memory, or ErrOutOfMemory stating sizes.
+func (d *Device) reserve(bytes int64) (*buffer, error) {
+	if d.closed.Load() {
+		return nil, errClosed
+	}
+	// Below this size the machine is not asked: it costs microseconds and cannot matter.
+	const checkedBytesMin = 16 << 20
+	free := int64(math.MaxInt64)
+	if d.limit > 0 {
+		free = d.limit - d.table.Stats().Bytes
+	}
+	if bytes >= checkedBytesMin {
+		if _, available := systemMemory(); available > 0 { // 0: the machine does not say
+			free = min(free, available)
+		}
+	}
+	if bytes > free {
+		return nil, fmt.Errorf("%w: need %d bytes, %d free", gpu.ErrOutOfMemory, bytes, max(0, free))
+	}
+	raw, mapped, err := allocate(int(bytes))
+	if err != nil {
+		return nil, fmt.Errorf("%w: need %d bytes: %w", gpu.ErrOutOfMemory, bytes, err)
+	}
+	return &buffer{raw: raw, mapped: mapped}, nil
+}
+
+// Free implements gpu.Device.
+func (d *Device) Free(t gpu.Tensor) { d.table.Free(t).release() }
+
+func (b *buffer) release() {
+	if b.mapped {
+		unmap(b.raw)
+	}
+	b.raw, b.weight = nil, nil
+}
+
+// Upload implements gpu.Device.
+func (d *Device) Upload(dst gpu.Tensor, src []byte) error {
+	b := d.bytes(dst)
+	if len(src) != len(b) {
+		panic(fmt.Sprintf("cpu: Upload of %d bytes to %v, which has %d", len(src), dst, len(b)))
+	}
+	copy(b, src)
+	return nil
+}
+
+// Download implements gpu.Device.
+func (d *Device) Download(dst []byte, src gpu.Tensor) error {
+	b := d.bytes(src)
+	if len(dst) != len(b) {
+		panic(fmt.Sprintf("cpu: Download of %d bytes from %v, which has %d", len(dst), src, len(b)))
+	}
+	copy(dst, b)
+	return nil
+}
+
+// Sync implements gpu.Device. Launches on the CPU are done when they return.
+func (d *Device) Sync() error {
+	if d.closed.Load() {
+		return errClosed
+	}
+	return nil
+}
+
+var errClosed = fmt.Errorf("%w: the cpu device is closed", gpu.ErrDeviceLost)
+
+// Close implements gpu.Device.
+func (d *Device) Close() error {
+	if d.closed.Swap(true) {
+		return errors.New("cpu: Close of a closed device")
+	}
+	d.pool.close()
+	leaks := d.table.Leaks()
+	for _, b := range d.table.All() {
+		b.release()
+	}
+	return leaks
+}
+
+// bytes returns the memory of t.
+func (d *Device) bytes(t gpu.Tensor) []byte {
+	b := d.table.Get(t)
+	if t.Packed || b.weight != nil {
+		panic(fmt.Sprintf("cpu: %v is a packed weight; only MatMul can read it", t))
+	}
+	size := t.DType.Size()
+	return b.raw[t.Offset*size : (t.Offset+t.Len())*size]
+}
+
+// Float32s returns the elements of an F32 tensor, valid until it is freed. For implementations
+// of operations.
+func (d *Device) Float32s(t gpu.Tensor) []float32 { return view[float32](d, t, gpu.F32) }
+
+// Int32s returns the elements of an I32 tensor, valid until it is freed. For implementations
+// of operations.
+func (d *Device) Int32s(t gpu.Tensor) []int32 { return view[int32](d, t, gpu.I32) }
+
+func view[E float32 | int32](d *Device, t gpu.Tensor, dtype gpu.DType) []E {
+	if t.DType != dtype {
+		panic(fmt.Sprintf("cpu: %v where %v is needed", t, dtype))
+	}
+	b := d.bytes(t)
+	return unsafe.Slice((*E)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/4)
+}
+
+// weight returns the packed weight that t names.
+func (d *Device) weight(t gpu.Tensor) *matrix {
+	m := d.table.Get(t).weight
+	if m == nil {
+		panic(fmt.Sprintf("cpu: %v is not a packed weight; make it with PackMatrix", t))
+	}
+	return m
+}

@@ -1,0 +1,141 @@
+package cpu
+
+import (
+	"math"
+	"unsafe"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+// goTier is the portable tier: the fallback everywhere, and the twin that the assembly of the
+// others is tested against.
+var goTier = tier{
+	name: "go", doc: "portable Go",
+	macsPerNs: 1, bytesPerNs: 2, gatesPerNs: 0.2,
+	tiles: map[gpu.DType][]tile{
+		gpu.BF16: {{tokens: 1, panels: 1, many: panelBF16, one: panelBF16}},
+		gpu.F16:  {{tokens: 1, panels: 1, many: panelF16, one: panelF16}},
+		gpu.F32:  {{tokens: 1, panels: 1, many: panelF32, one: panelF32}},
+	},
+	dots:     dots,
+	mix:      mix,
+	expShift: expShift,
+	largest:  largest,
+	gates:    [2]func(out, gate, up []float32){gpu.SiLU: siluGate, gpu.GELUTanh: geluGate},
+}
+
+// The three below are the loop that tile describes, for one token and one panel. Four rows at a
+// time keep their sums in registers.
+
+func panelBF16(sums *float32, w unsafe.Pointer, _ uintptr, x *float32, k int) {
+	acc, rows := (*[panelRows]float32)(unsafe.Pointer(sums)), unsafe.Slice((*[panelRows]uint16)(w), k)
+	for r := 0; r < panelRows; r += 4 {
+		s0, s1, s2, s3 := acc[r], acc[r+1], acc[r+2], acc[r+3]
+		for i, v := range unsafe.Slice(x, k) {
+			row := (*[4]uint16)(rows[i][r:])
+			s0 += v * bf16(row[0])
+			s1 += v * bf16(row[1])
+			s2 += v * bf16(row[2])
+			s3 += v * bf16(row[3])
+		}
+		acc[r], acc[r+1], acc[r+2], acc[r+3] = s0, s1, s2, s3
+	}
+}
+
+func panelF16(sums *float32, w unsafe.Pointer, _ uintptr, x *float32, k int) {
+	acc, rows := (*[panelRows]float32)(unsafe.Pointer(sums)), unsafe.Slice((*[panelRows]uint16)(w), k)
+	for r := 0; r < panelRows; r += 4 {
+		s0, s1, s2, s3 := acc[r], acc[r+1], acc[r+2], acc[r+3]
+		for i, v := range unsafe.Slice(x, k) {
+			row := (*[4]uint16)(rows[i][r:])
+			s0 += v * f16(row[0])
+			s1 += v * f16(row[1])
+			s2 += v * f16(row[2])
+			s3 += v * f16(row[3])
+		}
+		acc[r], acc[r+1], acc[r+2], acc[r+3] = s0, s1, s2, s3
+	}
+}
+
+func panelF32(sums *float32, w unsafe.Pointer, _ uintptr, x *float32, k int) {
+	acc, rows := (*[panelRows]float32)(unsafe.Pointer(sums)), unsafe.Slice((*[panelRows]float32)(w), k)
+	for r := 0; r < panelRows; r += 4 {
+		s0, s1, s2, s3 := acc[r], acc[r+1], acc[r+2], acc[r+3]
+		for i, v := range unsafe.Slice(x, k) {
+			row := (*[4]float32)(rows[i][r:])
+			s0 += v * row[0]
+			s1 += v * row[1]
+			s2 += v * row[2]
+			s3 += v * row[3]
+		}
+		acc[r], acc[r+1], acc[r+2], acc[r+3] = s0, s1, s2, s3
+	}
+}
+
+func dots(scores, q, keys []float32, scale float32) {
+	dim := len(q)
+	for i := range scores {
+		key := keys[i*dim:][:dim]
+		var s0, s1, s2, s3 float32
+		j := 0
+		for ; j+4 <= dim; j += 4 {
+			a, b := q[j:j+4:j+4], key[j:j+4:j+4]
+			s0 += a[0] * b[0]
+			s1 += a[1] * b[1]
+			s2 += a[2] * b[2]
+			s3 += a[3] * b[3]
+		}
+		for ; j < dim; j++ {
+			s0 += q[j] * key[j]
+		}
+		scores[i] = ((s0 + s1) + (s2 + s3)) * scale
+	}
+}
+
+func mix(out, weights, values []float32) {
+	dim := len(out)
+	for i, w := range weights {
+		for j, v := range values[i*dim:][:dim] {
+			out[j] += w * v
+		}
+	}
+}
+
+func expShift(x []float32, shift float32) float32 {
+	var s0, s1, s2, s3 float32
+	for ; len(x) >= 4; x = x[4:] {
+		e0, e1, e2, e3 := exp32(x[0]-shift), exp32(x[1]-shift), exp32(x[2]-shift), exp32(x[3]-shift)
+		x[0], x[1], x[2], x[3] = e0, e1, e2, e3
+		s0 += e0
+		s1 += e1
+		s2 += e2
+		s3 += e3
+	}
+	return (s0 + s1) + (s2 + s3)
+}
+
+func largest(x []float32) (value float32, nan bool) {
+	value = negativeInfinity
+	for _, v := range x {
+		if v > value {
+			value = v
+		} else if v != v {
+			nan = true
+		}
+	}
+	return value, nan
+}
+
+func siluGate(out, gate, up []float32) {
+	for i, g := range gate {
+		out[i] = g / (1 + exp32(-g)) * up[i]
+	}
+}
+
+// geluGate uses 1 + tanh(z) = 2 / (1 + e^-2z).
+func geluGate(out, gate, up []float32) {
+	const twice = 2 * math.Sqrt2 / math.SqrtPi // 2 * sqrt(2/pi)
+	for i, g := range gate {
+		out[i] = g / (1 + exp32(-twice*(g+0.044715*g*g*g))) * up[i]
+	}
+}

@@ -1,0 +1,95 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+// ropeTable executes gpu.RoPETable. The angle is a float32 product, as in Hugging Face.
+func (d *Device) ropeTable(a *gpu.RoPETable) error {
+	positions, freq := d.Int32s(a.Positions), d.Float32s(a.InvFreq)
+	mustLen(gpu.OpRoPETable, "Cos", a.Cos, len(positions)*len(freq))
+	mustLen(gpu.OpRoPETable, "Sin", a.Sin, len(positions)*len(freq))
+	cos, sin := d.Float32s(a.Cos), d.Float32s(a.Sin)
+	i := 0
+	for _, p := range positions {
+		for _, f := range freq {
+			s, c := math.Sincos(float64(float32(p) * f))
+			cos[i] = float32(c * float64(a.Scale))
+			sin[i] = float32(s * float64(a.Scale))
+			i++
+		}
+	}
+	return nil
+}
+
+// rope executes gpu.RoPE.
+func (d *Device) rope(a *gpu.RoPE) error {
+	tokens, stride, half := a.X.Dims[0], a.X.Dims[1], a.Cos.Dims[1]
+	mustShape(gpu.OpRoPE, "X", a.X, tokens, stride)
+	mustShape(gpu.OpRoPE, "Cos", a.Cos, tokens, half)
+	mustShape(gpu.OpRoPE, "Sin", a.Sin, tokens, half)
+	if 2*half > a.HeadDim || a.Column < 0 || a.Column+a.Heads*a.HeadDim > stride {
+		panic(fmt.Sprintf("cpu: rope: %d heads of %d at column %d of %v, rotating %d",
+			a.Heads, a.HeadDim, a.Column, a.X, 2*half))
+	}
+	x, cosAll, sinAll := d.Float32s(a.X), d.Float32s(a.Cos), d.Float32s(a.Sin)
+	for t := range tokens {
+		cos := cosAll[t*half:][:half]
+		sin := sinAll[t*half:][:half]
+		for h := range a.Heads {
+			head := x[t*stride+a.Column+h*a.HeadDim:][:2*half]
+			low, high := head[:half], head[half:]
+			for i, c := range cos {
+				u, v, s := low[i], high[i], sin[i]
+				low[i] = u*c - v*s
+				high[i] = v*c + u*s
+			}
+		}
+	}
+	return nil
+}
+
+// kvWrite executes gpu.KVWrite.
+func (d *Device) kvWrite(a *gpu.KVWrite) error {
+	slots := d.Int32s(a.SlotMapping)
+	blocks, heads, blockSize, dim := a.KPool.Dims[0], a.KPool.Dims[1], a.KPool.Dims[2], a.KPool.Dims[3]
+	stride := a.KV.Dims[1]
+	mustShape(gpu.OpKVWrite, "KV", a.KV, len(slots), stride)
+	mustShape(gpu.OpKVWrite, "VPool", a.VPool, blocks, heads, blockSize, dim)
+	kv, kPool, vPool := d.Float32s(a.KV), d.Float32s(a.KPool), d.Float32s(a.VPool)
+	for t, slot := range slots {
+		if slot == -1 {
+			continue
+		}
+		mustIndex(gpu.OpKVWrite, "SlotMapping", int(slot), blocks*blockSize)
+		row := kv[t*stride:][:stride]
+		block, offset := int(slot)/blockSize, int(slot)%blockSize
+		for h := range heads {
+			to := ((block*heads+h)*blockSize + offset) * dim
+			copy(kPool[to:to+dim], row[a.KColumn+h*dim:][:dim])
+			copy(vPool[to:to+dim], row[a.VColumn+h*dim:][:dim])
+		}
+	}
+	return nil
+}
+
+// kvCopy executes gpu.KVCopy.
+func (d *Device) kvCopy(a *gpu.KVCopy) error {
+	if len(a.Pairs)%2 != 0 {
+		panic(fmt.Sprintf("cpu: kv_copy: Pairs has odd length %d", len(a.Pairs)))
+	}
+	for _, t := range a.Pools {
+		pool, blocks := d.bytes(t), t.Dims[0]
+		size := len(pool) / max(1, blocks)
+		for i := 0; i < len(a.Pairs); i += 2 {
+			from, to := int(a.Pairs[i]), int(a.Pairs[i+1])
+			mustIndex(gpu.OpKVCopy, "Pairs", from, blocks)
+			mustIndex(gpu.OpKVCopy, "Pairs", to, blocks)
+			copy(pool[to*size:][:size], pool[from*size:][:size])
+		}
+	}
+	return nil
+}

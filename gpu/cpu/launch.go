@@ -1,0 +1,149 @@
+package cpu
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+// A Kernel executes one operation: args points to the operation's argument struct in package
+// gpu. It runs on the device's executor and must be done when it returns.
+type Kernel func(d *Device, args any) error
+
+// operation is an op with its registered implementations.
+type operation struct {
+	implementations []*implementation
+	active          atomic.Pointer[implementation]
+}
+
+type implementation struct {
+	name, doc string
+	kernel    Kernel
+}
+
+// Register adds an implementation of op, or replaces the one of that name; Select makes it the
+// one that runs. Call it before launching work.
+func (d *Device) Register(op gpu.Op, name, doc string, kernel Kernel) {
+	o := d.ops[op]
+	if o == nil {
+		o = &operation{}
+		d.ops[op] = o
+	}
+	fresh := &implementation{name, doc, kernel}
+	for i, old := range o.implementations {
+		if old.name == name {
+			o.implementations[i] = fresh
+			o.active.CompareAndSwap(old, fresh)
+			return
+		}
+	}
+	o.implementations = append(o.implementations, fresh)
+	o.active.CompareAndSwap(nil, fresh)
+}
+
+// Launch implements gpu.Device.
+func (d *Device) Launch(op gpu.Op, args any) error {
+	if d.closed.Load() {
+		return errClosed
+	}
+	o := d.ops[op]
+	if o == nil {
+		return fmt.Errorf("%w: the cpu device has no op %q", gpu.ErrNotSupported, op)
+	}
+	return o.active.Load().kernel(d, args)
+}
+
+// Implementations implements gpu.Device.
+func (d *Device) Implementations(op gpu.Op) []gpu.Implementation {
+	o := d.ops[op]
+	if o == nil {
+		return nil
+	}
+	active := o.active.Load()
+	list := make([]gpu.Implementation, len(o.implementations))
+	for i, im := range o.implementations {
+		list[i] = gpu.Implementation{Name: im.name, Doc: im.doc, Active: im == active}
+	}
+	return list
+}
+
+// Select implements gpu.Device.
+func (d *Device) Select(op gpu.Op, name string) error {
+	o := d.ops[op]
+	if o == nil {
+		return fmt.Errorf("%w: the cpu device has no op %q", gpu.ErrNotSupported, op)
+	}
+	var names []string
+	for _, im := range o.implementations {
+		if im.name == name {
+			o.active.Store(im)
+			return nil
+		}
+		names = append(names, im.name)
+	}
+	return fmt.Errorf("%w: op %q has no implementation %q here; it has %q", gpu.ErrNotSupported, op, name, names)
+}
+
+// registerAll registers every operation, and selects the implementations of the named tier.
+func (d *Device) registerAll(tierName string) {
+	simple(d, gpu.OpFeedTokens, (*Device).feedTokens)
+	simple(d, gpu.OpEmbed, (*Device).embed)
+	simple(d, gpu.OpRMSNorm, (*Device).rmsNorm)
+	simple(d, gpu.OpRoPETable, (*Device).ropeTable)
+	simple(d, gpu.OpRoPE, (*Device).rope)
+	simple(d, gpu.OpKVWrite, (*Device).kvWrite)
+	simple(d, gpu.OpKVCopy, (*Device).kvCopy)
+	simple(d, gpu.OpAdd, (*Device).add)
+	simple(d, gpu.OpGatherRows, (*Device).gatherRows)
+	simple(d, gpu.OpSoftCap, (*Device).softCap)
+	simple(d, gpu.OpMoERoute, (*Device).moeRoute)
+	simple(d, gpu.OpLogSoftmax, (*Device).logSoftmax)
+	for _, t := range tiers() {
+		tiered(d, gpu.OpMatMul, t, (*Device).matMul)
+		tiered(d, gpu.OpAttention, t, (*Device).attention)
+		tiered(d, gpu.OpActMul, t, (*Device).actMul)
+		tiered(d, gpu.OpMoEExperts, t, (*Device).moeExperts)
+		tiered(d, gpu.OpSample, t, (*Device).sample)
+	}
+	for op, o := range d.ops {
+		if len(o.implementations) > 1 {
+			if err := d.Select(op, tierName); err != nil {
+				panic(err) // findTier returned a tier that tiers does not list
+			}
+		}
+	}
+}
+
+// simple registers the only implementation of an op, in Go.
+func simple[A any](d *Device, op gpu.Op, run func(*Device, *A) error) {
+	d.Register(op, "go", "portable Go", func(d *Device, args any) error { return run(d, args.(*A)) })
+}
+
+// tiered registers the implementation of an op that uses a tier's inner loops.
+func tiered[A any](d *Device, op gpu.Op, t *tier, run func(*Device, *tier, *A) error) {
+	d.Register(op, t.name, t.doc, func(d *Device, args any) error { return run(d, t, args.(*A)) })
+}
+
+// mustShape panics unless t has the given dimensions (trailing ones are implied).
+func mustShape(op gpu.Op, field string, t gpu.Tensor, dims ...int) {
+	want := [gpu.RankMax]int{1, 1, 1, 1}
+	copy(want[:], dims)
+	if t.Dims != want {
+		panic(fmt.Sprintf("cpu: %s: %s is %v, want %v", op, field, t, append([]int(nil), dims...)))
+	}
+}
+
+// mustLen panics unless t has n elements.
+func mustLen(op gpu.Op, field string, t gpu.Tensor, n int) {
+	if t.Len() != n {
+		panic(fmt.Sprintf("cpu: %s: %s is %v, want %d elements", op, field, t, n))
+	}
+}
+
+// mustIndex panics unless 0 <= index < n.
+func mustIndex(op gpu.Op, field string, index, n int) {
+	if uint(index) >= uint(n) {
+		panic(fmt.Sprintf("cpu: %s: %s is %d, outside 0..%d", op, field, index, n-1))
+	}
+}

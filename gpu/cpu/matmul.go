@@ -1,0 +1,209 @@
+package cpu
+
+import (
+	"unsafe"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+const (
+	// inlineNs is the estimated work below which sharing costs more than it saves.
+	inlineNs = 4000
+	// depthMax bounds k per kernel call: assembly cannot be preempted, and a garbage collection
+	// waits for it. At 8 panels of float32 it is 2 MB of weights, about 100 µs.
+	depthMax = 4096
+	// groupPanels is the number of panels of one work item when there are several tokens: the
+	// group stays in the second-level cache while the token tiles pass over it.
+	groupPanels = 4
+)
+
+// matMul executes gpu.MatMul.
+func (d *Device) matMul(t *tier, a *gpu.MatMul) error {
+	m := d.weight(a.W)
+	tokens := a.X.Dims[0]
+	mustShape(gpu.OpMatMul, "X", a.X, tokens, m.k)
+	mustShape(gpu.OpMatMul, "Out", a.Out, tokens, m.n)
+	var bias []float32
+	if a.Bias.Valid() {
+		mustLen(gpu.OpMatMul, "Bias", a.Bias, m.n)
+		bias = d.Float32s(a.Bias)
+	}
+	d.multiply(t, d.Float32s(a.Out), d.Float32s(a.X), tokens, m, bias, a.Accumulate)
+	return nil
+}
+
+// multiply computes out[tokens, n] = x[tokens, k] * m^T, plus bias where it is not nil and
+// out's old value if accumulate.
+func (d *Device) multiply(t *tier, out, x []float32, tokens int, m *matrix, bias []float32, accumulate bool) {
+	if tokens == 0 {
+		return
+	}
+	kernels := t.tiles[m.dtype]
+	w := &d.work
+	group := groupPanels
+	if tokens == 1 {
+		group = kernels[0].panels
+		w.tiles = append(w.tiles[:0], tileRun{tile: &kernels[0], tokens: 1})
+	} else {
+		w.tiles = planTiles(w.tiles[:0], kernels, tokens)
+		x = d.packActivations(x, tokens, m.k)
+	}
+	w.matmul = matmulTask{out: out, x: x, m: m, bias: bias, accumulate: accumulate,
+		tiles: w.tiles, group: group, workers: w.workers}
+	groups := (m.panels() + group - 1) / group
+	macs := float64(tokens) * float64(m.n) * float64(m.k)
+	ns := max(macs/t.macsPerNs, float64(len(m.data))/t.bytesPerNs)
+	d.share(&w.matmul, groups, ns)
+	w.matmul = matmulTask{}
+}
+
+// share runs t on the pool if its estimated cost is worth it, in chunks small enough that the
+// workers finish together.
+func (d *Device) share(t task, items int, ns float64) {
+	if ns < inlineNs {
+		if items > 0 {
+			t.run(0, 0, items)
+		}
+		return
+	}
+	const chunksPerThread = 8
+	d.pool.do(t, items, max(1, items/(d.pool.threads*chunksPerThread)))
+}
+
+// tileRun is one tile of tokens: its kernel, first token, and how many of the kernel's tokens
+// are real. at is where its activations start in the packed buffer.
+type tileRun struct {
+	tile          *tile
+	start, tokens int
+	at            int
+}
+
+// planTiles covers the tokens with tiles. It pads by at most one token, because a smaller tile
+// for a remainder of one costs as much as the padding.
+func planTiles(plan []tileRun, kernels []tile, tokens int) []tileRun {
+	for start, at := 0, 0; start < tokens; {
+		left := tokens - start
+		pick := &kernels[0]
+		for i := range kernels {
+			if kernels[i].tokens <= left+1 {
+				pick = &kernels[i]
+			}
+		}
+		plan = append(plan, tileRun{pick, start, min(left, pick.tokens), at})
+		start += pick.tokens
+		at += pick.tokens
+	}
+	return plan
+}
+
+// packActivations copies x[tokens, k] into tiles of [k][tile tokens], padding with zeros.
+func (d *Device) packActivations(x []float32, tokens, k int) []float32 {
+	w := &d.work
+	last := w.tiles[len(w.tiles)-1]
+	w.packed = grow(w.packed, (last.at+last.tile.tokens)*k)
+	w.pack = packTask{dst: w.packed, x: x, k: k, tiles: w.tiles}
+	d.share(&w.pack, len(w.tiles), float64(tokens*k))
+	w.pack = packTask{}
+	return w.packed
+}
+
+type packTask struct {
+	dst, x []float32
+	k      int
+	tiles  []tileRun
+}
+
+func (p *packTask) run(_, from, to int) {
+	for _, r := range p.tiles[from:to] {
+		width := r.tile.tokens
+		dst := p.dst[r.at*p.k:][:width*p.k]
+		for t := range width {
+			if t >= r.tokens {
+				for i := t; i < len(dst); i += width {
+					dst[i] = 0
+				}
+				continue
+			}
+			i := t
+			for _, v := range p.x[(r.start+t)*p.k:][:p.k] {
+				dst[i] = v
+				i += width
+			}
+		}
+	}
+}
+
+// matmulTask has one item per group of panels.
+type matmulTask struct {
+	out, x     []float32
+	m          *matrix
+	bias       []float32
+	accumulate bool
+	tiles      []tileRun
+	group      int
+	workers    []workerSpace
+}
+
+func (p *matmulTask) run(worker, from, to int) {
+	space := &p.workers[worker]
+	panels := p.m.panels()
+	for g := from; g < to; g++ {
+		end := min((g+1)*p.group, panels)
+		for i := range p.tiles {
+			r := &p.tiles[i]
+			for panel := g * p.group; panel < end; {
+				count := 1
+				if panel+r.tile.panels <= end {
+					count = r.tile.panels
+				}
+				p.multiply(space, r, panel, count)
+				panel += count
+			}
+		}
+	}
+}
+
+// multiply runs one tile against count panels and stores the result.
+func (p *matmulTask) multiply(space *workerSpace, r *tileRun, panel, count int) {
+	k, width := p.m.k, r.tile.tokens
+	stride := p.m.panelBytes()
+	size := p.m.dtype.Size()
+	cols := count * panelRows
+	space.sums = grow(space.sums, width*cols)
+	sums := space.sums
+	clear(sums)
+	kernel := r.tile.one
+	if count == r.tile.panels {
+		kernel = r.tile.many
+	}
+	weights := p.m.data[panel*stride:][:count*stride]
+	x := p.x[r.at*k:][:width*k]
+	for at := 0; at < k; at += depthMax {
+		kernel(&sums[0], unsafe.Pointer(&weights[at*panelRows*size]), uintptr(stride), &x[at*width], min(depthMax, k-at))
+	}
+	first := panel * panelRows
+	valid := min(cols, p.m.n-first)
+	for t := range r.tokens {
+		p.store(p.out[(r.start+t)*p.m.n+first:][:valid], sums[t*cols:][:valid], first)
+	}
+}
+
+// store finishes a run of outputs that begins at column first.
+func (p *matmulTask) store(out, sums []float32, first int) {
+	if p.bias != nil {
+		addTo(sums, p.bias[first:])
+	}
+	if p.accumulate {
+		addTo(out, sums)
+		return
+	}
+	copy(out, sums)
+}
+
+// addTo: dst += src for the elements of dst.
+func addTo(dst, src []float32) {
+	src = src[:len(dst)]
+	for i := range dst {
+		dst[i] += src[i]
+	}
+}

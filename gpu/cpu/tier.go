@@ -1,0 +1,75 @@
+package cpu
+
+import (
+	"fmt"
+	"unsafe"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+// A tier is a set of inner loops written for one instruction set. Everything else, such as
+// dividing work, checking shapes or choosing blocks, is shared by all of them.
+type tier struct {
+	name, doc string
+
+	// macsPerNs and bytesPerNs are what one thread does about, for deciding whether work is
+	// worth sharing. They need not be accurate.
+	macsPerNs, bytesPerNs, gatesPerNs float64
+
+	// tiles are the matrix kernels for each weight type, by ascending number of tokens; the
+	// first has one token.
+	tiles map[gpu.DType][]tile
+
+	// dots: scores[i] = scale * (q . keys[i]) for len(scores) consecutive keys of len(q).
+	dots func(scores, q, keys []float32, scale float32)
+	// mix: out += sum_i weights[i] * values[i], in order of i, for values of len(out).
+	mix func(out, weights, values []float32)
+	// expShift: x = exp(x - shift) in place; returns the sum. len(x) is a multiple of 16.
+	expShift func(x []float32, shift float32) float32
+	// largest: the maximum, and whether any element is NaN. len(x) is a multiple of 16, not 0.
+	largest func(x []float32) (value float32, nan bool)
+	// gates: out = act(gate) * up, by activation. Lengths are equal multiples of 16.
+	gates [2]func(out, gate, up []float32)
+}
+
+// panelRows is the number of weight rows that lie side by side in a packed matrix: one AVX-512
+// register of float32, or two of AVX2.
+const panelRows = 16
+
+// A tile is a matrix kernel for a fixed number of tokens. many multiplies `panels` panels at
+// once, which hides latency and reuses activations; one does a single panel. Both add, for
+// every token t and row r,
+//
+//	sums[t][r] += sum over k, in ascending order, of x[k][t] * w[k][r]
+//
+// with one multiply-add per term, so the choice between tiles does not change a bit.
+type tile struct {
+	tokens, panels int
+	many, one      panelKernel
+}
+
+// panelKernel is the signature of an inner matrix loop. sums is [tokens][panels*16]; w points
+// at the first panel and the following ones are stride bytes apart; x is [k][tokens].
+type panelKernel func(sums *float32, w unsafe.Pointer, stride uintptr, x *float32, k int)
+
+// tiers lists what this processor can run, slowest first.
+func tiers() []*tier {
+	return append([]*tier{&goTier}, machineTiers()...)
+}
+
+// findTier returns the tier of that name, or the fastest for "".
+func findTier(name string) (*tier, error) {
+	all := tiers()
+	if name == "" {
+		return all[len(all)-1], nil
+	}
+	var names []string
+	for _, t := range all {
+		if t.name == name {
+			return t, nil
+		}
+		names = append(names, t.name)
+	}
+	return nil, fmt.Errorf("%w: cpu tier %q (Options.Tier or TROUPE_CPU_TIER); this processor has %q",
+		gpu.ErrNotSupported, name, names)
+}

@@ -1,0 +1,183 @@
+package gputest
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/gpu/ref"
+)
+
+func testRoPETable(s *suite) {
+	for _, half := range []int{1, 8, 33} {
+		positions := append(s.below(5, 4096), 0, 131071)
+		freq := make([]float32, half)
+		for i := range freq {
+			freq[i] = float32(math.Pow(10000, -float64(i)/float64(half)))
+		}
+		n := len(positions)
+		cos, sin := s.poison(gpu.F32, n, half), s.poison(gpu.F32, n, half)
+		s.launch(gpu.OpRoPETable, &gpu.RoPETable{Cos: cos, Sin: sin, Positions: s.ints(positions), InvFreq: s.put(gpu.F32, freq, half), Scale: 1.25})
+		wantCos, wantSin := ref.RoPETable(positions, freq, 1.25)
+		for i := range wantCos {
+			for _, pair := range [][2]float32{{s.get(cos)[i], wantCos[i]}, {s.get(sin)[i], wantSin[i]}} {
+				if !(math.Abs(float64(pair[0]-pair[1])) < 1e-6) {
+					s.Fatalf("half %d, element %d: %v, want %v", half, i, pair[0], pair[1])
+				}
+			}
+		}
+		s.free()
+	}
+}
+
+func testRoPE(s *suite) {
+	for _, c := range []struct{ tokens, heads, dim, half, column, extra int }{
+		{1, 1, 2, 1, 0, 0}, {5, 3, 16, 8, 0, 7}, {4, 2, 64, 32, 128, 64}, {3, 2, 80, 20, 5, 9},
+	} {
+		stride := c.column + c.heads*c.dim + c.extra
+		x := s.normal(s.compute, c.tokens*stride, 1)
+		cos, sin := s.normal(gpu.F32, c.tokens*c.half, 1), s.normal(gpu.F32, c.tokens*c.half, 1)
+		in := s.act(x, c.tokens, stride)
+		args := gpu.RoPE{X: in, Column: c.column, Heads: c.heads, HeadDim: c.dim,
+			Cos: s.put(gpu.F32, cos, c.tokens, c.half), Sin: s.put(gpu.F32, sin, c.tokens, c.half)}
+		s.launch(gpu.OpRoPE, &args)
+		s.near(fmt.Sprintf("%+v", c), s.get(in), ref.RoPE(x, stride, c.column, c.heads, c.dim, cos, sin), 1, 4)
+		s.free()
+	}
+}
+
+func testKVWrite(s *suite) {
+	const blocks, tokens = 6, 7
+	p := ref.Pool{KVHeads: 3, BlockSize: 4, HeadDim: 10}
+	width := p.KVHeads * p.HeadDim
+	stride := 2*width + 11
+	k, v := s.normal(s.compute, p.At(blocks, 0, 0), 1), s.normal(s.compute, p.At(blocks, 0, 0), 1)
+	kv := s.normal(s.compute, tokens*stride, 1)
+	slots := []int32{0, 23, 5, -1, 6, 7, 16}
+	kPool, vPool := s.act(k, blocks, p.KVHeads, p.BlockSize, p.HeadDim), s.act(v, blocks, p.KVHeads, p.BlockSize, p.HeadDim)
+	s.launch(gpu.OpKVWrite, &gpu.KVWrite{KV: s.act(kv, tokens, stride), KColumn: 5, VColumn: 5 + width, KPool: kPool, VPool: vPool, SlotMapping: s.ints(slots)})
+	ref.KVWrite(k, p, kv, stride, 5, slots)
+	ref.KVWrite(v, p, kv, stride, 5+width, slots)
+	s.same("keys", s.get(kPool), k)
+	s.same("values", s.get(vPool), v)
+}
+
+func testKVCopy(s *suite) {
+	const blocks = 5
+	p := ref.Pool{KVHeads: 2, BlockSize: 4, HeadDim: 6}
+	pairs := []int32{0, 3, 2, 4}
+	var pools []gpu.Tensor
+	var want [][]float32
+	for range 3 {
+		values := s.normal(s.compute, p.At(blocks, 0, 0), 1)
+		pools = append(pools, s.act(values, blocks, p.KVHeads, p.BlockSize, p.HeadDim))
+		ref.KVCopy(values, p, pairs)
+		want = append(want, values)
+	}
+	s.launch(gpu.OpKVCopy, &gpu.KVCopy{Pools: pools, Pairs: pairs})
+	for i := range pools {
+		s.same("pool", s.get(pools[i]), want[i])
+	}
+}
+
+// world is a paged KV pool holding a few sequences, and the queries of all their positions.
+type world struct {
+	pool                  ref.Pool
+	heads, stride, column int
+	k, v, q               []float32
+	tables                []int32
+	tableWidth            int
+	length                []int // tokens of each sequence
+	first                 []int // row of q of each sequence's position 0
+	softCap               float32
+	window                int
+	deviceK, deviceV      gpu.Tensor
+	deviceTables          gpu.Tensor
+}
+
+func (s *suite) world(kvHeads, group, blockSize, dim int, length ...int) *world {
+	w := &world{pool: ref.Pool{KVHeads: kvHeads, BlockSize: blockSize, HeadDim: dim}, heads: kvHeads * group, length: length, column: 3}
+	w.stride = w.column + w.heads*dim + 5
+	blocks, tokens := 1, 0
+	for _, n := range length {
+		w.first = append(w.first, tokens)
+		tokens += n
+		need := (n + blockSize - 1) / blockSize
+		blocks += need
+		w.tableWidth = max(w.tableWidth, need+1)
+	}
+	order := s.rng.Perm(blocks)
+	for _, n := range length {
+		row := make([]int32, w.tableWidth)
+		for i := range row {
+			row[i] = -1 // never read past the sequence's end
+		}
+		for i := range (n + blockSize - 1) / blockSize {
+			row[i] = int32(order[0])
+			order = order[1:]
+		}
+		w.tables = append(w.tables, row...)
+	}
+	size := w.pool.At(blocks, 0, 0)
+	w.k, w.v = s.normal(s.compute, size, 1), s.normal(s.compute, size, 1)
+	w.q = s.normal(s.compute, tokens*w.stride, 1)
+	w.deviceK = s.act(w.k, blocks, kvHeads, blockSize, dim)
+	w.deviceV = s.act(w.v, blocks, kvHeads, blockSize, dim)
+	w.deviceTables = s.ints(w.tables, len(length), w.tableWidth)
+	return w
+}
+
+// span is positions [from, to) of a sequence, in one step.
+type span struct{ sequence, from, to int }
+
+// attend runs one step over the spans on the device, and on the reference.
+func (s *suite) attend(w *world, spans ...span) (got, want []float32) {
+	s.Helper()
+	r := ref.Attention{Stride: w.stride, QColumn: w.column, Heads: w.heads, K: w.k, V: w.v, Pool: w.pool,
+		BlockTables: w.tables, TableWidth: w.tableWidth, QueryStart: []int32{0},
+		Scale: float32(1 / math.Sqrt(float64(w.pool.HeadDim))), SoftCap: w.softCap, Window: w.window}
+	for _, p := range spans {
+		r.Slots = append(r.Slots, int32(p.sequence))
+		for at := p.from; at < p.to; at++ {
+			row := (w.first[p.sequence] + at) * w.stride
+			r.Q = append(r.Q, w.q[row:row+w.stride]...)
+			r.Positions = append(r.Positions, int32(at))
+		}
+		r.QueryStart = append(r.QueryStart, int32(len(r.Positions)))
+	}
+	tokens, width := len(r.Positions), w.heads*w.pool.HeadDim
+	out := s.poison(s.compute, tokens, width)
+	s.launch(gpu.OpAttention, &gpu.Attention{Out: out, Q: s.act(r.Q, tokens, w.stride), QColumn: w.column, Heads: w.heads,
+		KPool: w.deviceK, VPool: w.deviceV, BlockTables: w.deviceTables, Slots: s.ints(r.Slots), QueryStart: s.ints(r.QueryStart),
+		Positions: s.ints(r.Positions), Scale: r.Scale, SoftCap: r.SoftCap, Window: r.Window})
+	return s.get(out), r.Run()
+}
+
+func testAttention(s *suite) {
+	for _, c := range []struct {
+		kvHeads, group, block, dim int
+		softCap                    float32
+		window                     int
+	}{
+		{1, 1, 4, 8, 0, 0}, {2, 4, 16, 64, 0, 0}, {2, 2, 16, 80, 0, 16}, {1, 3, 8, 33, 5, 0}, {2, 1, 16, 128, 30, 20}, {1, 7, 32, 16, 0, 1}, {1, 2, 16, 256, 0, 0},
+	} {
+		what := fmt.Sprintf("%+v", c)
+		w := s.world(c.kvHeads, c.group, c.block, c.dim, 70, 1, 37)
+		w.softCap, w.window = c.softCap, c.window
+		width := w.heads * c.dim
+		whole, want := s.attend(w, span{0, 0, 70})
+		s.near(what, whole, want, 1, 32)
+
+		var chunked []float32
+		for _, cut := range [][2]int{{0, 1}, {1, 18}, {18, 33}, {33, 69}, {69, 70}} {
+			part, _ := s.attend(w, span{0, cut[0], cut[1]})
+			chunked = append(chunked, part...)
+		}
+		s.same(what+": prefill in chunks", chunked, whole)
+
+		mixed, want := s.attend(w, span{2, 30, 37}, span{0, 69, 70}, span{1, 0, 1})
+		s.near(what+": mixed step", mixed, want, 1, 32)
+		s.same(what+": decode beside a prefill", mixed[7*width:8*width], whole[69*width:])
+		s.free()
+	}
+}

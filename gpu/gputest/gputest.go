@@ -1,0 +1,333 @@
+package gputest
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+// Run runs the suite; open returns a fresh device, which the suite closes.
+func Run(t *testing.T, open func(t *testing.T) gpu.Device) {
+	gpu.TraceLeaks(true)
+	t.Run("handles", func(t *testing.T) { testHandles(t, open) })
+	t.Run("errors", func(t *testing.T) { testErrors(t, open) })
+	tests := map[gpu.Op]func(*suite){
+		gpu.OpFeedTokens: testFeedTokens,
+		gpu.OpEmbed:      testEmbed,
+		gpu.OpRMSNorm:    testRMSNorm,
+		gpu.OpMatMul:     testMatMul,
+		gpu.OpRoPETable:  testRoPETable,
+		gpu.OpRoPE:       testRoPE,
+		gpu.OpKVWrite:    testKVWrite,
+		gpu.OpKVCopy:     testKVCopy,
+		gpu.OpAttention:  testAttention,
+		gpu.OpActMul:     testActMul,
+		gpu.OpAdd:        testAdd,
+		gpu.OpGatherRows: testGatherRows,
+		gpu.OpSoftCap:    testSoftCap,
+		gpu.OpMoERoute:   testMoERoute,
+		gpu.OpMoEExperts: testMoEExperts,
+		gpu.OpSample:     testSample,
+		gpu.OpLogSoftmax: testLogSoftmax,
+	}
+	for _, op := range gpu.Ops {
+		t.Run(string(op), func(t *testing.T) {
+			d := open(t)
+			implementations := d.Implementations(op)
+			mustClose(t, d)
+			if len(implementations) == 0 {
+				t.Fatalf("no implementation of %q", op)
+			}
+			for _, im := range implementations {
+				t.Run(im.Name, func(t *testing.T) {
+					s := newSuite(t, open)
+					if err := s.d.Select(op, im.Name); err != nil {
+						t.Fatal(err)
+					}
+					tests[op](s)
+					s.close()
+				})
+			}
+		})
+	}
+}
+
+// suite is one device under test, with helpers that keep a test to inputs, launch and expected.
+type suite struct {
+	*testing.T
+	d       gpu.Device
+	compute gpu.DType
+	rng     *rand.Rand
+	live    []gpu.Tensor
+}
+
+func newSuite(t *testing.T, open func(t *testing.T) gpu.Device) *suite {
+	d := open(t)
+	return &suite{T: t, d: d, compute: d.Info().Compute, rng: rand.New(rand.NewPCG(1, 2))}
+}
+
+// free releases what the test allocated so far.
+func (s *suite) free() {
+	for _, t := range s.live {
+		s.d.Free(t)
+	}
+	s.live = nil
+}
+
+func (s *suite) close() {
+	s.free()
+	mustClose(s.T, s.d)
+}
+
+func mustClose(t *testing.T, d gpu.Device) {
+	t.Helper()
+	if err := d.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+}
+
+func (s *suite) alloc(dtype gpu.DType, dims ...int) gpu.Tensor {
+	s.Helper()
+	t, err := s.d.Alloc(dtype, dims...)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.live = append(s.live, t)
+	return t
+}
+
+// put uploads float32 values as dtype.
+func (s *suite) put(dtype gpu.DType, values []float32, dims ...int) gpu.Tensor {
+	s.Helper()
+	t := s.alloc(dtype, dims...)
+	if err := s.d.Upload(t, encode(dtype, values)); err != nil {
+		s.Fatal(err)
+	}
+	return t
+}
+
+// act uploads activations: values in the device's compute type.
+func (s *suite) act(values []float32, dims ...int) gpu.Tensor {
+	s.Helper()
+	return s.put(s.compute, values, dims...)
+}
+
+func (s *suite) ints(values []int32, dims ...int) gpu.Tensor {
+	s.Helper()
+	if len(dims) == 0 {
+		dims = []int{len(values)}
+	}
+	t := s.alloc(gpu.I32, dims...)
+	b := make([]byte, 0, 4*len(values))
+	for _, v := range values {
+		b = binary.LittleEndian.AppendUint32(b, uint32(v))
+	}
+	if err := s.d.Upload(t, b); err != nil {
+		s.Fatal(err)
+	}
+	return t
+}
+
+// poison returns an output tensor full of NaN, so that what an op fails to write shows.
+func (s *suite) poison(dtype gpu.DType, dims ...int) gpu.Tensor {
+	s.Helper()
+	n := 1
+	for _, d := range dims {
+		n *= d
+	}
+	values := make([]float32, n)
+	for i := range values {
+		values[i] = float32(math.NaN())
+	}
+	return s.put(dtype, values, dims...)
+}
+
+func (s *suite) pack(dtype gpu.DType, w []float32, n, k int) gpu.Tensor {
+	s.Helper()
+	cut := s.rng.IntN(n+1) * k
+	t, err := s.d.PackMatrix("weight", dtype, n, k, encode(dtype, w[:cut]), encode(dtype, w[cut:]))
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.live = append(s.live, t)
+	return t
+}
+
+func (s *suite) launch(op gpu.Op, args any) {
+	s.Helper()
+	if err := s.d.Launch(op, args); err != nil {
+		s.Fatalf("Launch(%s): %v", op, err)
+	}
+}
+
+// get downloads t as float32.
+func (s *suite) get(t gpu.Tensor) []float32 {
+	s.Helper()
+	b := make([]byte, t.Bytes())
+	if err := s.d.Download(b, t); err != nil {
+		s.Fatal(err)
+	}
+	return decode(t.DType, b)
+}
+
+func (s *suite) getInts(t gpu.Tensor) []int32 {
+	s.Helper()
+	b := make([]byte, t.Bytes())
+	if err := s.d.Download(b, t); err != nil {
+		s.Fatal(err)
+	}
+	out := make([]int32, len(b)/4)
+	for i := range out {
+		out[i] = int32(binary.LittleEndian.Uint32(b[4*i:]))
+	}
+	return out
+}
+
+// normal returns n values of the given spread, rounded to dtype.
+func (s *suite) normal(dtype gpu.DType, n int, spread float64) []float32 {
+	out := make([]float32, n)
+	for i := range out {
+		out[i] = float32(s.rng.NormFloat64() * spread)
+	}
+	return decode(dtype, encode(dtype, out))
+}
+
+// below returns n integers in [0, limit).
+func (s *suite) below(n, limit int) []int32 {
+	out := make([]int32, n)
+	for i := range out {
+		out[i] = int32(s.rng.IntN(limit))
+	}
+	return out
+}
+
+// epsilon is the relative step of the compute type.
+func (s *suite) epsilon() float64 {
+	switch s.compute {
+	case gpu.BF16:
+		return 1.0 / 128
+	case gpu.F16:
+		return 1.0 / 1024
+	}
+	return 1.0 / (1 << 23)
+}
+
+// near fails unless every element of got is within steps units of want's size, where a unit is
+// the compute type's epsilon times max(|want|, scale).
+func (s *suite) near(what string, got, want []float32, scale, steps float64) {
+	s.Helper()
+	if len(got) != len(want) {
+		s.Fatalf("%s: %d elements, want %d", what, len(got), len(want))
+	}
+	for i := range want {
+		limit := steps * s.epsilon() * max(math.Abs(float64(want[i])), scale)
+		if diff := math.Abs(float64(got[i]) - float64(want[i])); !(diff <= limit) {
+			s.Fatalf("%s: element %d of %d is %v, want %v (off by %.3g, allowed %.3g)",
+				what, i, len(want), got[i], want[i], diff, limit)
+		}
+	}
+}
+
+// same fails unless got and want are the same bits.
+func (s *suite) same(what string, got, want []float32) {
+	s.Helper()
+	if len(got) != len(want) {
+		s.Fatalf("%s: %d elements, want %d", what, len(got), len(want))
+	}
+	for i := range want {
+		if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
+			s.Fatalf("%s: element %d of %d is %v, want exactly %v", what, i, len(want), got[i], want[i])
+		}
+	}
+}
+
+func (s *suite) sameInts(what string, got, want []int32) {
+	s.Helper()
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		s.Fatalf("%s: %v, want %v", what, got, want)
+	}
+}
+
+// encode rounds to dtype, to nearest even, little-endian.
+func encode(dtype gpu.DType, values []float32) []byte {
+	b := make([]byte, 0, len(values)*dtype.Size())
+	for _, v := range values {
+		switch dtype {
+		case gpu.F32:
+			b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
+		case gpu.BF16:
+			b = binary.LittleEndian.AppendUint16(b, toBF16(v))
+		case gpu.F16:
+			b = binary.LittleEndian.AppendUint16(b, toF16(v))
+		default:
+			panic(fmt.Sprintf("gputest: encode %v", dtype))
+		}
+	}
+	return b
+}
+
+func decode(dtype gpu.DType, b []byte) []float32 {
+	out := make([]float32, len(b)/dtype.Size())
+	for i := range out {
+		switch dtype {
+		case gpu.F32:
+			out[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
+		case gpu.BF16:
+			out[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(b[2*i:])) << 16)
+		case gpu.F16:
+			out[i] = fromF16(binary.LittleEndian.Uint16(b[2*i:]))
+		default:
+			panic(fmt.Sprintf("gputest: decode %v", dtype))
+		}
+	}
+	return out
+}
+
+func toBF16(v float32) uint16 {
+	bits := math.Float32bits(v)
+	if v != v {
+		return uint16(bits>>16) | 0x40
+	}
+	return uint16((bits + 0x7fff + bits>>16&1) >> 16)
+}
+
+// toF16 rounds by arithmetic: the value in units of the half's last place, to nearest even.
+func toF16(v float32) uint16 {
+	sign := uint16(math.Float32bits(v) >> 31 << 15)
+	a := math.Abs(float64(v))
+	switch {
+	case v != v:
+		return sign | 0x7e00
+	case a >= 65520:
+		return sign | 0x7c00
+	case a < 0x1p-14:
+		return sign | uint16(math.RoundToEven(a*0x1p24)) // subnormal; 0x400 is the least normal
+	}
+	fraction, exponent := math.Frexp(a) // fraction in [0.5, 1)
+	units := uint16(math.RoundToEven(fraction * 0x800))
+	return sign | (uint16(exponent+13)<<10 + units)
+}
+
+func fromF16(h uint16) float32 {
+	exponent, fraction := int(h>>10&31), float64(h&0x3ff)
+	var v float64
+	switch exponent {
+	case 0:
+		v = fraction * 0x1p-24
+	case 31:
+		v = math.Inf(1)
+		if fraction != 0 {
+			v = math.NaN()
+		}
+	default:
+		v = math.Ldexp(1024+fraction, exponent-25)
+	}
+	if h>>15 != 0 {
+		v = -v
+	}
+	return float32(v)
+}

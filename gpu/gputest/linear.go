@@ -1,0 +1,217 @@
+package gputest
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/gpu/ref"
+)
+
+func testFeedTokens(s *suite) {
+	tokens := []int32{5, -1, 0, -1, 9}
+	slots := []int32{0, 2, 1, 0, 3}
+	last := []int32{100, 101, 102, 103}
+	out := s.ints(make([]int32, 5))
+	s.launch(gpu.OpFeedTokens, &gpu.FeedTokens{Out: out, Tokens: s.ints(tokens), Slots: s.ints(slots), LastToken: s.ints(last)})
+	s.sameInts("feed", s.getInts(out), ref.FeedTokens(tokens, slots, last))
+}
+
+func testEmbed(s *suite) {
+	const vocab, hidden, tokens = 37, 19, 11
+	for _, dtype := range []gpu.DType{gpu.F32, gpu.F16, gpu.BF16} {
+		for _, scale := range []float32{1, 4.375} {
+			table := s.normal(dtype, vocab*hidden, 1)
+			if dtype == gpu.F16 {
+				table[vocab*hidden-1] = 0x1p-20 // subnormal
+			}
+			ids := append(s.below(tokens-1, vocab), vocab-1)
+			out := s.poison(s.compute, tokens, hidden)
+			s.launch(gpu.OpEmbed, &gpu.Embed{Out: out, Table: s.put(dtype, table, vocab, hidden), IDs: s.ints(ids), Scale: scale})
+			s.near(fmt.Sprintf("%v table, scale %v", dtype, scale), s.get(out), ref.Embed(table, hidden, ids, scale), 0, 1)
+			s.free()
+		}
+	}
+}
+
+func testRMSNorm(s *suite) {
+	for _, cols := range []int{1, 3, 16, 64, 65, 257, 1024} {
+		for _, rows := range []int{1, 2, 7} {
+			x := s.normal(s.compute, rows*cols, 2)
+			weight := s.normal(gpu.F32, cols, 1)
+			in, w := s.act(x, rows, cols), s.put(gpu.F32, weight, cols)
+			for _, offset := range []float32{0, 1} {
+				what := fmt.Sprintf("%d rows of %d, offset %v", rows, cols, offset)
+				out := s.poison(s.compute, rows, cols)
+				s.launch(gpu.OpRMSNorm, &gpu.RMSNorm{Out: out, X: in, Weight: w, Eps: 1e-5, Offset: offset})
+				s.near(what, s.get(out), ref.RMSNorm(x, weight, 1e-5, offset), 0, 8)
+			}
+			alone := s.poison(s.compute, 1, cols)
+			s.launch(gpu.OpRMSNorm, &gpu.RMSNorm{Out: alone, X: in.Slice(rows-1, rows), Weight: w, Eps: 1e-5})
+			s.launch(gpu.OpRMSNorm, &gpu.RMSNorm{Out: in, X: in, Weight: w, Eps: 1e-5})
+			s.near("in place", s.get(in), ref.RMSNorm(x, weight, 1e-5, 0), 0, 8)
+			s.same("a row alone", s.get(alone), s.get(in.Slice(rows-1, rows)))
+			s.free()
+		}
+	}
+}
+
+// testMatMul covers every number of tokens up to 70 on small matrices, and awkward n and k.
+func testMatMul(s *suite) {
+	for tokens := 1; tokens <= 70; tokens++ {
+		n, k := 1+s.rng.IntN(150), 1+s.rng.IntN(90)
+		dtype := []gpu.DType{gpu.F32, gpu.F16, gpu.BF16}[tokens%3]
+		s.matMul(dtype, tokens, n, k)
+	}
+	for _, dtype := range []gpu.DType{gpu.F32, gpu.F16, gpu.BF16} {
+		for _, shape := range [][3]int{{1, 1, 1}, {1, 16, 16}, {1, 300, 257}, {2, 17, 5000}, {12, 128, 64}, {13, 129, 64},
+			{24, 256, 100}, {1, 2048, 512}, {33, 513, 130}} {
+			s.matMul(dtype, shape[0], shape[1], shape[2])
+		}
+	}
+}
+
+func (s *suite) matMul(dtype gpu.DType, tokens, n, k int) {
+	s.Helper()
+	what := fmt.Sprintf("%v: T=%d N=%d K=%d", dtype, tokens, n, k)
+	x := s.normal(s.compute, tokens*k, 1)
+	w := s.normal(dtype, n*k, 1)
+	bias := s.normal(gpu.F32, n, 1)
+	old := s.normal(s.compute, tokens*n, 1)
+	weight, in := s.pack(dtype, w, n, k), s.act(x, tokens, k)
+	// Rounding grows with the root of the terms; each is about one.
+	size := math.Sqrt(float64(k)) + 1
+	plain := s.poison(s.compute, tokens, n)
+	s.launch(gpu.OpMatMul, &gpu.MatMul{Out: plain, X: in, W: weight})
+	s.near(what, s.get(plain), ref.MatMul(x, w, nil, nil, n, k), size, 4+size)
+	full := s.act(old, tokens, n)
+	s.launch(gpu.OpMatMul, &gpu.MatMul{Out: full, X: in, W: weight, Bias: s.put(gpu.F32, bias, n), Accumulate: true})
+	s.near(what+" bias, accumulate", s.get(full), ref.MatMul(x, w, bias, old, n, k), size, 4+size)
+	batched := s.get(plain)
+	for _, t := range []int{0, tokens / 2, tokens - 1} {
+		alone := s.poison(s.compute, 1, n)
+		s.launch(gpu.OpMatMul, &gpu.MatMul{Out: alone, X: in.Slice(t, t+1), W: weight})
+		s.same(fmt.Sprintf("%s: token %d alone", what, t), s.get(alone), batched[t*n:(t+1)*n])
+	}
+	if tokens > 3 {
+		part := s.poison(s.compute, tokens-2, n)
+		s.launch(gpu.OpMatMul, &gpu.MatMul{Out: part, X: in.Slice(1, tokens-1), W: weight})
+		s.same(what+": all but two tokens", s.get(part), batched[n:(tokens-1)*n])
+	}
+	s.free()
+}
+
+func testActMul(s *suite) {
+	acts := map[gpu.Activation]func(float64) float64{gpu.SiLU: ref.SiLU, gpu.GELUTanh: ref.GELUTanh}
+	for act, f := range acts {
+		for _, width := range []int{1, 15, 16, 33, 513, 1600} {
+			for _, tokens := range []int{1, 5} {
+				x := s.normal(s.compute, tokens*2*width, 4)
+				x[0], x[len(x)/2] = -100, 100
+				in, out := s.act(x, tokens, 2*width), s.poison(s.compute, tokens, width)
+				s.launch(gpu.OpActMul, &gpu.ActMul{Out: out, X: in, Act: act})
+				what := fmt.Sprintf("activation %d, %d rows of %d", act, tokens, width)
+				s.near(what, s.get(out), ref.ActMul(x, width, f), 1, 16)
+				alone := s.poison(s.compute, 1, width)
+				s.launch(gpu.OpActMul, &gpu.ActMul{Out: alone, X: in.Slice(tokens-1, tokens), Act: act})
+				s.same(what+": last row alone", s.get(alone), s.get(out.Slice(tokens-1, tokens)))
+				s.free()
+			}
+		}
+	}
+	nan := s.act([]float32{float32(math.NaN()), 1}, 1, 2)
+	out := s.act([]float32{0}, 1, 1)
+	s.launch(gpu.OpActMul, &gpu.ActMul{Out: out, X: nan})
+	if got := s.get(out)[0]; got == got {
+		s.Errorf("the activation of NaN is %v; NaN must stay visible", got)
+	}
+}
+
+func testAdd(s *suite) {
+	for _, n := range []int{1, 17, 1000} {
+		a, b := s.normal(s.compute, n, 1), s.normal(s.compute, n, 1)
+		x, y, out := s.act(a, n), s.act(b, n), s.poison(s.compute, n)
+		s.launch(gpu.OpAdd, &gpu.Add{Out: out, A: x, B: y})
+		s.near("add", s.get(out), ref.Add(a, b), 0, 1)
+		s.launch(gpu.OpAdd, &gpu.Add{Out: x, A: x, B: y})
+		s.same("in place of A", s.get(x), s.get(out))
+		x = s.act(a, n)
+		s.launch(gpu.OpAdd, &gpu.Add{Out: y, A: x, B: y})
+		s.same("in place of B", s.get(y), s.get(out))
+		s.free()
+	}
+}
+
+func testGatherRows(s *suite) {
+	const rows, cols = 9, 21
+	x := s.normal(s.compute, rows*cols, 1)
+	for _, pick := range [][]int32{{8}, {0, 8, 4, 4}} {
+		out := s.poison(s.compute, len(pick), cols)
+		s.launch(gpu.OpGatherRows, &gpu.GatherRows{Out: out, X: s.act(x, rows, cols), Rows: s.ints(pick)})
+		s.same("gather", s.get(out), ref.GatherRows(x, cols, pick))
+		s.free()
+	}
+}
+
+func testSoftCap(s *suite) {
+	for _, limit := range []float32{30, 1.5} {
+		x := s.normal(s.compute, 1001, 20)
+		x[0], x[1] = 1e-3, -1000
+		in := s.act(x, 7, 143)
+		s.launch(gpu.OpSoftCap, &gpu.SoftCap{X: in, Cap: limit})
+		s.near(fmt.Sprintf("cap %v", limit), s.get(in), ref.SoftCap(x, limit), 1e-3, 8)
+		s.free()
+	}
+}
+
+func testMoERoute(s *suite) {
+	for _, c := range []struct{ tokens, experts, topK int }{{1, 4, 2}, {9, 8, 2}, {5, 60, 4}, {3, 128, 8}, {2, 3, 3}} {
+		logits := s.normal(s.compute, c.tokens*c.experts, 1)
+		logits[1] = logits[0] // a tie
+		for _, normalize := range []bool{false, true} {
+			chosen := s.ints(make([]int32, c.tokens*c.topK), c.tokens, c.topK)
+			weights := s.poison(gpu.F32, c.tokens, c.topK)
+			s.launch(gpu.OpMoERoute, &gpu.MoERoute{Logits: s.act(logits, c.tokens, c.experts), Experts: chosen, Weights: weights, Normalize: normalize})
+			wantChosen, wantWeights := ref.MoERoute(logits, c.experts, c.topK, normalize)
+			s.sameInts("experts", s.getInts(chosen), wantChosen)
+			s.near("weights", s.get(weights), wantWeights, 0, 16)
+			s.free()
+		}
+	}
+}
+
+func testMoEExperts(s *suite) {
+	const experts, hidden, width = 5, 48, 37
+	dtype := gpu.BF16
+	gateUp, down := make([][]float32, experts), make([][]float32, experts)
+	for e := range experts {
+		gateUp[e] = s.normal(dtype, 2*width*hidden, 0.2)
+		down[e] = s.normal(dtype, hidden*width, 0.2)
+	}
+	for _, tokens := range []int{1, 2, 13, 40} {
+		for _, topK := range []int{1, 3} {
+			x, old := s.normal(s.compute, tokens*hidden, 1), s.normal(s.compute, tokens*hidden, 1)
+			chosen, weights := ref.MoERoute(s.normal(gpu.F32, tokens*experts, 1), experts, topK, true)
+			args := gpu.MoEExperts{X: s.act(x, tokens, hidden), Act: gpu.SiLU}
+			for e := range experts {
+				args.GateUp = append(args.GateUp, s.pack(dtype, gateUp[e], 2*width, hidden))
+				args.Down = append(args.Down, s.pack(dtype, down[e], hidden, width))
+			}
+			args.Experts, args.Weights = s.ints(chosen, tokens, topK), s.put(gpu.F32, weights, tokens, topK)
+			args.Hidden, args.Scratch = s.poison(s.compute, tokens*topK, 2*width), s.poison(s.compute, tokens*topK, width)
+			args.Out = s.act(old, tokens, hidden)
+			s.launch(gpu.OpMoEExperts, &args)
+			want := ref.MoEExperts(old, x, hidden, width, gateUp, down, chosen, weights, ref.SiLU)
+			s.near(fmt.Sprintf("%d tokens, top %d", tokens, topK), s.get(args.Out), want, 1, 64)
+
+			alone, t := args, tokens-1
+			alone.X = args.X.Slice(t, tokens)
+			alone.Experts, alone.Weights = args.Experts.Slice(t, tokens), args.Weights.Slice(t, tokens)
+			alone.Hidden, alone.Scratch = args.Hidden.Slice(0, topK), args.Scratch.Slice(0, topK)
+			alone.Out = s.act(old[t*hidden:], 1, hidden)
+			s.launch(gpu.OpMoEExperts, &alone)
+			s.same("last token alone", s.get(alone.Out), s.get(args.Out.Slice(t, tokens)))
+			s.free()
+		}
+	}
+}
