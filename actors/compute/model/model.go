@@ -1,0 +1,260 @@
+package model
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/internal/safetensors"
+)
+
+// Limits on Options.
+const (
+	SequencesMaxLimit     = 1 << 16
+	TokensPerStepMaxLimit = 1 << 20
+	BlockSizeLimit        = 1 << 12 // tokens
+)
+
+// SampleRing is the number of Sample results that exist at once: a result stays readable
+// until Sample was called SampleRing more times, so that the host may read a step's tokens
+// after later steps were launched.
+const SampleRing = 4
+
+// Options sizes a Model. Everything is allocated once for these.
+type Options struct {
+	SequencesMax     int // slots: sequences that may have state at once
+	TokensPerStepMax int // tokens of one step over all sequences
+	ContextMax       int // tokens of one sequence; 0 is the model's own limit
+	BlockSize        int // tokens per KV block
+	KVBlocks         int // blocks in the pool
+}
+
+// Model is a decoder on a device: weights, paged key-value pools and work space. It is used by
+// one goroutine at a time, the device's executor.
+type Model struct {
+	spec    *Spec
+	options Options
+	dev     gpu.Device
+	mem     memory
+	weights weights
+	scratch scratch
+	unused  []string
+
+	kPools, vPools []gpu.Tensor // per layer [blocks, kv_heads, block_size, D], compute type
+	blockTables    gpu.Tensor   // [SequencesMax * blocksPerSequence] I32, row by slot
+	tableColumns   int          // blocks per sequence
+	lastToken      gpu.Tensor   // [SequencesMax] I32, the newest token of each slot
+
+	program program
+	head    head
+	input   input
+
+	sampled   [SampleRing]gpu.Tensor // [TokensPerStepMax] I32
+	sampleAt  int
+	sample    gpu.Sample
+	kvCopy    gpu.KVCopy
+	blockIDs  []byte // staging of SetBlocks
+	destroyed bool
+}
+
+// Load reads the model in files (config.json, generation_config.json, safetensors) onto dev.
+// progress, which may be nil, hears the bytes loaded so far. On error nothing stays allocated.
+func Load(dev gpu.Device, files fs.FS, opts Options, progress func(done, total int64)) (*Model, error) {
+	spec, err := ReadSpec(files)
+	if err != nil {
+		return nil, err
+	}
+	return load(dev, files, spec, opts, progress)
+}
+
+// load is Load for a spec that was read, and in tests changed, before.
+func load(dev gpu.Device, files fs.FS, spec *Spec, opts Options, progress func(done, total int64)) (*Model, error) {
+	if err := opts.check(spec); err != nil {
+		return nil, err
+	}
+	file, err := safetensors.OpenDir(files)
+	if err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	defer file.Close() // the device has copies
+	m := &Model{spec: spec, options: opts, dev: dev, mem: memory{dev: dev}}
+	if err := m.build(file, progress); err != nil {
+		m.mem.freeAll()
+		return nil, err
+	}
+	return m, nil
+}
+
+// check validates o and fills in what has a default.
+func (o *Options) check(s *Spec) error {
+	if o.ContextMax == 0 {
+		o.ContextMax = s.ContextMax
+	}
+	for _, c := range []struct {
+		name       string
+		value, max int
+	}{
+		{"SequencesMax", o.SequencesMax, SequencesMaxLimit},
+		{"TokensPerStepMax", o.TokensPerStepMax, TokensPerStepMaxLimit},
+		{"ContextMax", o.ContextMax, s.ContextMax},
+		{"BlockSize", o.BlockSize, BlockSizeLimit},
+	} {
+		if c.value < 1 || c.value > c.max {
+			return fmt.Errorf("model: Options.%s is %d, want 1..%d", c.name, c.value, c.max)
+		}
+	}
+	if most := math.MaxInt32 / o.BlockSize; o.KVBlocks < 1 || o.KVBlocks > most {
+		return fmt.Errorf("model: Options.KVBlocks is %d, want 1..%d with blocks of %d tokens", o.KVBlocks, most, o.BlockSize)
+	}
+	return nil
+}
+
+func (m *Model) build(file *safetensors.File, progress func(done, total int64)) error {
+	l := &loader{mem: &m.mem, file: file, spec: m.spec, used: map[string]bool{}, progress: progress}
+	var err error
+	if m.weights, m.unused, err = l.load(); err != nil {
+		return err
+	}
+	if err := m.allocate(); err != nil {
+		return fmt.Errorf("model: allocating for %d KV blocks and %d tokens per step: %w", m.options.KVBlocks, m.options.TokensPerStepMax, err)
+	}
+	m.compile()
+	return nil
+}
+
+// allocate makes the pools, the tables and the work space.
+func (m *Model) allocate() error {
+	s, o := m.spec, m.options
+	compute := m.dev.Info().Compute
+	var errs []error
+	alloc := func(dtype gpu.DType, dims ...int) gpu.Tensor {
+		if len(errs) > 0 {
+			return gpu.Tensor{}
+		}
+		t, err := m.mem.alloc(dtype, dims...)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		return t
+	}
+	for range s.Layers {
+		m.kPools = append(m.kPools, alloc(compute, o.KVBlocks, s.KVHeads, o.BlockSize, s.HeadDim))
+		m.vPools = append(m.vPools, alloc(compute, o.KVBlocks, s.KVHeads, o.BlockSize, s.HeadDim))
+	}
+	m.kvCopy.Pools = append(append([]gpu.Tensor(nil), m.kPools...), m.vPools...)
+	m.tableColumns = (o.ContextMax + o.BlockSize - 1) / o.BlockSize
+	m.blockTables = alloc(gpu.I32, o.SequencesMax*m.tableColumns)
+	m.lastToken = alloc(gpu.I32, o.SequencesMax)
+	for i := range m.sampled {
+		m.sampled[i] = alloc(gpu.I32, o.TokensPerStepMax)
+	}
+	m.input.allocate(o, alloc)
+	m.scratch.allocate(s, o, compute, alloc)
+	for i := range s.RoPE {
+		freq := s.RoPE[i].Frequencies(o.ContextMax)
+		t := alloc(gpu.F32, len(freq))
+		m.scratch.invFreq = append(m.scratch.invFreq, t)
+		if len(errs) == 0 {
+			if err := m.dev.Upload(t, floatBytes(freq)); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return m.head.grow(m, min(o.SequencesMax, o.TokensPerStepMax))
+}
+
+// Spec returns what the model is. The caller must not modify it.
+func (m *Model) Spec() *Spec { return m.spec }
+
+// Options returns how the model was sized, with defaults filled in.
+func (m *Model) Options() Options { return m.options }
+
+// UnusedTensors lists tensors of the checkpoint that this architecture has no place for.
+// Some converters leave such (a tied lm_head); many of them hint at a wrong config.
+func (m *Model) UnusedTensors() []string { return m.unused }
+
+// SetBlocks makes blocks the KV blocks of the sequence in slot, from its block number from on.
+func (m *Model) SetBlocks(slot, from int, blocks []int32) error {
+	if slot < 0 || slot >= m.options.SequencesMax {
+		return fmt.Errorf("model: SetBlocks: slot %d outside 0..%d", slot, m.options.SequencesMax-1)
+	}
+	if from < 0 || from > m.tableColumns || len(blocks) > m.tableColumns-from {
+		return fmt.Errorf("model: SetBlocks: blocks [%d, %d) of slot %d outside the %d of a sequence", from, from+len(blocks), slot, m.tableColumns)
+	}
+	if len(blocks) == 0 {
+		return nil
+	}
+	m.blockIDs = m.blockIDs[:0]
+	for i, b := range blocks {
+		if b < 0 || int(b) >= m.options.KVBlocks {
+			return fmt.Errorf("model: SetBlocks: blocks[%d] is %d, outside 0..%d", i, b, m.options.KVBlocks-1)
+		}
+		m.blockIDs = binary.LittleEndian.AppendUint32(m.blockIDs, uint32(b))
+	}
+	at := slot*m.tableColumns + from
+	return m.dev.Upload(m.blockTables.Slice(at, at+len(blocks)), m.blockIDs)
+}
+
+// CopyBlocks copies KV blocks in every layer: block pairs[2i] to pairs[2i+1], in order.
+func (m *Model) CopyBlocks(pairs []int32) error {
+	if len(pairs)%2 != 0 {
+		return fmt.Errorf("model: CopyBlocks: %d numbers are no pairs", len(pairs))
+	}
+	for i, b := range pairs {
+		if b < 0 || int(b) >= m.options.KVBlocks {
+			return fmt.Errorf("model: CopyBlocks: pairs[%d] is %d, outside 0..%d", i, b, m.options.KVBlocks-1)
+		}
+	}
+	if len(pairs) == 0 {
+		return nil
+	}
+	m.kvCopy.Pairs = pairs
+	err := m.dev.Launch(gpu.OpKVCopy, &m.kvCopy)
+	m.kvCopy.Pairs = nil
+	return err
+}
+
+// Sample draws one token for each row of logits, [R, V], and makes it the newest token of
+// params[r].Slot. The result, [R] I32 ids, stays readable as SampleRing says.
+func (m *Model) Sample(params []gpu.SampleParams, logits gpu.Tensor) (gpu.Tensor, error) {
+	rows := logits.Dims[0]
+	if !logits.Valid() || len(params) != rows || rows > m.options.TokensPerStepMax {
+		return gpu.Tensor{}, fmt.Errorf("model: Sample: %d params for %d rows of logits", len(params), rows)
+	}
+	for i := range params {
+		if slot := params[i].Slot; slot < 0 || int(slot) >= m.options.SequencesMax {
+			return gpu.Tensor{}, fmt.Errorf("model: Sample: params[%d].Slot is %d, outside 0..%d", i, slot, m.options.SequencesMax-1)
+		}
+	}
+	out := m.sampled[m.sampleAt].Slice(0, rows)
+	m.sampleAt = (m.sampleAt + 1) % SampleRing
+	m.sample = gpu.Sample{Logits: logits, Params: params, Out: out, LastToken: m.lastToken}
+	err := m.dev.Launch(gpu.OpSample, &m.sample)
+	m.sample.Params = nil
+	return out, err
+}
+
+// Close waits for the device and frees everything the model allocated on it.
+func (m *Model) Close() error {
+	if m.destroyed {
+		return errors.New("model: Close of a closed model")
+	}
+	m.destroyed = true
+	err := m.dev.Sync()
+	m.mem.freeAll()
+	return err
+}
+
+func floatBytes(v []float32) []byte {
+	out := make([]byte, 0, 4*len(v))
+	for _, f := range v {
+		out = binary.LittleEndian.AppendUint32(out, math.Float32bits(f))
+	}
+	return out
+}

@@ -1,0 +1,285 @@
+package model
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/internal/safetensors"
+)
+
+// weights are a checkpoint's tensors on the device. Zero tensors are absent parts.
+type weights struct {
+	embed     gpu.Tensor // [V, H]
+	finalNorm gpu.Tensor // [H] F32
+	output    gpu.Tensor // packed [V, H]
+	layers    []layerWeights
+}
+
+type layerWeights struct {
+	attentionNorm, mlpNorm         gpu.Tensor // [H] F32, before each block
+	attentionPostNorm, mlpPostNorm gpu.Tensor // [H] F32, after each block (Gemma)
+
+	qkv projection // [QueryWidth+2*KVWidth, H]; with QK norm q, k and v are apart
+	q   projection // [QueryWidth, H]
+	k   projection // [KVWidth, H]
+	v   projection // [KVWidth, H]
+	out projection // [H, QueryWidth]
+
+	queryNorm, keyNorm gpu.Tensor // [D] F32
+
+	gateUp projection // [2F, H]
+	down   projection // [H, F]
+
+	router      projection   // [E, H]
+	expertsIn   []gpu.Tensor // per expert, packed [2F, H]
+	expertsDown []gpu.Tensor // per expert, packed [H, F]
+}
+
+// projection is a packed weight matrix [N, K] and its bias [N] F32, or no bias.
+type projection struct{ w, bias gpu.Tensor }
+
+// loader copies tensors from a checkpoint to the device. The first error sticks: later calls
+// do nothing, so that the code that names the tensors reads as a list.
+type loader struct {
+	mem      *memory
+	file     *safetensors.File
+	spec     *Spec
+	used     map[string]bool
+	done     int64 // bytes
+	progress func(done, total int64)
+	err      error
+}
+
+// part is a tensor by name with the rows it must have.
+type part struct {
+	name string
+	rows int
+}
+
+// load reads everything the Spec calls for and returns it with the names of the tensors that
+// nothing called for.
+func (l *loader) load() (weights, []string, error) {
+	s := l.spec
+	w := weights{
+		embed:     l.table("model.embed_tokens.weight", s.VocabSize, s.HiddenSize),
+		finalNorm: l.vector(part{"model.norm.weight", s.HiddenSize}),
+		layers:    make([]layerWeights, len(s.Layers)),
+	}
+	outputName := "lm_head.weight"
+	if s.TiedEmbeddings {
+		outputName = "model.embed_tokens.weight"
+	}
+	w.output = l.matrix(s.HiddenSize, part{outputName, s.VocabSize})
+	for i := range w.layers {
+		l.layer(&w.layers[i], fmt.Sprintf("model.layers.%d.", i), s.Layers[i])
+	}
+	if l.err != nil {
+		return weights{}, nil, l.err
+	}
+	var unused []string
+	for _, name := range l.file.Names() {
+		if !l.used[name] && !strings.HasSuffix(name, "rotary_emb.inv_freq") {
+			unused = append(unused, name)
+		}
+	}
+	return w, unused, nil
+}
+
+func (l *loader) layer(w *layerWeights, prefix string, layer LayerSpec) {
+	s := l.spec
+	hidden, qWidth, kvWidth := s.HiddenSize, s.QueryWidth(), s.KVWidth()
+	norm := func(name string) gpu.Tensor { return l.vector(part{prefix + name + ".weight", hidden}) }
+	w.attentionNorm = norm("input_layernorm")
+	if s.PostNorms {
+		w.attentionPostNorm = norm("post_attention_layernorm")
+		w.mlpNorm = norm("pre_feedforward_layernorm")
+		w.mlpPostNorm = norm("post_feedforward_layernorm")
+	} else {
+		w.mlpNorm = norm("post_attention_layernorm")
+	}
+	attention := prefix + "self_attn."
+	q, k, v := part{attention + "q_proj", qWidth}, part{attention + "k_proj", kvWidth}, part{attention + "v_proj", kvWidth}
+	switch {
+	case s.FusedQKV:
+		w.qkv = l.projection(hidden, s.QKVBias, part{attention + "qkv_proj", qWidth + 2*kvWidth})
+	case s.QKNorm:
+		w.q = l.projection(hidden, s.QKVBias, q)
+		w.k = l.projection(hidden, s.QKVBias, k)
+		w.v = l.projection(hidden, s.QKVBias, v)
+		w.queryNorm = l.vector(part{attention + "q_norm.weight", s.HeadDim})
+		w.keyNorm = l.vector(part{attention + "k_norm.weight", s.HeadDim})
+	default:
+		w.qkv = l.projection(hidden, s.QKVBias, q, k, v)
+	}
+	w.out = l.projection(qWidth, s.OutputBias, part{attention + "o_proj", hidden})
+	if layer.MoE {
+		l.experts(w, prefix, layer.Intermediate)
+		return
+	}
+	mlp := prefix + "mlp."
+	if s.FusedQKV {
+		w.gateUp = l.projection(hidden, s.MLPBias, part{mlp + "gate_up_proj", 2 * layer.Intermediate})
+	} else {
+		w.gateUp = l.projection(hidden, s.MLPBias, part{mlp + "gate_proj", layer.Intermediate}, part{mlp + "up_proj", layer.Intermediate})
+	}
+	w.down = l.projection(layer.Intermediate, s.MLPBias, part{mlp + "down_proj", hidden})
+}
+
+func (l *loader) experts(w *layerWeights, prefix string, width int) {
+	s := l.spec
+	w.router.w = l.matrix(s.HiddenSize, part{prefix + s.experts.router, s.Experts})
+	for e := range s.Experts {
+		name := func(format string) string { return prefix + fmt.Sprintf(format, e) }
+		w.expertsIn = append(w.expertsIn, l.matrix(s.HiddenSize, part{name(s.experts.gate), width}, part{name(s.experts.up), width}))
+		w.expertsDown = append(w.expertsDown, l.matrix(width, part{name(s.experts.down), s.HiddenSize}))
+	}
+}
+
+// projection loads NAME.weight of every part, stacked, and NAME.bias where there is one.
+func (l *loader) projection(k int, bias bool, parts ...part) projection {
+	weights, biases := slices.Clone(parts), slices.Clone(parts)
+	for i := range parts {
+		weights[i].name += ".weight"
+		biases[i].name += ".bias"
+	}
+	p := projection{w: l.matrix(k, weights...)}
+	if bias {
+		p.bias = l.vector(biases...)
+	}
+	return p
+}
+
+// matrix packs the parts, each [rows, k], stacked in order.
+func (l *loader) matrix(k int, parts ...part) gpu.Tensor {
+	n := 0
+	var dtype gpu.DType
+	data := make([][]byte, 0, len(parts))
+	for i, p := range parts {
+		v, t := l.view(p.name, p.rows, k)
+		if l.err != nil {
+			return gpu.Tensor{}
+		}
+		if i > 0 && t != dtype {
+			l.err = fmt.Errorf("model: %s: tensor %q is %s but %q, which is fused with it, is %s: save the checkpoint in one type",
+				l.file.Origin(p.name), p.name, v.DType, parts[0].name, dtype)
+			return gpu.Tensor{}
+		}
+		dtype, n = t, n+p.rows
+		data = append(data, v.Data)
+	}
+	t, err := l.mem.pack(parts[0].name, dtype, n, k, data...)
+	l.finish(err, parts)
+	return t
+}
+
+// table uploads a matrix as it is.
+func (l *loader) table(name string, n, k int) gpu.Tensor {
+	v, dtype := l.view(name, n, k)
+	if l.err != nil {
+		return gpu.Tensor{}
+	}
+	t, err := l.mem.alloc(dtype, n, k)
+	if err == nil {
+		err = l.mem.dev.Upload(t, v.Data)
+	}
+	l.finish(err, []part{{name, n}})
+	return t
+}
+
+// vector uploads the parts, each [rows], end to end as F32.
+func (l *loader) vector(parts ...part) gpu.Tensor {
+	var data []byte
+	n := 0
+	for _, p := range parts {
+		v, dtype := l.view(p.name, p.rows)
+		if l.err != nil {
+			return gpu.Tensor{}
+		}
+		data = appendF32(data, dtype, v.Data)
+		n += p.rows
+	}
+	if l.err != nil {
+		return gpu.Tensor{}
+	}
+	t, err := l.mem.alloc(gpu.F32, n)
+	if err == nil {
+		err = l.mem.dev.Upload(t, data)
+	}
+	l.finish(err, parts)
+	return t
+}
+
+// view returns the tensor called name, which must have the given shape and a float type.
+func (l *loader) view(name string, shape ...int) (safetensors.View, gpu.DType) {
+	if l.err != nil {
+		return safetensors.View{}, 0
+	}
+	v, err := l.file.Tensor(name)
+	if err != nil {
+		hint := ""
+		if name == "lm_head.weight" {
+			hint = ` (if the output projection is the embedding table, config.json needs "tie_word_embeddings": true)`
+		}
+		l.err = fmt.Errorf("model: %s needs tensor %q of shape %v: %w%s", l.spec.Architecture, name, shape, err, hint)
+		return safetensors.View{}, 0
+	}
+	l.used[name] = true
+	if !slices.Equal(v.Shape, shape) {
+		l.err = fmt.Errorf("model: %s: tensor %q has shape %v, but config.json makes it %v", l.file.Origin(name), name, v.Shape, shape)
+		return safetensors.View{}, 0
+	}
+	dtype, ok := floatTypes[v.DType]
+	if !ok {
+		l.err = fmt.Errorf("model: %s: tensor %q is %s, want F32, F16 or BF16", l.file.Origin(name), name, v.DType)
+	}
+	l.done += int64(len(v.Data))
+	return v, dtype
+}
+
+// finish records a device's error about parts, or reports progress.
+func (l *loader) finish(err error, parts []part) {
+	if err != nil {
+		l.err = errors.Join(l.err, fmt.Errorf("model: loading tensor %q: %w", parts[0].name, err))
+		return
+	}
+	if total := l.file.Bytes(); l.progress != nil {
+		l.progress(min(l.done, total), total)
+	}
+}
+
+var floatTypes = map[safetensors.DType]gpu.DType{safetensors.F32: gpu.F32, safetensors.F16: gpu.F16, safetensors.BF16: gpu.BF16}
+
+// appendF32 appends the elements of src, widened to little-endian float32.
+func appendF32(dst []byte, dtype gpu.DType, src []byte) []byte {
+	switch dtype {
+	case gpu.F32:
+		return append(dst, src...)
+	case gpu.BF16:
+		for i := 0; i < len(src); i += 2 {
+			dst = append(dst, 0, 0, src[i], src[i+1])
+		}
+	case gpu.F16:
+		for i := 0; i < len(src); i += 2 {
+			dst = binary.LittleEndian.AppendUint32(dst, math.Float32bits(widenF16(binary.LittleEndian.Uint16(src[i:]))))
+		}
+	}
+	return dst
+}
+
+// widenF16 converts an IEEE 754 half.
+func widenF16(h uint16) float32 {
+	sign, exponent, fraction := uint32(h>>15)<<31, int(h>>10&31), uint32(h&1023)
+	switch exponent {
+	case 0: // subnormal: fraction × 2^-24
+		v := float32(fraction) / (1 << 24)
+		return math.Float32frombits(math.Float32bits(v) | sign)
+	case 31:
+		return math.Float32frombits(sign | 0xff<<23 | fraction<<13)
+	}
+	return math.Float32frombits(sign | uint32(exponent+112)<<23 | fraction<<13)
+}
