@@ -1,0 +1,225 @@
+package memory
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// Config sizes a pool of KV blocks.
+type Config struct {
+	Blocks    int32 // blocks in the pool, at least 1
+	BlockSize int32 // tokens per block, at least 1; Blocks × BlockSize must fit in an int32
+	// PrefixCacheOff: nothing is kept for reuse after its last holder. Forks still share blocks.
+	PrefixCacheOff bool
+	Eviction       string // which cached block goes first: "lru" (default)
+	BytesPerBlock  int64  // KV bytes of one block over all layers; reported, not used
+}
+
+// Core is the memory manager's state machine. It is not safe for concurrent use.
+type Core struct {
+	cfg   Config
+	epoch schemas.Epoch
+	step  schemas.StepID        // last step answered; 0 before the first
+	last  *schemas.ReserveReply // its answer, for repeats
+	seqs  map[schemas.SeqID]*sequence
+	pool  *pool
+	grown []*sequence // granted by the last step: their places count as computed from the next one on
+
+	round    uint64                      // counts requests looked at; sequences carry it as a mark instead of sets per request
+	incoming map[schemas.SeqID]*sequence // admissions of the request being looked at
+	in       resolved
+	out      reply
+
+	queryTokens, hitTokens, preemptions, copies uint64
+
+	// Scratch, empty between uses.
+	matched  []schemas.BlockID
+	chosen   []*sequence
+	lost     []int32 // by block: holders that would let go
+	straddle []int32 // a block's token ids where it spans prompt and output
+}
+
+// sequence is what memory knows of one sequence. Its tokens stay when it is preempted.
+type sequence struct {
+	id     schemas.SeqID
+	prompt []int32 // the admission's column itself: messages are immutable
+	output []int32 // learned since
+	salt   uint64
+	fork   schemas.SeqID // 0: none, or the first row was granted
+
+	table    []schemas.BlockID
+	placed   int32 // tokens that have a place in table
+	computed int32 // of these, the leading ones that earlier steps wrote
+	named    int32 // leading blocks of table whose content has a name
+
+	// The round in which …
+	releasedAt  uint64 // … a release named it
+	rowAt       uint64 // … a row named it
+	grantedAt   uint64 // … its row was granted
+	preemptedAt uint64 // … it lost its blocks
+	sourceAt    uint64 // … a fork copied from its blocks
+	victimAt    uint64 // … it was listed among the victims
+}
+
+func (s *sequence) known() int32 { return int32(len(s.prompt) + len(s.output)) }
+
+// NewCore returns an empty pool. Errors name the field of cfg.
+func NewCore(cfg Config) (*Core, error) {
+	switch {
+	case cfg.Blocks < 1:
+		return nil, fmt.Errorf("memory: Blocks: %d, want at least 1", cfg.Blocks)
+	case cfg.BlockSize < 1:
+		return nil, fmt.Errorf("memory: BlockSize: %d tokens, want at least 1", cfg.BlockSize)
+	case int64(cfg.Blocks)*int64(cfg.BlockSize) > math.MaxInt32:
+		return nil, fmt.Errorf("memory: Blocks: %d blocks of %d tokens exceed the %d positions an int32 can name",
+			cfg.Blocks, cfg.BlockSize, math.MaxInt32)
+	case cfg.BytesPerBlock < 0:
+		return nil, fmt.Errorf("memory: BytesPerBlock: %d, want at least 0", cfg.BytesPerBlock)
+	}
+	if cfg.Eviction == "" {
+		cfg.Eviction = "lru"
+	}
+	if evictors[cfg.Eviction] == nil {
+		return nil, fmt.Errorf("memory: Eviction: unknown policy %q, want one of %q", cfg.Eviction, evictorNames())
+	}
+	c := &Core{
+		cfg:      cfg,
+		incoming: map[schemas.SeqID]*sequence{},
+		lost:     make([]int32, cfg.Blocks),
+		straddle: make([]int32, cfg.BlockSize),
+	}
+	c.reset(0)
+	return c, nil
+}
+
+// Reserve applies one step's changes and grants its rows. An error means that the request had no
+// effect; it names the field, and the sequence where one is at fault.
+//
+// A repeat of the last (Epoch, Step) gets the identical reply, whatever else it says. Any other epoch
+// than the last is new and starts from an empty pool. The reply is immutable.
+func (c *Core) Reserve(req *schemas.ReserveRequest) (*schemas.ReserveReply, *schemas.Error) {
+	if req == nil {
+		return nil, schemas.Errorf(schemas.KindInvalid, "reserve", "request: nil")
+	}
+	if c.step != 0 && req.Epoch == c.epoch && req.Step == c.step {
+		return c.last, nil
+	}
+	if err := c.validate(req); err != nil {
+		err.Step = req.Step
+		return nil, err
+	}
+	if c.isNew(req.Epoch) {
+		c.reset(req.Epoch)
+	}
+	c.step = req.Step
+
+	c.settle()
+	for _, id := range req.Release {
+		c.release(schemas.SeqID(id))
+	}
+	c.learn(req)
+	for _, a := range req.Admit {
+		c.seqs[a.Seq] = c.incoming[a.Seq]
+	}
+	c.grantRows(req)
+
+	c.last = c.out.finish(c)
+	return c.last, nil
+}
+
+func (c *Core) isNew(e schemas.Epoch) bool { return c.step == 0 || e != c.epoch }
+
+// reset forgets everything but the configuration and the counters of events, which only ever grow.
+func (c *Core) reset(e schemas.Epoch) {
+	var evictions uint64
+	if c.pool != nil {
+		evictions = c.pool.evictions
+	}
+	c.epoch, c.step, c.last = e, 0, nil
+	c.seqs = map[schemas.SeqID]*sequence{}
+	c.grown = c.grown[:0]
+	c.pool = newPool(c.cfg, uint64(e))
+	c.pool.evictions = evictions
+}
+
+// settle takes note that the steps answered so far run before the one being planned: what they placed
+// is computed by then, and full blocks of it become findable, in the order of the last step's rows.
+func (c *Core) settle() {
+	for _, s := range c.grown {
+		s.computed = s.placed
+		c.nameBlocks(s)
+	}
+	c.grown = c.grown[:0]
+}
+
+// release forgets a sequence. One that is unknown has ended already.
+func (c *Core) release(id schemas.SeqID) {
+	if s := c.seqs[id]; s != nil {
+		c.dropTable(s)
+		delete(c.seqs, id)
+	}
+}
+
+// dropTable lets go of all blocks of s, the last one first: of a cached prefix the end is evicted
+// before the beginning, without which it could not be found.
+func (c *Core) dropTable(s *sequence) {
+	for _, b := range slices.Backward(s.table) {
+		c.pool.drop(b)
+	}
+	s.table = s.table[:0]
+	s.placed, s.computed, s.named = 0, 0, 0
+}
+
+// learn appends output tokens and names the blocks that they complete. Tokens beyond the pool's
+// capacity are left out: no place can ever hold them.
+func (c *Core) learn(req *schemas.ReserveRequest) {
+	tokens := req.LearnTokens
+	for i, s := range c.in.learn {
+		n := req.LearnCount[i]
+		keep := min(n, max(0, c.capacity()-s.known()))
+		s.output = append(s.output, tokens[:keep]...)
+		tokens = tokens[n:]
+		c.nameBlocks(s)
+	}
+}
+
+// capacity is the number of tokens that the whole pool has places for.
+func (c *Core) capacity() int32 { return c.cfg.Blocks * c.cfg.BlockSize }
+
+// nameBlocks names the blocks of s that are full, computed and known by their ids.
+func (c *Core) nameBlocks(s *sequence) {
+	if c.cfg.PrefixCacheOff {
+		return
+	}
+	full := min(s.computed, s.known()) / c.cfg.BlockSize
+	for ; s.named < full; s.named++ {
+		b := s.table[s.named]
+		if c.pool.blocks[b].name != noName {
+			continue // shared with a fork that named it first
+		}
+		parent := noName
+		if s.named > 0 {
+			parent = c.pool.blocks[s.table[s.named-1]].name
+		}
+		c.pool.name(b, parent, s.salt, c.blockTokens(s, s.named))
+	}
+}
+
+// blockTokens returns the token ids of block i of s, all of which are known. The result is valid
+// until the next call.
+func (c *Core) blockTokens(s *sequence, i int32) []int32 {
+	from, to := int(i*c.cfg.BlockSize), int((i+1)*c.cfg.BlockSize)
+	switch p := len(s.prompt); {
+	case to <= p:
+		return s.prompt[from:to]
+	case from >= p:
+		return s.output[from-p : to-p]
+	default:
+		n := copy(c.straddle, s.prompt[from:])
+		copy(c.straddle[n:], s.output[:to-p])
+		return c.straddle
+	}
+}

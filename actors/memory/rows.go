@@ -1,0 +1,185 @@
+package memory
+
+import (
+	"slices"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// grantRows goes through the rows in order. A row that is not granted leaves no trace, except that one
+// that yields (see findRoom) loses its own blocks.
+func (c *Core) grantRows(req *schemas.ReserveRequest) {
+	c.out.begin(req.Step, len(req.Seq))
+	budget := req.TokensMax
+	for i, s := range c.in.rows {
+		budget -= c.grantRow(req, i, s, min(req.WantMax[i], budget))
+	}
+	for i, s := range c.in.rows {
+		if c.out.granted[i] == 0 { // its table as it is in the end: a later row may have taken it
+			c.out.start[i], c.out.blockFrom[i] = s.placed, int32(len(s.table))
+		}
+	}
+}
+
+// start is how a row begins: for a sequence with blocks where it stands, for one without with what
+// it can take over. Making one changes nothing.
+type start struct {
+	takeover []schemas.BlockID // blocks to share; valid until the next start
+	cached   int32             // tokens in them that count as placed
+	revived  int32             // of takeover, those that nobody uses now
+	parent   *sequence         // the fork's source, if takeover is from there
+	lookedUp int32             // tokens looked up in the prefix cache
+}
+
+// grantRow gives s places for its next want tokens, or nothing, and returns how many it gave.
+//
+// Known tokens are no limit to a running sequence: what a decode row will write is sampled on the
+// device, and Learn tells its id later. They limit a row that starts, because the scheduler cannot
+// know how much of its want the takeover covers.
+//
+// A sequence that lost its blocks earlier in this request is not granted: the row was planned for the
+// place it had, and starting again at once would take blocks from where they were just made free.
+func (c *Core) grantRow(req *schemas.ReserveRequest, i int, s *sequence, want int32) int32 {
+	if want == 0 || s.preemptedAt == c.round {
+		return 0
+	}
+	var from start
+	if len(s.table) == 0 {
+		from = c.startOf(s)
+		want = min(want, s.known()-from.cached)
+	}
+	first := s.placed + from.cached // placed is 0 where cached is not
+	end := int64(first) + int64(want)
+	if end > int64(c.capacity()) {
+		return 0 // never fits, so nobody gives way for it: the scheduler's limits are wrong
+	}
+	size := int64(c.cfg.BlockSize)
+	need := (end+size-1)/size - int64(len(s.table)+len(from.takeover))
+	copied := c.writesShared(s, from, first)
+	if copied {
+		need++
+	}
+	var victims []*sequence
+	if need > int64(c.pool.available()-from.revived) {
+		var ok bool
+		if victims, ok = c.findRoom(req, i, s, from, need); !ok {
+			return 0
+		}
+	}
+	c.takeOver(s, from)
+	for _, v := range victims {
+		c.preempt(v)
+	}
+
+	changed := len(s.table)
+	if from.cached > 0 {
+		changed = 0
+	} else if copied {
+		changed--
+	}
+	if copied {
+		c.copyLast(s)
+		need--
+	}
+	for range need {
+		s.table = append(s.table, c.pool.alloc())
+	}
+	s.placed = first + want
+	s.grantedAt = c.round
+	c.grown = append(c.grown, s)
+	c.out.grant(i, want, first, from.cached, changed, s.table[changed:])
+	return want
+}
+
+// startOf says what s, which has no blocks, can take over: from its fork parent for its first row,
+// else from the prefix cache. At least the last known token is left to compute: it yields the logits.
+func (c *Core) startOf(s *sequence) start {
+	if from, ok := c.startOfFork(s); ok {
+		return from
+	}
+	if c.cfg.PrefixCacheOff {
+		return start{}
+	}
+	from := start{takeover: c.match(s), lookedUp: s.known()}
+	from.cached = int32(len(from.takeover)) * c.cfg.BlockSize
+	for _, b := range from.takeover {
+		if c.pool.blocks[b].refs == 0 {
+			from.revived++
+		}
+	}
+	return from
+}
+
+// startOfFork shares all of the parent's blocks up to the last prompt token, a partly filled one
+// included. The parent must have placed these tokens in earlier steps, and they must be the same.
+func (c *Core) startOfFork(s *sequence) (start, bool) {
+	if s.fork == 0 {
+		return start{}, false
+	}
+	parent, n := c.seqs[s.fork], len(s.prompt)-1
+	if parent == nil || n == 0 || int64(parent.computed) < int64(n) || parent.salt != s.salt ||
+		len(parent.prompt) < n || !slices.Equal(parent.prompt[:n], s.prompt[:n]) {
+		return start{}, false
+	}
+	size := int(c.cfg.BlockSize)
+	return start{takeover: parent.table[:(n+size-1)/size], cached: int32(n), parent: parent}, true
+}
+
+// match finds the blocks of the longest cached prefix of s: whole blocks, not the last known token.
+func (c *Core) match(s *sequence) []schemas.BlockID {
+	c.matched = c.matched[:0]
+	parent, x := noName, &c.pool.prefix
+	for i := range (s.known() - 1) / c.cfg.BlockSize {
+		tokens := c.blockTokens(s, i)
+		n := x.find(parent, s.salt, x.hash(parent, s.salt, tokens), tokens)
+		if n == noName {
+			break
+		}
+		c.matched = append(c.matched, x.names[n].block)
+		parent = n
+	}
+	return c.matched
+}
+
+// writesShared says whether the row's first token goes into a block that others hold too. Such a
+// block is never written: the row gets a private copy, while the last holder writes in place.
+func (c *Core) writesShared(s *sequence, from start, first int32) bool {
+	if first%c.cfg.BlockSize == 0 {
+		return false
+	}
+	if len(from.takeover) > 0 {
+		return true // its source, which no victim search takes, holds it
+	}
+	return c.pool.blocks[s.table[len(s.table)-1]].refs > 1
+}
+
+// takeOver makes the blocks of from the table of s.
+func (c *Core) takeOver(s *sequence, from start) {
+	for _, b := range from.takeover {
+		c.pool.hold(b)
+	}
+	s.table = append(s.table, from.takeover...)
+	s.fork = 0
+	if len(from.takeover) > 0 {
+		// Not what a partly filled block holds: its copy must not be copied on in this request.
+		s.computed = from.cached - from.cached%c.cfg.BlockSize
+	}
+	c.queryTokens += uint64(from.lookedUp)
+	if from.parent == nil {
+		c.hitTokens += uint64(from.cached)
+		s.named += int32(len(from.takeover))
+		return
+	}
+	s.named = min(from.parent.named, from.cached/c.cfg.BlockSize)
+	from.parent.sourceAt = c.round
+}
+
+// copyLast replaces the last block of s by a private copy.
+func (c *Core) copyLast(s *sequence) {
+	last := len(s.table) - 1
+	source := s.table[last]
+	s.table[last] = c.pool.alloc()
+	c.pool.drop(source)
+	c.out.copies = append(c.out.copies, int32(source), int32(s.table[last]))
+	c.copies++
+}
