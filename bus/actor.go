@@ -275,3 +275,16 @@ func (c *call[Req, Resp]) run(ctx context.Context) {
 		c.err = errors.New("the handler returned neither reply nor error")
 	}
 }
+
+// Run executes f as a handler of a under mailbox mb, for events that are not messages, such as time.
+func Run(mb Mailbox, a *Actor, f func(ctx context.Context)) {
+	_ = mb.do(context.Background(), &action{a, f}) // fails only if the actor has stopped or is overloaded: then time may pass it by
+}
+
+type action struct {
+	owner *Actor
+	f     func(ctx context.Context)
+}
+
+func (t *action) actor() *Actor           { return t.owner }
+func (t *action) run(ctx context.Context) { t.f(ctx) }

@@ -95,6 +95,8 @@ var (
 		"Turn tokens into text.")
 	Tokens = define[TokenBatch, Ack]("tokenizer", "tokens", hotTimeout, hotAttempts,
 		"Tokens that steps produced, for the sessions of this tokenizer.")
+	CloseSessions = define[CancelRequest, CancelReply]("tokenizer", "close", hotTimeout, hotAttempts,
+		"Forget sessions whose sequences were never submitted.")
 	TokenizerInfo = define[InfoRequest, TokenizerState]("tokenizer", "state", askTimeout, 1,
 		"The tokenizer's state for debugging.")
 

@@ -31,7 +31,7 @@ func (*DecodeReply) Example() *DecodeReply { return &DecodeReply{Text: "Once upo
 
 // Example is one step's output: a token for each choice; the second choice ends.
 func (*TokenBatch) Example() *TokenBatch {
-	return &TokenBatch{From: "replica0", Number: 7, Step: 9, Seq: U64{exampleSeq, exampleSeq + 1},
+	return &TokenBatch{From: "replica0", Number: 7, Seq: U64{exampleSeq, exampleSeq + 1},
 		Index: I32{4, 4}, Token: I32{261, 2}, Finish: U8{0, byte(FinishStop)}, Cached: I32{0, 2}}
 }
 

@@ -19,17 +19,20 @@ type ReserveRequest struct {
 
 	Admit []Admission `json:"admit,omitempty"` // sequences memory has not heard of yet
 
-	// Rows in the order they are to be granted. A row wants places for its next WantMax[i] tokens; it
-	// gets at most what is left of TokensMax. A sequence without blocks (new or preempted) first takes
-	// over what it can from the prefix cache or its fork parent, at no cost to the budget, and gets at
-	// least nothing: a row is granted wholly as far as the budget goes, or not at all.
+	// Rows in the order they are to be granted. A row wants places for WantMax[i] tokens more than the
+	// sequence has. One without blocks (new or preempted) has none; it first takes over what it can from
+	// the prefix cache or its fork parent, which is part of its want but costs no budget. A row gets
+	// what the budget leaves of its want, or, if the blocks for that cannot be had, nothing. The budget
+	// is TokensMax for all rows together; a want of 1 is not charged: the scheduler has set it aside.
 	TokensMax int32 `json:"tokens_max"`
 	Seq       U64   `json:"seq"`
 	WantMax   I32   `json:"want_max"`
 	// MayPreempt[i] is 1 if row i may take the blocks of Victims.
 	MayPreempt U8 `json:"may_preempt"`
-	// Victims are running sequences that may lose their blocks, first to go first. One that was
-	// granted in this request is skipped; when a row's own sequence comes up, it is the row that yields.
+	// Victims may lose their blocks, first to go first. One that was granted in this request or holds no
+	// blocks is skipped; when a row's own sequence comes up, it is the row that yields. After a row
+	// was denied for lack of blocks, no later row whose sequence holds no blocks is granted: small
+	// newcomers do not starve a big one.
 	Victims U64 `json:"victims,omitempty"`
 }
 

@@ -61,8 +61,7 @@ type TokenBatch struct {
 	_msgpack struct{} `msgpack:",as_array"`
 
 	From   Instance   `json:"from"`   // the scheduler
-	Number uint64     `json:"number"` // counts batches from 1, per scheduler epoch
-	Step   StepID     `json:"step"`   // the latest step in the batch
+	Number uint64     `json:"number"` // counts batches from 1, per receiver
 	Seq    U64        `json:"seq"`
 	Index  I32        `json:"index"` // of the token in the sequence's output, from 0
 	Token  I32        `json:"token"` // -1: no token in this row
@@ -94,7 +93,7 @@ type DeltaBatch struct {
 	_msgpack struct{} `msgpack:",as_array"`
 
 	From   Instance   `json:"from"`   // the tokenizer
-	Number uint64     `json:"number"` // counts batches from 1
+	Number uint64     `json:"number"` // counts batches from 1, per receiver
 	Seq    U64        `json:"seq"`
 	Text   []string   `json:"text"`   // newly completed text; may be empty
 	Tokens I32        `json:"tokens"` // output tokens so far, the row's own included

@@ -1,0 +1,249 @@
+package scheduler
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+const (
+	// outboxRowsMax bounds the tokens waiting for one tokenizer. It is hours of a stalled one.
+	outboxRowsMax = 1 << 20
+	tickEvery     = 100 * time.Millisecond
+	// recoveryPause is how long the actor waits before it tries again after a lost step, so that a broken
+	// peer is not hammered.
+	recoveryPause = 50 * time.Millisecond
+)
+
+// Actor is the scheduler's shell: it decodes, steps the core and performs the effects. It shares an inline
+// group with memory and compute, so in one process a step's messages are function calls.
+type Actor struct {
+	core    *Core
+	actor   *bus.Actor
+	node    *bus.Node
+	group   *bus.Group
+	memory  *bus.Ref[schemas.ReserveRequest, schemas.ReserveReply]
+	compute *bus.Ref[schemas.StepPlan, schemas.PlanReply]
+	self    *bus.Ref[schemas.CancelRequest, schemas.CancelReply]
+	log     zerolog.Logger
+	start   time.Time
+
+	// Owned by the group's turn.
+	outboxes map[schemas.Instance]*bus.Outbox[Emission]
+	ledger   schemas.Ledger
+
+	stop    chan struct{}
+	stopped sync.WaitGroup
+}
+
+// New prepares the scheduler of a replica: cfg.Replica names it, its memory and its compute.
+func New(node *bus.Node, group *bus.Group, cfg Config, log zerolog.Logger) (*Actor, error) {
+	core, err := NewCore(cfg, schemas.Epoch(time.Now().UnixNano()))
+	if err != nil {
+		return nil, err
+	}
+	a := &Actor{core: core, node: node, group: group, log: log.With().Str("actor", "scheduler."+string(cfg.Replica)).Logger(),
+		memory:   bus.NewRef(node, schemas.Reserve, cfg.Replica),
+		compute:  bus.NewRef(node, schemas.Execute, cfg.Replica),
+		self:     bus.NewRef(node, schemas.CancelSeqs, cfg.Replica),
+		start:    time.Now(),
+		outboxes: map[schemas.Instance]*bus.Outbox[Emission]{}, stop: make(chan struct{})}
+	a.actor = bus.NewActor(node, "scheduler", cfg.Replica, "Decides what runs in the next step.")
+	bus.Handle(a.actor, schemas.Submit, group, a.submit)
+	bus.Handle(a.actor, schemas.CancelSeqs, group, a.cancel)
+	bus.Handle(a.actor, schemas.StepDone, group, a.stepDone)
+	bus.Handle(a.actor, schemas.Engine, group, func(context.Context, *schemas.InfoRequest) (*schemas.EngineInfo, error) {
+		return a.core.Info(), nil
+	})
+	bus.Handle(a.actor, schemas.SchedulerInfo, group, func(context.Context, *schemas.InfoRequest) (*schemas.SchedulerState, error) {
+		st := a.core.State(a.now())
+		st.Ledger = a.ledger
+		return st, nil
+	})
+	bus.Handle(a.actor, schemas.Policy, group, a.policy)
+	return a, nil
+}
+
+// Start makes the scheduler reachable and starts its clock.
+func (a *Actor) Start() error {
+	if err := a.actor.Start(); err != nil {
+		return err
+	}
+	a.stopped.Add(1)
+	go a.tick()
+	return nil
+}
+
+// Stop ends the clock and the outboxes. Sequences that still run are abandoned; drain first.
+func (a *Actor) Stop() {
+	close(a.stop)
+	a.stopped.Wait()
+	a.actor.Stop()
+	for _, o := range a.outboxes {
+		o.Close()
+	}
+}
+
+// now is unix nanoseconds, monotonic within the process.
+func (a *Actor) now() int64 { return a.start.Add(time.Since(a.start)).UnixNano() }
+
+func (a *Actor) submit(ctx context.Context, req *schemas.SubmitRequest) (*schemas.SubmitReply, error) {
+	fx := a.step(ctx, Submitted{req})
+	if fx.Refused != nil {
+		return nil, fx.Refused
+	}
+	return fx.Accepted, nil
+}
+
+func (a *Actor) cancel(ctx context.Context, req *schemas.CancelRequest) (*schemas.CancelReply, error) {
+	fx := a.step(ctx, Cancelled{req})
+	if fx.Refused != nil {
+		return nil, fx.Refused
+	}
+	return &schemas.CancelReply{Cancelled: fx.Cancelled}, nil
+}
+
+func (a *Actor) stepDone(ctx context.Context, r *schemas.StepResult) (*schemas.Ack, error) {
+	a.ledger.Add(r.Ledger)
+	if r.Error != nil {
+		a.log.Error().Err(r.Error).Uint64("step", uint64(r.Step)).Msg("the device failed a step; running sequences are recomputed")
+	}
+	a.step(ctx, Done{r})
+	return &schemas.Ack{}, nil
+}
+
+func (a *Actor) policy(ctx context.Context, req *schemas.PolicyRequest) (*schemas.PolicyReply, error) {
+	if req.Name != "" {
+		p, err := PolicyByName(req.Name)
+		if err != nil {
+			return nil, err
+		}
+		a.step(ctx, PolicyChosen{p})
+	}
+	return &schemas.PolicyReply{Active: a.core.policy.Name(), Policies: Policies()}, nil
+}
+
+// step gives the core an event, carries out what follows until the pipeline is full, and only then
+// hands on tokens: the device never waits for anybody's text. It returns the effects of the event itself.
+func (a *Actor) step(ctx context.Context, event Event) Effects {
+	// The caller may give up; memory and compute must not see half a step because of it.
+	ctx = context.WithoutCancel(ctx)
+	began := time.Now()
+	var memory, launch time.Duration
+	fx := a.core.Step(a.now(), event)
+	first := fx
+	emit := fx.Emit
+	for fx.Reserve != nil || fx.Execute != nil {
+		if fx.Reserve != nil {
+			at := time.Now()
+			fx = a.core.Step(a.now(), a.reserve(ctx, fx.Reserve))
+			memory += time.Since(at)
+		} else {
+			at := time.Now()
+			next := a.execute(ctx, fx.Execute)
+			launch += time.Since(at)
+			fx = a.core.Step(a.now(), next)
+		}
+		emit = append(emit, fx.Emit...)
+	}
+	planned := time.Since(began)
+	a.hand(emit)
+	a.ledger.Memory += memory.Nanoseconds()
+	a.ledger.Launch += launch.Nanoseconds()
+	a.ledger.Schedule += (planned - memory - launch).Nanoseconds()
+	a.ledger.Emit += (time.Since(began) - planned).Nanoseconds()
+	return first
+}
+
+func (a *Actor) reserve(ctx context.Context, req *schemas.ReserveRequest) Event {
+	reply, err := a.memory.Call(ctx, req)
+	if err != nil {
+		return a.lost(err, "memory did not answer; running sequences are recomputed")
+	}
+	return Granted{reply}
+}
+
+func (a *Actor) execute(ctx context.Context, plan *schemas.StepPlan) Event {
+	if _, err := a.compute.Call(ctx, plan); err != nil {
+		return a.lost(err, "compute did not take a step; running sequences are recomputed")
+	}
+	return More{}
+}
+
+func (a *Actor) lost(err error, message string) Event {
+	a.log.Error().Err(err).Msg(message)
+	time.Sleep(recoveryPause)
+	return Lost{schemas.AsError(err, "step")}
+}
+
+// hand gives tokens to the outboxes of their tokenizers.
+func (a *Actor) hand(rows []Emission) {
+	for _, e := range rows {
+		o := a.outboxes[e.Tokenizer]
+		if o == nil {
+			o = a.outbox(e.Tokenizer)
+			a.outboxes[e.Tokenizer] = o
+		}
+		if !o.Put(e) {
+			a.log.Error().Str("tokenizer", string(e.Tokenizer)).Stringer("seq", e.Seq).Msg("a token was dropped: the tokenizer does not keep up")
+		}
+	}
+}
+
+func (a *Actor) outbox(tokenizer schemas.Instance) *bus.Outbox[Emission] {
+	ref := bus.NewRef(a.node, schemas.Tokens, tokenizer)
+	number := uint64(0)
+	return bus.NewOutbox(outboxRowsMax, func(rows []Emission) {
+		number++
+		batch := a.batch(rows)
+		batch.Number = number
+		ack, err := ref.Call(context.Background(), batch)
+		gone := batch.Seq
+		if err != nil {
+			a.log.Error().Err(err).Str("tokenizer", string(tokenizer)).Int("rows", len(rows)).Msg("tokens could not be delivered; their sequences are cancelled")
+		} else {
+			gone = ack.Forgotten
+		}
+		if len(gone) == 0 {
+			return
+		}
+		if _, err := a.self.Call(context.Background(), &schemas.CancelRequest{Seq: gone, Finish: schemas.FinishCancel}); err != nil {
+			a.log.Warn().Err(err).Msg("sequences that nobody listens to could not be cancelled")
+		}
+	})
+}
+
+func (a *Actor) batch(rows []Emission) *schemas.TokenBatch {
+	b := &schemas.TokenBatch{From: a.actor.Instance()}
+	n := len(rows)
+	b.Seq, b.Index, b.Token = make(schemas.U64, n), make(schemas.I32, n), make(schemas.I32, n)
+	b.Finish, b.Cached = make(schemas.U8, n), make(schemas.I32, n)
+	for i, e := range rows {
+		b.Seq[i], b.Index[i], b.Token[i] = uint64(e.Seq), e.Index, e.Token
+		b.Finish[i], b.Cached[i] = byte(e.Finish), e.Cached
+		if e.Err != nil {
+			b.Errors = append(b.Errors, schemas.SeqError{Seq: e.Seq, Error: *e.Err})
+		}
+	}
+	return b
+}
+
+// tick tells the core that time passes.
+func (a *Actor) tick() {
+	defer a.stopped.Done()
+	clock := time.NewTicker(tickEvery)
+	defer clock.Stop()
+	for {
+		select {
+		case <-clock.C:
+			bus.Run(a.group, a.actor, func(ctx context.Context) { a.step(ctx, Tick{}) })
+		case <-a.stop:
+			return
+		}
+	}
+}

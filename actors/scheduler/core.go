@@ -1,0 +1,281 @@
+package scheduler
+
+import (
+	"fmt"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// Config are a replica's limits. All are positive.
+type Config struct {
+	Model           string
+	Replica         schemas.Instance
+	Device          string
+	VocabSize       int32
+	ContextMax      int32 // tokens of prompt and output together
+	SequencesMax    int32 // running at once: slots on the device
+	WaitingMax      int32 // sequences queued, over all requests
+	TokensStepMax   int32 // token budget of one step; at least SequencesMax
+	BlockSize       int32 // tokens per KV block
+	Blocks          int32 // KV blocks of the replica
+	PipelineDepth   int32 // steps planned or running at once; 2 hides the host's work
+	Policy          string
+	EndTokens       schemas.I32 // the model's, for EngineInfo
+	PrefixCacheOff  bool
+	RecoveriesMax   int32 // how often a sequence is recomputed after a lost step before it fails
+	RecentlyDoneMax int   // finished requests remembered, so that a late repeat is not run again
+}
+
+// Validate names the first field that makes no sense.
+func (c *Config) Validate() error {
+	for _, f := range []struct {
+		name  string
+		value int32
+	}{{"vocab_size", c.VocabSize}, {"context_max", c.ContextMax}, {"sequences_max", c.SequencesMax},
+		{"waiting_max", c.WaitingMax}, {"tokens_step_max", c.TokensStepMax}, {"block_size", c.BlockSize},
+		{"blocks", c.Blocks}, {"pipeline_depth", c.PipelineDepth}} {
+		if f.value <= 0 {
+			return schemas.Errorf(schemas.KindInvalid, "scheduler", "%s is %d; expected a positive number", f.name, f.value).WithParam(f.name)
+		}
+	}
+	if c.TokensStepMax < c.SequencesMax {
+		return schemas.Errorf(schemas.KindInvalid, "scheduler", "tokens_step_max is %d, less than sequences_max %d: a step could not hold one token of each running sequence",
+			c.TokensStepMax, c.SequencesMax).WithParam("tokens_step_max")
+	}
+	return nil
+}
+
+// Event is something that happened to the scheduler: one of the types below.
+type Event interface{ event() }
+
+// The events.
+type (
+	// Submitted: a request arrived. Effects.Accepted or Effects.Refused answers it.
+	Submitted struct{ Request *schemas.SubmitRequest }
+	// Cancelled: sequences are to end early. Effects.Cancelled counts those that were alive.
+	Cancelled struct{ Request *schemas.CancelRequest }
+	// Granted is memory's answer to Effects.Reserve.
+	Granted struct{ Reply *schemas.ReserveReply }
+	// Done: a step finished on the device.
+	Done struct{ Result *schemas.StepResult }
+	// Lost: memory or compute did not take part in a step; whatever they knew is gone.
+	Lost struct{ Err *schemas.Error }
+	// Tick: time passed. Sequences past their deadline end.
+	Tick struct{}
+	// More: nothing happened; is there another step to plan?
+	More struct{}
+	// PolicyChosen: the policy changes for all that is queued and running.
+	PolicyChosen struct{ Policy Policy }
+)
+
+func (Submitted) event()    {}
+func (Cancelled) event()    {}
+func (Granted) event()      {}
+func (Done) event()         {}
+func (Lost) event()         {}
+func (Tick) event()         {}
+func (More) event()         {}
+func (PolicyChosen) event() {}
+
+// Effects is what the shell must do after an event, in field order.
+type Effects struct {
+	// Reserve asks memory; the answer must be the next event (Granted or Lost).
+	Reserve *schemas.ReserveRequest
+	// Execute goes to compute. Afterwards the shell asks again with More (or says Lost), until there is
+	// neither Reserve nor Execute: the pipeline is then full or there is nothing to run.
+	Execute *schemas.StepPlan
+
+	Accepted  *schemas.SubmitReply
+	Refused   *schemas.Error
+	Cancelled int32
+
+	// Emit are rows for the tokenizers, to be sent after the device has been given its work.
+	Emit []Emission
+}
+
+// Emission is one row of a TokenBatch and the tokenizer it goes to.
+type Emission struct {
+	Tokenizer schemas.Instance
+	Seq       schemas.SeqID
+	Index     int32 // of the token in the output
+	Token     int32 // -1: none
+	Finish    schemas.FinishReason
+	Cached    int32
+	Err       *schemas.Error
+}
+
+// Core is the scheduler's state. It is used by one goroutine.
+type Core struct {
+	cfg        Config
+	policy     Policy
+	contextMax int32 // what both the model and the KV pool allow
+
+	epoch schemas.Epoch
+	step  schemas.StepID // last number given to a reserve request
+
+	alive   map[schemas.SeqID]*Sequence // waiting and running; looked up, never ranged over
+	waiting []*Sequence                 // in policy order; preempted ones included
+	running []*Sequence                 // in policy order; these have slots
+	slots   []schemas.Slot              // free ones; the last is taken first
+	flights []*flight                   // planned steps that have not finished, oldest first
+	asked   *proposal                   // the reserve request that memory has yet to answer
+
+	release  schemas.U64 // ended sequences that memory has yet to hear of
+	arrivals uint64
+	recent   recentRequests
+	emit     []Emission
+	now      int64 // nanoseconds, of the current event
+
+	count counters
+}
+
+type counters struct {
+	finished, preemptions, tokens, prefilled, cached, discarded, overloads, stepErrors uint64
+}
+
+// Sequence is one choice of a request on its way through the engine. Policies read it.
+type Sequence struct {
+	id        schemas.SeqID
+	request   *schemas.SubmitRequest
+	arrival   uint64 // order of arrival, unique
+	arrivedNs int64
+	maxTokens int32 // output limit, within the context
+
+	output   []int32 // tokens the host knows
+	pending  int32   // samples planned whose tokens the host does not know yet
+	inFlight int32   // planned steps, not finished, that have a row of this sequence
+	planned  int32   // tokens whose KV exists or is planned
+	slot     schemas.Slot
+	onDevice bool  // LastToken[slot] is the token at position planned, once the planned steps have run
+	admitted bool  // memory knows the sequence
+	learned  int32 // output tokens that memory knows
+	cached   int32 // prompt tokens taken over at the first grant
+	started  bool  // had a first grant
+	ended    bool
+
+	parent      *Sequence // choice 0 of the same request, whose prompt blocks this one shares; nil for choice 0
+	preemptions int32
+	recoveries  int32
+}
+
+const noSlot schemas.Slot = -1
+
+// Arrival orders sequences by when they came; unique.
+func (s *Sequence) Arrival() uint64 { return s.arrival }
+
+// ArrivedNs is when the request came, on the events' clock.
+func (s *Sequence) ArrivedNs() int64 { return s.arrivedNs }
+
+// Priority is the request's; lower runs earlier.
+func (s *Sequence) Priority() int32 { return s.request.Priority }
+
+// PromptTokens is the length of the prompt.
+func (s *Sequence) PromptTokens() int32 { return int32(len(s.request.Tokens)) }
+
+// OutputTokens counts the tokens known so far.
+func (s *Sequence) OutputTokens() int32 { return int32(len(s.output)) }
+
+// User is the request's user, for fair sharing.
+func (s *Sequence) User() string { return s.request.User }
+
+// known counts the tokens whose ids the host has.
+func (s *Sequence) known() int32 { return int32(len(s.request.Tokens) + len(s.output)) }
+
+// total counts the tokens that exist: known ones and those the device is about to sample.
+func (s *Sequence) total() int32 { return s.known() + s.pending }
+
+// want is how many more tokens must be computed before the next sample; 0 when the sequence has
+// sampled all it may.
+func (s *Sequence) want() int32 {
+	if s.total()-s.PromptTokens() >= s.maxTokens {
+		return 0
+	}
+	return s.total() - s.planned
+}
+
+// token returns the id at position p < known().
+func (s *Sequence) token(p int32) int32 {
+	if n := s.PromptTokens(); p >= n {
+		return s.output[p-n]
+	}
+	return s.request.Tokens[p]
+}
+
+// NewCore makes an idle scheduler. epoch must differ from those of earlier schedulers that used the
+// same memory and compute.
+func NewCore(cfg Config, epoch schemas.Epoch) (*Core, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	policy, err := PolicyByName(cfg.Policy)
+	if err != nil {
+		return nil, err
+	}
+	c := &Core{cfg: cfg, policy: policy, epoch: epoch, alive: map[schemas.SeqID]*Sequence{},
+		contextMax: int32(min(int64(cfg.ContextMax), int64(cfg.Blocks)*int64(cfg.BlockSize)))}
+	c.recent.max = cfg.RecentlyDoneMax
+	for slot := schemas.Slot(cfg.SequencesMax) - 1; slot >= 0; slot-- {
+		c.slots = append(c.slots, slot)
+	}
+	return c, nil
+}
+
+// Step applies an event that happened at nowNs and says what to do about it.
+func (c *Core) Step(nowNs int64, event Event) Effects {
+	c.now = nowNs
+	var fx Effects
+	switch e := event.(type) {
+	case Submitted:
+		fx.Accepted, fx.Refused = c.submit(e.Request)
+	case Cancelled:
+		fx.Cancelled, fx.Refused = c.cancel(e.Request)
+	case Granted:
+		fx.Execute = c.granted(e.Reply)
+	case Done:
+		c.done(e.Result)
+	case Lost:
+		c.lost(e.Err)
+	case Tick:
+		c.expire()
+	case More:
+	case PolicyChosen:
+		c.setPolicy(e.Policy)
+	default:
+		panic(fmt.Sprintf("scheduler: unknown event %T", event))
+	}
+	if fx.Execute == nil {
+		fx.Reserve = c.propose()
+	}
+	fx.Emit, c.emit = c.emit, nil
+	return fx
+}
+
+// recentRequests remembers the last max requests that ended.
+type recentRequests struct {
+	max  int
+	ring []schemas.RequestID
+	next int
+	set  map[schemas.RequestID]struct{}
+}
+
+func (r *recentRequests) add(id schemas.RequestID) {
+	if r.max == 0 || r.has(id) {
+		return
+	}
+	if r.set == nil {
+		r.set = map[schemas.RequestID]struct{}{}
+	}
+	if len(r.ring) < r.max {
+		r.ring = append(r.ring, id)
+	} else {
+		delete(r.set, r.ring[r.next])
+		r.ring[r.next] = id
+		r.next = (r.next + 1) % r.max
+	}
+	r.set[id] = struct{}{}
+}
+
+func (r *recentRequests) has(id schemas.RequestID) bool {
+	_, ok := r.set[id]
+	return ok
+}

@@ -1,0 +1,220 @@
+package scheduler
+
+import "github.com/troupe-engine/troupe/schemas"
+
+// proposal is a reserve request and the sequences behind its rows.
+type proposal struct {
+	step  schemas.StepID
+	rows  []*Sequence
+	wants []int32
+}
+
+// flight is a planned step that has not finished.
+type flight struct {
+	step schemas.StepID
+	rows []*Sequence
+	// sampled[i] says that row i sampled; its token comes with the result.
+	sampled []bool
+}
+
+// propose asks memory for the next step, or returns nil if the pipeline is full, memory has yet to
+// answer, or there is nothing to run and nothing to tell.
+func (c *Core) propose() *schemas.ReserveRequest {
+	if c.asked != nil {
+		return nil
+	}
+	p := &proposal{}
+	if len(c.flights) < int(c.cfg.PipelineDepth) {
+		c.chooseRows(p)
+	}
+	if len(p.rows) == 0 && len(c.release) == 0 {
+		return nil
+	}
+	c.step++
+	p.step = c.step
+	c.asked = p
+	return c.request(p)
+}
+
+// chooseRows lists who could run, in policy order: running sequences that have something to compute, and as
+// many waiting ones as there are free slots.
+func (c *Core) chooseRows(p *proposal) {
+	free := len(c.slots)
+	run, wait := c.running, c.waiting
+	for len(run) > 0 || (len(wait) > 0 && free > 0) {
+		var s *Sequence
+		if len(wait) == 0 || free == 0 || (len(run) > 0 && c.policy.Before(run[0], wait[0])) {
+			s, run = run[0], run[1:]
+		} else {
+			s, wait = wait[0], wait[1:]
+			if !s.startable() {
+				continue
+			}
+			free--
+		}
+		if want := s.want(); want > 0 {
+			p.rows = append(p.rows, s)
+			p.wants = append(p.wants, want)
+		}
+	}
+}
+
+// startable reports whether a waiting sequence can get its first (or next) blocks now.
+func (s *Sequence) startable() bool {
+	// A preempted sequence must know all its tokens before it is recomputed.
+	if s.inFlight > 0 {
+		return false
+	}
+	// A further choice waits until its request's prompt is computed, and then shares it.
+	if p := s.parent; p != nil && !s.started && !p.ended {
+		return p.started && p.planned >= p.PromptTokens()
+	}
+	return true
+}
+
+// request writes the proposal down for memory, with everything that memory has yet to hear.
+func (c *Core) request(p *proposal) *schemas.ReserveRequest {
+	r := &schemas.ReserveRequest{Epoch: c.epoch, Step: p.step, Release: c.release}
+	c.release = nil
+	budget := c.cfg.TokensStepMax
+	for i, s := range p.rows {
+		if !s.admitted {
+			a := schemas.Admission{Seq: s.id, Tokens: s.request.Tokens, Salt: s.request.CacheSalt}
+			if s.parent != nil {
+				a.Fork = s.parent.id
+			}
+			r.Admit = append(r.Admit, a)
+			s.admitted = true
+		}
+		if n := int32(len(s.output)) - s.learned; n > 0 {
+			r.LearnSeq = append(r.LearnSeq, uint64(s.id))
+			r.LearnCount = append(r.LearnCount, n)
+			r.LearnTokens = append(r.LearnTokens, s.output[s.learned:]...)
+			s.learned += n
+		}
+		if p.wants[i] == 1 {
+			budget--
+		}
+		r.Seq = append(r.Seq, uint64(s.id))
+		r.WantMax = append(r.WantMax, p.wants[i])
+		r.MayPreempt = append(r.MayPreempt, 1)
+	}
+	// Single tokens are set aside first, so that a long prefill never keeps a decode from its step.
+	r.TokensMax = budget
+	// Worst first. A waiting row stands in the list at its rank and yields there: it takes blocks only
+	// from running sequences that come after it.
+	for i := len(p.rows) - 1; i >= 0; i-- {
+		r.Victims = append(r.Victims, uint64(p.rows[i].id))
+	}
+	return r
+}
+
+// granted turns memory's answer into the step's plan; nil if no row was granted.
+func (c *Core) granted(reply *schemas.ReserveReply) *schemas.StepPlan {
+	p := c.asked
+	if p == nil || reply.Step != p.step {
+		return nil // a late repeat of an earlier answer
+	}
+	c.asked = nil
+	for _, id := range reply.Preempted {
+		if s := c.alive[schemas.SeqID(id)]; s != nil && s.slot != noSlot {
+			c.preempt(s)
+		}
+	}
+	plan := &schemas.StepPlan{Epoch: c.epoch, Step: p.step, Copies: reply.Copies, PlannedNs: c.now}
+	f := &flight{step: p.step}
+	next := int32(0) // in reply.Blocks
+	for i, s := range p.rows {
+		blocks := reply.Blocks[next : next+reply.BlockCount[i]]
+		next += reply.BlockCount[i]
+		// A sequence cancelled while memory was asked has been released in the same breath: no row.
+		if reply.Granted[i] == 0 || s.ended {
+			continue
+		}
+		c.addRow(plan, f, s, rowGrant{start: reply.Start[i], count: reply.Granted[i], cached: reply.Cached[i],
+			blockFrom: reply.BlockFrom[i], blocks: blocks})
+	}
+	if len(f.rows) == 0 {
+		return nil
+	}
+	c.flights = append(c.flights, f)
+	return plan
+}
+
+type rowGrant struct {
+	start, count, cached, blockFrom int32
+	blocks                          schemas.I32
+}
+
+func (c *Core) addRow(plan *schemas.StepPlan, f *flight, s *Sequence, g rowGrant) {
+	if s.slot == noSlot {
+		c.start(plan, s, g)
+	}
+	end := g.start + g.count
+	known := g.count
+	if s.onDevice && g.count == 1 && g.start == s.total()-1 {
+		known = 0
+	}
+	for pos := g.start; pos < g.start+known; pos++ {
+		plan.Tokens = append(plan.Tokens, s.token(pos))
+	}
+	sample := end == s.total()
+	plan.Seq = append(plan.Seq, uint64(s.id))
+	plan.Slot = append(plan.Slot, int32(s.slot))
+	plan.Start = append(plan.Start, g.start)
+	plan.Count = append(plan.Count, g.count)
+	plan.Known = append(plan.Known, known)
+	plan.Sample = append(plan.Sample, boolByte(sample))
+	plan.BlockFrom = append(plan.BlockFrom, g.blockFrom)
+	plan.BlockCount = append(plan.BlockCount, int32(len(g.blocks)))
+	plan.Blocks = append(plan.Blocks, g.blocks...)
+
+	if prompt := s.PromptTokens(); g.start < prompt {
+		c.count.prefilled += uint64(min(end, prompt) - g.start)
+	}
+	s.planned = end
+	s.inFlight++
+	if sample {
+		s.pending++
+		s.onDevice = true
+	}
+	f.rows = append(f.rows, s)
+	f.sampled = append(f.sampled, sample)
+}
+
+// start moves s from waiting to running and tells the device how its slot samples.
+func (c *Core) start(plan *schemas.StepPlan, s *Sequence, g rowGrant) {
+	c.waiting = remove(c.waiting, s)
+	c.running = c.insert(c.running, s)
+	last := len(c.slots) - 1
+	s.slot, c.slots = c.slots[last], c.slots[:last]
+	if !s.started {
+		s.started = true
+		s.cached = min(g.cached, s.PromptTokens())
+		c.count.cached += uint64(s.cached)
+	}
+	p := &s.request.Sampling
+	plan.InitSlot = append(plan.InitSlot, int32(s.slot))
+	plan.InitTemperature = append(plan.InitTemperature, p.Temperature)
+	plan.InitTopP = append(plan.InitTopP, p.TopP)
+	plan.InitTopK = append(plan.InitTopK, p.TopK)
+	plan.InitMinP = append(plan.InitMinP, p.MinP)
+	plan.InitSeed = append(plan.InitSeed, p.Seed+uint64(s.id.Choice()))
+}
+
+// preempt sends a running sequence back to the queue; it will be recomputed from its tokens.
+func (c *Core) preempt(s *Sequence) {
+	c.running = remove(c.running, s)
+	c.freeSlot(s)
+	s.planned = 0
+	s.preemptions++
+	c.count.preemptions++
+	c.waiting = c.insert(c.waiting, s)
+}
+
+func boolByte(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
+}

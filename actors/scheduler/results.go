@@ -1,0 +1,97 @@
+package scheduler
+
+import (
+	"slices"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// done takes the tokens of a finished step. Results of another epoch, or of a step that is not in
+// flight (a repeat), are ignored.
+func (c *Core) done(r *schemas.StepResult) {
+	if r.Epoch != c.epoch {
+		return
+	}
+	at := slices.IndexFunc(c.flights, func(f *flight) bool { return f.step == r.Step })
+	if at < 0 {
+		return
+	}
+	if r.Error != nil {
+		c.lost(r.Error)
+		return
+	}
+	f := c.flights[at]
+	c.flights = slices.Delete(c.flights, at, at+1)
+	for i, s := range f.rows {
+		s.inFlight--
+		if f.sampled[i] {
+			s.pending--
+		}
+	}
+	for i, row := range r.Row {
+		if row < 0 || int(row) >= len(f.rows) || i >= len(r.Token) || !f.sampled[row] {
+			c.lost(schemas.Errorf(schemas.KindInternal, "step result", "row %d of step %d sampled nothing according to the plan", row, r.Step))
+			return
+		}
+		c.sampled(f.rows[row], r.Token[i])
+	}
+}
+
+// sampled appends a token to s and ends the sequence if it is the last.
+func (c *Core) sampled(s *Sequence, token int32) {
+	if s.ended {
+		c.count.discarded++
+		return
+	}
+	if token < 0 || token >= c.cfg.VocabSize {
+		c.fail(s, schemas.Errorf(schemas.KindInternal, "sample", "the logits for output token %d were not finite", len(s.output)).
+			WithHint("the weights or a kernel produce NaN: `troupe verify` compares them with a reference"))
+		return
+	}
+	s.output = append(s.output, token)
+	c.count.tokens++
+	e := Emission{Tokenizer: s.request.Tokenizer, Seq: s.id, Index: s.OutputTokens() - 1, Token: token, Cached: s.cached}
+	switch {
+	case s.OutputTokens() > s.request.MinTokens && slices.Contains(s.request.StopTokens, token):
+		e.Finish = schemas.FinishStop
+	case s.OutputTokens() >= s.maxTokens:
+		e.Finish = schemas.FinishLength
+	}
+	c.emit = append(c.emit, e)
+	if e.Finish != schemas.FinishNone {
+		c.end(s)
+	}
+}
+
+// lost recovers from a step that memory or compute did not do: a new epoch makes both forget
+// everything, and every running sequence is recomputed from its tokens. Sampling depends only on seed
+// and position, so the tokens that were in flight come out the same. A sequence that was part of too many
+// lost steps ends with the error: it may be what breaks them.
+func (c *Core) lost(err *schemas.Error) {
+	c.count.stepErrors++
+	suspects := map[*Sequence]bool{}
+	for _, f := range c.flights {
+		for _, s := range f.rows {
+			suspects[s] = true
+			s.inFlight, s.pending = 0, 0
+		}
+	}
+	if c.asked != nil {
+		for _, s := range c.asked.rows {
+			suspects[s] = true
+		}
+	}
+	c.epoch++
+	c.flights, c.asked, c.release = nil, nil, nil
+	for _, s := range slices.Clone(c.running) {
+		c.preempt(s)
+	}
+	for _, s := range slices.Clone(c.waiting) {
+		s.admitted, s.learned = false, 0
+		if suspects[s] {
+			if s.recoveries++; s.recoveries > c.cfg.RecoveriesMax {
+				c.fail(s, err)
+			}
+		}
+	}
+}

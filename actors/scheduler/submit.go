@@ -1,0 +1,135 @@
+package scheduler
+
+import (
+	"slices"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// submit queues a request's sequences. A request that is known already is acknowledged again.
+func (c *Core) submit(r *schemas.SubmitRequest) (*schemas.SubmitReply, *schemas.Error) {
+	ahead := &schemas.SubmitReply{Waiting: int32(len(c.waiting))}
+	if c.alive[r.Request.Seq(0)] != nil || c.recent.has(r.Request) {
+		return ahead, nil
+	}
+	if err := c.refuse(r); err != nil {
+		err.Request = r.Request
+		return nil, err
+	}
+	var parent *Sequence
+	for i := range int(r.Choices) {
+		s := &Sequence{id: r.Request.Seq(i), request: r, arrival: c.arrivals, arrivedNs: c.now, slot: noSlot,
+			maxTokens: min(r.MaxTokens, c.contextMax-int32(len(r.Tokens))), parent: parent}
+		if i == 0 {
+			parent = s
+		}
+		c.arrivals++
+		c.alive[s.id] = s
+		c.waiting = c.insert(c.waiting, s)
+	}
+	return ahead, nil
+}
+
+// refuse says why r cannot run here, or nil.
+func (c *Core) refuse(r *schemas.SubmitRequest) *schemas.Error {
+	bad := func(param, format string, args ...any) *schemas.Error {
+		return schemas.Errorf(schemas.KindInvalid, "submit", format, args...).WithParam(param)
+	}
+	if uint64(r.Request)&0xff != 0 || r.Request == 0 {
+		return bad("request", "request id %s: the low 8 bits must be zero and the rest not", r.Request)
+	}
+	if r.Choices < 1 || r.Choices > schemas.ChoicesMax {
+		return bad("n", "n is %d; expected 1 to %d", r.Choices, schemas.ChoicesMax)
+	}
+	if r.MaxTokens < 1 {
+		return bad("max_tokens", "max_tokens is %d; expected at least 1", r.MaxTokens)
+	}
+	if err := r.Sampling.Validate(); err != nil {
+		return err
+	}
+	if len(r.Tokens) == 0 {
+		return bad("prompt", "the prompt has no tokens; expected at least one")
+	}
+	if n := len(r.Tokens); n >= int(c.contextMax) {
+		err := bad("prompt", "the prompt has %d tokens; with at least one token of output the limit is %d", n, c.contextMax-1)
+		if c.contextMax < c.cfg.ContextMax {
+			return err.WithHint("the KV pool holds %d tokens: raise kv_blocks for the model's %d", c.contextMax, c.cfg.ContextMax)
+		}
+		return err.WithHint("shorten the prompt; the model's context is %d tokens", c.cfg.ContextMax)
+	}
+	for i, t := range r.Tokens {
+		if t < 0 || t >= c.cfg.VocabSize {
+			return bad("prompt", "token %d of the prompt is %d; the vocabulary has 0 to %d", i, t, c.cfg.VocabSize-1)
+		}
+	}
+	if len(c.waiting)+int(r.Choices) > int(c.cfg.WaitingMax) {
+		c.count.overloads++
+		err := schemas.Errorf(schemas.KindOverloaded, "submit", "%d sequences are waiting already; the limit is %d", len(c.waiting), c.cfg.WaitingMax).
+			WithHint("try again later, or raise waiting_max")
+		err.RetryAfterMs = 1000
+		return err
+	}
+	return nil
+}
+
+// cancel ends sequences early and counts those that were alive.
+func (c *Core) cancel(r *schemas.CancelRequest) (n int32, err *schemas.Error) {
+	if r.Finish != schemas.FinishCancel && r.Finish != schemas.FinishStop {
+		return 0, schemas.Errorf(schemas.KindInvalid, "cancel", "finish is %d (%s); expected %d (cancelled) or %d (stop)",
+			r.Finish, r.Finish, schemas.FinishCancel, schemas.FinishStop).WithParam("finish")
+	}
+	for _, id := range r.Seq {
+		if s := c.alive[schemas.SeqID(id)]; s != nil {
+			// The end goes out like any other, so that nobody keeps a session for the sequence.
+			c.emit = append(c.emit, Emission{Tokenizer: s.request.Tokenizer, Seq: s.id, Index: s.OutputTokens(), Token: -1,
+				Finish: r.Finish, Cached: s.cached})
+			c.end(s)
+			n++
+		}
+	}
+	return n, nil
+}
+
+// expire ends sequences whose deadline has passed.
+func (c *Core) expire() {
+	for _, queue := range [][]*Sequence{c.running, c.waiting} {
+		for _, s := range slices.Clone(queue) {
+			if d := s.request.DeadlineMs; d != 0 && c.now > d*1e6 {
+				c.fail(s, schemas.Errorf(schemas.KindTimeout, "schedule", "the request's deadline passed %d ms ago, after %d of %d output tokens",
+					c.now/1e6-d, len(s.output), s.maxTokens))
+			}
+		}
+	}
+}
+
+// fail ends s with an error.
+func (c *Core) fail(s *Sequence, err *schemas.Error) {
+	e := *err
+	e.Request = s.id.Request()
+	c.emit = append(c.emit, Emission{Tokenizer: s.request.Tokenizer, Seq: s.id, Index: s.OutputTokens(), Token: -1,
+		Finish: schemas.FinishError, Cached: s.cached, Err: &e})
+	c.end(s)
+}
+
+// end takes s out of the engine. Rows of it that are still in flight will be discarded. Its blocks may
+// be reused at once: the device runs steps in order.
+func (c *Core) end(s *Sequence) {
+	s.ended = true
+	delete(c.alive, s.id)
+	if s.slot != noSlot {
+		c.running = remove(c.running, s)
+		c.freeSlot(s)
+	} else {
+		c.waiting = remove(c.waiting, s)
+	}
+	if s.admitted {
+		c.release = append(c.release, uint64(s.id))
+	}
+	c.count.finished++
+	c.recent.add(s.id.Request())
+}
+
+func (c *Core) freeSlot(s *Sequence) {
+	c.slots = append(c.slots, s.slot)
+	s.slot, s.onDevice = noSlot, false
+}
