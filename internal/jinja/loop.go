@@ -24,10 +24,8 @@ func (e *evaluator) execFor(st *forStmt, s *scope) (flow, error) {
 			return flowNext, err
 		}
 	}
-	if len(items) == 0 {
-		return e.exec(st.other, &scope{parent: s})
-	}
 	l := &loop{items: items}
+	completed := false
 	for l.i = range items {
 		inner := &scope{parent: s}
 		if st.usesLoop {
@@ -46,8 +44,12 @@ func (e *evaluator) execFor(st *forStmt, s *scope) (flow, error) {
 		if f == flowBreak {
 			break
 		}
+		completed = completed || f == flowNext
 	}
-	return flowNext, nil
+	if completed {
+		return flowNext, nil
+	}
+	return e.exec(st.other, &scope{parent: s}) // as Jinja2 does, also after break or continue
 }
 
 // filterItems evaluates the condition of 'for x in y if condition' up front, so that

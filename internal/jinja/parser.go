@@ -187,11 +187,7 @@ func (p *parser) statement() (stmt, error) {
 		body, err := p.isolated("endgeneration")
 		return &scopeStmt{t.pos, body}, err
 	case "print":
-		x, err := p.tuple(true)
-		if err != nil {
-			return nil, err
-		}
-		return &outputStmt{t.pos, x}, p.expectEnd()
+		return p.printStmt(t.pos)
 	case "break", "continue":
 		if p.loops == 0 {
 			return nil, p.errorf(t.pos, "'%s' outside of a for loop", t.val)
@@ -204,6 +200,20 @@ func (p *parser) statement() (stmt, error) {
 		return nil, p.errorf(t.pos, "'%s' is not supported: a chat template is a single self-contained file", t.val)
 	}
 	return nil, p.errorf(t.pos, "unknown tag '%s'", t.val)
+}
+
+func (p *parser) printStmt(at pos) (stmt, error) {
+	joined := &concatExpr{pos: at}
+	for {
+		x, err := p.expression()
+		if err != nil {
+			return nil, err
+		}
+		joined.parts = append(joined.parts, x)
+		if !p.skipOp(",") {
+			return &outputStmt{at, joined}, p.expectEnd()
+		}
+	}
 }
 
 func (p *parser) ifStmt(at pos) (stmt, error) {

@@ -8,7 +8,7 @@ import (
 )
 
 // clock is the time that the e2e suite's expectations were made at.
-func clock() time.Time { return time.Date(2025, 7, 10, 12, 0, 0, 0, time.UTC) }
+func clock() time.Time { return time.Date(2025, 7, 10, 12, 0, 0, 42_000, time.UTC) }
 
 // sharedFile reads ../shared/<path> relative to the repository, or skips.
 func sharedFile(t testing.TB, path string) []byte {
