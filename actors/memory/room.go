@@ -17,7 +17,7 @@ import (
 //     may make the copies in any order.
 //
 // When the row's own sequence comes up before the row fits, it yields: it alone loses its blocks, if
-// it has any, and is not granted.
+// it has any and is not the source of a fork, and is not granted.
 func (c *Core) findRoom(req *schemas.ReserveRequest, i int, s *sequence, from start, need int64) ([]*sequence, bool) {
 	if req.MayPreempt[i] == 0 {
 		return nil, false
@@ -50,7 +50,7 @@ func (c *Core) findRoom(req *schemas.ReserveRequest, i int, s *sequence, from st
 	for _, b := range from.takeover {
 		c.lost[b] = 0
 	}
-	if !fits && slices.Contains(c.victims(req), s) && len(s.table) > 0 {
+	if !fits && slices.Contains(c.victims(req), s) && len(s.table) > 0 && s.sourceAt != c.round {
 		c.preempt(s)
 	}
 	return chosen, fits
