@@ -27,8 +27,8 @@ var goTier = tier{
 // The three below are the loop that tile describes, for one token and one panel. Four rows at a
 // time keep their sums in registers.
 
-func panelBF16(sums *float32, w unsafe.Pointer, _ uintptr, x *float32, k int) {
-	acc, rows := (*[panelRows]float32)(unsafe.Pointer(sums)), unsafe.Slice((*[panelRows]uint16)(w), k)
+func panelBF16(sums *float32, w *byte, _ uintptr, x *float32, k int) {
+	acc, rows := (*[panelRows]float32)(unsafe.Pointer(sums)), unsafe.Slice((*[panelRows]uint16)(unsafe.Pointer(w)), k)
 	for r := 0; r < panelRows; r += 4 {
 		s0, s1, s2, s3 := acc[r], acc[r+1], acc[r+2], acc[r+3]
 		for i, v := range unsafe.Slice(x, k) {
@@ -42,8 +42,8 @@ func panelBF16(sums *float32, w unsafe.Pointer, _ uintptr, x *float32, k int) {
 	}
 }
 
-func panelF16(sums *float32, w unsafe.Pointer, _ uintptr, x *float32, k int) {
-	acc, rows := (*[panelRows]float32)(unsafe.Pointer(sums)), unsafe.Slice((*[panelRows]uint16)(w), k)
+func panelF16(sums *float32, w *byte, _ uintptr, x *float32, k int) {
+	acc, rows := (*[panelRows]float32)(unsafe.Pointer(sums)), unsafe.Slice((*[panelRows]uint16)(unsafe.Pointer(w)), k)
 	for r := 0; r < panelRows; r += 4 {
 		s0, s1, s2, s3 := acc[r], acc[r+1], acc[r+2], acc[r+3]
 		for i, v := range unsafe.Slice(x, k) {
@@ -57,8 +57,8 @@ func panelF16(sums *float32, w unsafe.Pointer, _ uintptr, x *float32, k int) {
 	}
 }
 
-func panelF32(sums *float32, w unsafe.Pointer, _ uintptr, x *float32, k int) {
-	acc, rows := (*[panelRows]float32)(unsafe.Pointer(sums)), unsafe.Slice((*[panelRows]float32)(w), k)
+func panelF32(sums *float32, w *byte, _ uintptr, x *float32, k int) {
+	acc, rows := (*[panelRows]float32)(unsafe.Pointer(sums)), unsafe.Slice((*[panelRows]float32)(unsafe.Pointer(w)), k)
 	for r := 0; r < panelRows; r += 4 {
 		s0, s1, s2, s3 := acc[r], acc[r+1], acc[r+2], acc[r+3]
 		for i, v := range unsafe.Slice(x, k) {

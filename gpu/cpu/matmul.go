@@ -1,10 +1,6 @@
 package cpu
 
-import (
-	"unsafe"
-
-	"github.com/troupe-engine/troupe/gpu"
-)
+import "github.com/troupe-engine/troupe/gpu"
 
 const (
 	// inlineNs is the estimated work below which sharing costs more than it saves.
@@ -179,7 +175,7 @@ func (p *matmulTask) multiply(space *workerSpace, r *tileRun, panel, count int) 
 	weights := p.m.data[panel*stride:][:count*stride]
 	x := p.x[r.at*k:][:width*k]
 	for at := 0; at < k; at += depthMax {
-		kernel(&sums[0], unsafe.Pointer(&weights[at*panelRows*size]), uintptr(stride), &x[at*width], min(depthMax, k-at))
+		kernel(&sums[0], &weights[at*panelRows*size], uintptr(stride), &x[at*width], min(depthMax, k-at))
 	}
 	first := panel * panelRows
 	valid := min(cols, p.m.n-first)

@@ -1,6 +1,10 @@
 package cpu
 
-import "golang.org/x/sys/unix"
+import (
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
 
 func adviseHuge([]byte) {}
 
@@ -12,4 +16,13 @@ func systemMemory() (total, free int64) {
 		return 0, 0
 	}
 	return int64(bytes), int64(bytes) / 4 * 3
+}
+
+// processorName is what the system calls the processor.
+func processorName() string {
+	name, err := unix.Sysctl("machdep.cpu.brand_string")
+	if err != nil {
+		return runtime.GOARCH
+	}
+	return name
 }

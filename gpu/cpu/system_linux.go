@@ -3,6 +3,7 @@ package cpu
 import (
 	"os"
 	"path"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -82,4 +83,17 @@ func readInt(file string) (int64, error) {
 		return 0, err
 	}
 	return strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+}
+
+// processorName is what the kernel calls the processor.
+func processorName() string {
+	text, err := os.ReadFile("/proc/cpuinfo")
+	if err == nil {
+		for line := range strings.Lines(string(text)) {
+			if key, value, found := strings.Cut(line, ":"); found && strings.TrimSpace(key) == "model name" {
+				return strings.TrimSpace(value)
+			}
+		}
+	}
+	return runtime.GOARCH
 }

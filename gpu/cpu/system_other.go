@@ -2,7 +2,10 @@
 
 package cpu
 
-import "runtime/debug"
+import (
+	"runtime"
+	"runtime/debug"
+)
 
 func adviseHuge([]byte) {}
 
@@ -15,3 +18,5 @@ func systemMemory() (total, free int64) {
 	}
 	return guessBytes, guessBytes
 }
+
+func processorName() string { return runtime.GOARCH }

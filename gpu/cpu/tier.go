@@ -1,8 +1,10 @@
 package cpu
 
+//go:generate go -C asm run . -isa avx2 -out ../avx2_amd64.s -stubs ../avx2_amd64.go -pkg cpu
+//go:generate go -C asm run . -isa avx512 -out ../avx512_amd64.s -stubs ../avx512_amd64.go -pkg cpu
+
 import (
 	"fmt"
-	"unsafe"
 
 	"github.com/troupe-engine/troupe/gpu"
 )
@@ -50,7 +52,7 @@ type tile struct {
 
 // panelKernel is the signature of an inner matrix loop. sums is [tokens][panels*16]; w points
 // at the first panel and the following ones are stride bytes apart; x is [k][tokens].
-type panelKernel func(sums *float32, w unsafe.Pointer, stride uintptr, x *float32, k int)
+type panelKernel func(sums *float32, w *byte, stride uintptr, x *float32, k int)
 
 // tiers lists what this processor can run, slowest first.
 func tiers() []*tier {

@@ -1,11 +1,152 @@
 package cpu
 
-func machineTiers() []*tier { return nil }
+import (
+	"github.com/troupe-engine/troupe/gpu"
+	"golang.org/x/sys/cpu"
+)
 
-func processorName() string { return "amd64" }
-
-func relax() {
-	for range 16 {
-		spinSink.Load()
+// machineTiers lists the assembly tiers that the processor and the operating system support.
+func machineTiers() []*tier {
+	var found []*tier
+	if cpu.X86.HasAVX2 && cpu.X86.HasFMA && cpu.X86.HasF16C {
+		found = append(found, &avx2Tier)
+		if cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ {
+			found = append(found, &avx512Tier)
+		}
 	}
+	return found
+}
+
+var avx2Tier = tier{
+	name: "avx2", doc: "AVX2 and FMA assembly",
+	macsPerNs: 12, bytesPerNs: 15, gatesPerNs: 1.5,
+	tiles: map[gpu.DType][]tile{
+		gpu.BF16: {
+			{tokens: 1, panels: 4, many: matmulBF16T1P4AVX2, one: matmulBF16T1P1AVX2},
+			{tokens: 2, panels: 2, many: matmulBF16T2P2AVX2, one: matmulBF16T2P1AVX2},
+			{tokens: 4, panels: 1, many: matmulBF16T4P1AVX2, one: matmulBF16T4P1AVX2},
+			{tokens: 6, panels: 1, many: matmulBF16T6P1AVX2, one: matmulBF16T6P1AVX2},
+		},
+		gpu.F16: {
+			{tokens: 1, panels: 4, many: matmulF16T1P4AVX2, one: matmulF16T1P1AVX2},
+			{tokens: 2, panels: 2, many: matmulF16T2P2AVX2, one: matmulF16T2P1AVX2},
+			{tokens: 4, panels: 1, many: matmulF16T4P1AVX2, one: matmulF16T4P1AVX2},
+			{tokens: 6, panels: 1, many: matmulF16T6P1AVX2, one: matmulF16T6P1AVX2},
+		},
+		gpu.F32: {
+			{tokens: 1, panels: 4, many: matmulF32T1P4AVX2, one: matmulF32T1P1AVX2},
+			{tokens: 2, panels: 2, many: matmulF32T2P2AVX2, one: matmulF32T2P1AVX2},
+			{tokens: 4, panels: 1, many: matmulF32T4P1AVX2, one: matmulF32T4P1AVX2},
+			{tokens: 6, panels: 1, many: matmulF32T6P1AVX2, one: matmulF32T6P1AVX2},
+		},
+	},
+	dots: func(scores, q, keys []float32, scale float32) {
+		if len(q) == 0 || len(q)%8 != 0 || len(scores) == 0 {
+			dots(scores, q, keys, scale)
+			return
+		}
+		dotsAVX2(&scores[0], &q[0], &keys[:len(scores)*len(q)][0], len(scores), len(q), scale)
+	},
+	mix: func(out, weights, values []float32) {
+		if len(out) == 0 || len(out)%8 != 0 || len(weights) == 0 {
+			mix(out, weights, values)
+			return
+		}
+		mixAVX2(&out[0], &weights[0], &values[:len(weights)*len(out)][0], len(weights), len(out))
+	},
+	expShift: func(x []float32, shift float32) float32 {
+		if len(x) == 0 {
+			return 0
+		}
+		var lanes [16]float32
+		expShiftAVX2(&x[0], len(x), shift, &lanes[0])
+		return sumLanes(&lanes)
+	},
+	largest: func(x []float32) (float32, bool) {
+		lanes := negativeLanes
+		nan := largestAVX2(&x[0], len(x), &lanes[0])
+		value, _ := largest(lanes[:])
+		return value, nan != 0
+	},
+	gates: [2]func(out, gate, up []float32){
+		gpu.SiLU:     func(out, gate, up []float32) { siluAVX2(&out[0], &gate[0], &up[:len(out)][0], len(out)) },
+		gpu.GELUTanh: func(out, gate, up []float32) { geluAVX2(&out[0], &gate[0], &up[:len(out)][0], len(out)) },
+	},
+}
+
+var avx512Tier = tier{
+	name: "avx512", doc: "AVX-512 assembly",
+	macsPerNs: 25, bytesPerNs: 20, gatesPerNs: 3,
+	tiles: map[gpu.DType][]tile{
+		gpu.BF16: {
+			{tokens: 1, panels: 8, many: matmulBF16T1P8AVX512, one: matmulBF16T1P1AVX512},
+			{tokens: 2, panels: 4, many: matmulBF16T2P4AVX512, one: matmulBF16T2P1AVX512},
+			{tokens: 4, panels: 4, many: matmulBF16T4P4AVX512, one: matmulBF16T4P1AVX512},
+			{tokens: 8, panels: 2, many: matmulBF16T8P2AVX512, one: matmulBF16T8P1AVX512},
+			{tokens: 12, panels: 2, many: matmulBF16T12P2AVX512, one: matmulBF16T12P1AVX512},
+		},
+		gpu.F16: {
+			{tokens: 1, panels: 8, many: matmulF16T1P8AVX512, one: matmulF16T1P1AVX512},
+			{tokens: 2, panels: 4, many: matmulF16T2P4AVX512, one: matmulF16T2P1AVX512},
+			{tokens: 4, panels: 4, many: matmulF16T4P4AVX512, one: matmulF16T4P1AVX512},
+			{tokens: 8, panels: 2, many: matmulF16T8P2AVX512, one: matmulF16T8P1AVX512},
+			{tokens: 12, panels: 2, many: matmulF16T12P2AVX512, one: matmulF16T12P1AVX512},
+		},
+		gpu.F32: {
+			{tokens: 1, panels: 8, many: matmulF32T1P8AVX512, one: matmulF32T1P1AVX512},
+			{tokens: 2, panels: 4, many: matmulF32T2P4AVX512, one: matmulF32T2P1AVX512},
+			{tokens: 4, panels: 4, many: matmulF32T4P4AVX512, one: matmulF32T4P1AVX512},
+			{tokens: 8, panels: 2, many: matmulF32T8P2AVX512, one: matmulF32T8P1AVX512},
+			{tokens: 12, panels: 2, many: matmulF32T12P2AVX512, one: matmulF32T12P1AVX512},
+		},
+	},
+	dots: func(scores, q, keys []float32, scale float32) {
+		if len(q) == 0 || len(q)%16 != 0 || len(scores) == 0 {
+			dots(scores, q, keys, scale)
+			return
+		}
+		dotsAVX512(&scores[0], &q[0], &keys[:len(scores)*len(q)][0], len(scores), len(q), scale)
+	},
+	mix: func(out, weights, values []float32) {
+		if len(out) == 0 || len(out)%16 != 0 || len(weights) == 0 {
+			mix(out, weights, values)
+			return
+		}
+		mixAVX512(&out[0], &weights[0], &values[:len(weights)*len(out)][0], len(weights), len(out))
+	},
+	expShift: func(x []float32, shift float32) float32 {
+		if len(x) == 0 {
+			return 0
+		}
+		var lanes [16]float32
+		expShiftAVX512(&x[0], len(x), shift, &lanes[0])
+		return sumLanes(&lanes)
+	},
+	largest: func(x []float32) (float32, bool) {
+		lanes := negativeLanes
+		nan := largestAVX512(&x[0], len(x), &lanes[0])
+		value, _ := largest(lanes[:])
+		return value, nan != 0
+	},
+	gates: [2]func(out, gate, up []float32){
+		gpu.SiLU:     func(out, gate, up []float32) { siluAVX512(&out[0], &gate[0], &up[:len(out)][0], len(out)) },
+		gpu.GELUTanh: func(out, gate, up []float32) { geluAVX512(&out[0], &gate[0], &up[:len(out)][0], len(out)) },
+	},
+}
+
+var negativeLanes = func() (lanes [16]float32) {
+	for i := range lanes {
+		lanes[i] = negativeInfinity
+	}
+	return lanes
+}()
+
+// sumLanes adds the lanes of a vector as a tree.
+func sumLanes(lanes *[16]float32) float32 {
+	for width := len(lanes) / 2; width > 0; width /= 2 {
+		for i := range width {
+			lanes[i] += lanes[i+width]
+		}
+	}
+	return lanes[0]
 }

@@ -2,11 +2,7 @@
 
 package cpu
 
-import "runtime"
-
 func machineTiers() []*tier { return nil }
-
-func processorName() string { return runtime.GOARCH }
 
 // relax is one turn of a spin loop.
 func relax() {
