@@ -155,9 +155,14 @@ func printSet(b *strings.Builder, set ucd.Set) {
 		b.WriteString(`(?!)`)
 		return
 	}
-	b.WriteByte('[')
+	b.WriteString("[" + ClassText(set) + "]")
+}
+
+// ClassText writes a set as the inside of a bracket class.
+func ClassText(set ucd.Set) string {
+	var b strings.Builder
 	for _, r := range set {
-		fmt.Fprintf(b, `\x{%X}-\x{%X}`, r.Lo, r.Hi)
+		fmt.Fprintf(&b, `\x{%X}-\x{%X}`, r.Lo, r.Hi)
 	}
-	b.WriteByte(']')
+	return b.String()
 }

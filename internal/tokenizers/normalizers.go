@@ -1,0 +1,229 @@
+package tokenizers
+
+import (
+	"strings"
+	"unicode"
+
+	"github.com/troupe-engine/troupe/internal/tokenizers/onig"
+	"github.com/troupe-engine/troupe/internal/tokenizers/ucd"
+)
+
+// normalizer changes text before it is split.
+type normalizer func(text string) (string, error)
+
+// pure makes a normalizer of a function that cannot fail.
+func pure(f func(string) string) normalizer {
+	return func(text string) (string, error) { return f(text), nil }
+}
+
+// loadNormalizer reads a normalizer; nil is none.
+func loadNormalizer(v value) (normalizer, error) {
+	if v.isNull() {
+		return nil, nil
+	}
+	o, err := v.object()
+	if err != nil {
+		return nil, err
+	}
+	kind, err := o.at("type").str()
+	if err != nil {
+		return nil, err
+	}
+	switch kind {
+	case "Sequence":
+		return loadNormalizerSequence(o)
+	case "NFC", "NFD", "NFKC", "NFKD":
+		return pure(newForm(kind).normalize), nil
+	case "Lowercase":
+		return pure(ucd.Lower), nil
+	case "StripAccents":
+		return pure(dropper(in(ucd.Named("mark")))), nil
+	case "Strip":
+		return loadStrip(o)
+	case "Replace":
+		return loadReplace(o)
+	case "Prepend":
+		text, err := o.at("prepend").str()
+		return pure(func(s string) string {
+			if s == "" {
+				return s
+			}
+			return text + s
+		}), err
+	case "ByteLevel":
+		return pure(toByteLevel), nil
+	case "Nmt":
+		return pure(nmt), nil
+	case "BertNormalizer", "Bert":
+		return loadBertNormalizer(o)
+	case "Precompiled":
+		return loadPrecompiled(o)
+	}
+	return nil, o.at("type").errorf("normalizer %.40q is not supported", kind)
+}
+
+func loadNormalizerSequence(o object) (normalizer, error) {
+	parts, err := o.at("normalizers").list()
+	if err != nil {
+		return nil, err
+	}
+	var all []normalizer
+	for _, part := range parts {
+		n, err := loadNormalizer(part)
+		if err != nil {
+			return nil, err
+		}
+		if n == nil {
+			return nil, part.want("a normalizer")
+		}
+		all = append(all, n)
+	}
+	return func(text string) (string, error) {
+		for _, n := range all {
+			var err error
+			if text, err = n(text); err != nil {
+				return "", err
+			}
+		}
+		return text, nil
+	}, nil
+}
+
+// dropper returns a function that removes the characters that drop accepts.
+func dropper(drop func(rune) bool) func(string) string {
+	return func(text string) string {
+		return strings.Map(func(r rune) rune {
+			if drop(r) {
+				return -1
+			}
+			return r
+		}, text)
+	}
+}
+
+func loadStrip(o object) (normalizer, error) {
+	left, err := o.at("strip_left").boolean()
+	if err != nil {
+		return nil, err
+	}
+	right, err := o.at("strip_right").boolean()
+	return pure(func(text string) string {
+		if left {
+			text = strings.TrimLeftFunc(text, unicode.IsSpace)
+		}
+		if right {
+			text = strings.TrimRightFunc(text, unicode.IsSpace)
+		}
+		return text
+	}), err
+}
+
+// loadReplace reads what is both a normalizer and a decoder: content in place of every match of a pattern.
+func loadReplace(o object) (normalizer, error) {
+	content, err := o.at("content").str()
+	if err != nil {
+		return nil, err
+	}
+	pattern, isRegex, err := loadPattern(o.at("pattern"))
+	if err != nil {
+		return nil, err
+	}
+	if !isRegex && pattern != "" {
+		return pure(func(text string) string { return strings.ReplaceAll(text, pattern, content) }), nil
+	}
+	re, err := onig.Compile(pattern)
+	if err != nil {
+		return nil, o.at("pattern").errorf("%v", err)
+	}
+	return func(text string) (string, error) {
+		if text == "" {
+			return text, nil
+		}
+		var b strings.Builder
+		last := 0
+		err := re.FindAll(text, func(start, end int) {
+			b.WriteString(text[last:start])
+			b.WriteString(content)
+			last = end
+		})
+		b.WriteString(text[last:])
+		return b.String(), err
+	}, nil
+}
+
+// nmt is sentencepiece's nmt rule set: it drops control characters and makes a space of other white space.
+func nmt(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case 0x01 <= r && r <= 0x08, r == 0x0B, 0x0E <= r && r <= 0x1F, r == 0x7F, r == 0x8F, r == 0x9F:
+			return -1
+		case r == '\t', r == '\n', r == '\f', r == '\r', r == 0x1680, 0x200B <= r && r <= 0x200F,
+			r == 0x2028, r == 0x2029, r == 0x2581, r == 0xFEFF, r == 0xFFFD:
+			return ' '
+		}
+		return r
+	}, text)
+}
+
+func loadBertNormalizer(o object) (normalizer, error) {
+	clean, err := o.at("clean_text").boolean()
+	if err != nil {
+		return nil, err
+	}
+	chinese, err := o.at("handle_chinese_chars").boolean()
+	if err != nil {
+		return nil, err
+	}
+	lower, err := o.at("lowercase").boolean()
+	if err != nil {
+		return nil, err
+	}
+	strip, err := o.flag("strip_accents", lower)
+	if err != nil {
+		return nil, err
+	}
+	control := in(ucd.Named("bert.control"))
+	decompose := newForm("NFD")
+	dropAccents := dropper(in(ucd.Named("bert.nonspacing")))
+	return pure(func(text string) string {
+		if clean {
+			text = strings.Map(func(r rune) rune {
+				switch {
+				case control(r):
+					return -1
+				case unicode.IsSpace(r):
+					return ' '
+				}
+				return r
+			}, text)
+		}
+		if chinese {
+			text = spaceChinese(text)
+		}
+		if strip {
+			text = dropAccents(decompose.normalize(text))
+		}
+		if lower {
+			text = ucd.Lower(text)
+		}
+		return text
+	}), nil
+}
+
+// spaceChinese puts spaces around every CJK ideograph. The blocks are BERT's, including its misprint 2B920.
+func spaceChinese(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		switch {
+		case 0x4E00 <= r && r <= 0x9FFF, 0x3400 <= r && r <= 0x4DBF, 0x20000 <= r && r <= 0x2A6DF,
+			0x2A700 <= r && r <= 0x2B73F, 0x2B740 <= r && r <= 0x2B81F, 0x2B920 <= r && r <= 0x2CEAF,
+			0xF900 <= r && r <= 0xFAFF, 0x2F800 <= r && r <= 0x2FA1F:
+			b.WriteByte(' ')
+			b.WriteRune(r)
+			b.WriteByte(' ')
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
