@@ -100,7 +100,7 @@ func (o *object) numbers(key string, n int, low, high float64) []float64 {
 	if err := json.Unmarshal(o.fields[key], &v); err != nil || len(v) != n ||
 		slices.ContainsFunc(v, func(x float64) bool { return !(x >= low && x <= high) }) {
 		o.wrong(key, fmt.Sprintf("an array of %d numbers in %g..%g", n, low, high))
-		return make([]float64, n)
+		return slices.Repeat([]float64{low}, n)
 	}
 	return v
 }

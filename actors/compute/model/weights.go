@@ -87,6 +87,9 @@ func (l *loader) load() (weights, []string, error) {
 			unused = append(unused, name)
 		}
 	}
+	if l.progress != nil {
+		l.progress(l.file.Bytes(), l.file.Bytes())
+	}
 	return w, unused, nil
 }
 
@@ -228,7 +231,6 @@ func (l *loader) view(name string, shape ...int) (safetensors.View, gpu.DType) {
 		l.err = fmt.Errorf("model: %s needs tensor %q of shape %v: %w%s", l.spec.Architecture, name, shape, err, hint)
 		return safetensors.View{}, 0
 	}
-	l.used[name] = true
 	if !slices.Equal(v.Shape, shape) {
 		l.err = fmt.Errorf("model: %s: tensor %q has shape %v, but config.json makes it %v", l.file.Origin(name), name, v.Shape, shape)
 		return safetensors.View{}, 0
@@ -237,7 +239,10 @@ func (l *loader) view(name string, shape ...int) (safetensors.View, gpu.DType) {
 	if !ok {
 		l.err = fmt.Errorf("model: %s: tensor %q is %s, want F32, F16 or BF16", l.file.Origin(name), name, v.DType)
 	}
-	l.done += int64(len(v.Data))
+	if !l.used[name] { // a tied output projection reads the embedding table again
+		l.done += int64(len(v.Data))
+	}
+	l.used[name] = true
 	return v, dtype
 }
 
@@ -247,8 +252,8 @@ func (l *loader) finish(err error, parts []part) {
 		l.err = errors.Join(l.err, fmt.Errorf("model: loading tensor %q: %w", parts[0].name, err))
 		return
 	}
-	if total := l.file.Bytes(); l.progress != nil {
-		l.progress(min(l.done, total), total)
+	if l.progress != nil {
+		l.progress(l.done, l.file.Bytes())
 	}
 }
 
