@@ -1,0 +1,115 @@
+package cpu
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+// nothing is a task of no work.
+type nothing struct{}
+
+func (nothing) run(_, _, _ int) {}
+
+// BenchmarkDispatch is the price of sharing one launch between two threads, back to back.
+func BenchmarkDispatch(b *testing.B) {
+	p := newPool(2)
+	defer p.close()
+	b.ReportAllocs()
+	for b.Loop() {
+		p.do(nothing{}, 2, 1)
+	}
+}
+
+// hotOps are the launches of a decode step, with tensors of a small model.
+func hotOps(tb testing.TB, d *Device, tokens int) map[gpu.Op]any {
+	const hidden, heads, kvHeads, dim, width, vocab, blocks, block = 256, 8, 4, 32, 704, 4096, 16, 16
+	stride := (heads + 2*kvHeads) * dim
+	alloc := func(dtype gpu.DType, dims ...int) gpu.Tensor {
+		t, err := d.Alloc(dtype, dims...)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return t
+	}
+	f32 := func(dims ...int) gpu.Tensor { return alloc(gpu.F32, dims...) }
+	i32 := func(dims ...int) gpu.Tensor { return alloc(gpu.I32, dims...) }
+	w, err := d.PackMatrix("w", gpu.BF16, hidden, hidden, make([]byte, hidden*hidden*2))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	kPool, vPool := f32(blocks, kvHeads, block, dim), f32(blocks, kvHeads, block, dim)
+	x, qkv, logits, indices := f32(tokens, hidden), f32(tokens, stride), f32(tokens, vocab), i32(tokens)
+	cos, sin := f32(tokens, dim/2), f32(tokens, dim/2)
+	starts, positions, params := i32(tokens+1), i32(tokens), make([]gpu.SampleParams, tokens)
+	for t := range tokens {
+		d.Int32s(starts)[t+1] = int32(t + 1)
+		d.Int32s(positions)[t] = 100
+		params[t] = gpu.SampleParams{Temperature: 0.8, TopP: 0.9, Slot: int32(t)}
+	}
+	return map[gpu.Op]any{
+		gpu.OpFeedTokens: &gpu.FeedTokens{Out: indices, Tokens: indices, Slots: indices, LastToken: i32(tokens)},
+		gpu.OpEmbed:      &gpu.Embed{Out: x, Table: f32(8, hidden), IDs: indices, Scale: 1},
+		gpu.OpRMSNorm:    &gpu.RMSNorm{Out: x, X: x, Weight: f32(hidden), Eps: 1e-5},
+		gpu.OpMatMul:     &gpu.MatMul{Out: f32(tokens, hidden), X: x, W: w},
+		gpu.OpRoPETable:  &gpu.RoPETable{Cos: cos, Sin: sin, Positions: positions, InvFreq: f32(dim / 2), Scale: 1},
+		gpu.OpRoPE:       &gpu.RoPE{X: qkv, Heads: heads, HeadDim: dim, Cos: cos, Sin: sin},
+		gpu.OpKVWrite: &gpu.KVWrite{KV: qkv, KColumn: heads * dim, VColumn: (heads + kvHeads) * dim,
+			KPool: kPool, VPool: vPool, SlotMapping: indices},
+		gpu.OpAttention: &gpu.Attention{Out: f32(tokens, heads*dim), Q: qkv, Heads: heads, KPool: kPool, VPool: vPool,
+			BlockTables: i32(tokens, blocks), Slots: i32(tokens), QueryStart: starts, Positions: positions, Scale: 1},
+		gpu.OpActMul: &gpu.ActMul{Out: f32(tokens, width), X: f32(tokens, 2*width)},
+		gpu.OpAdd:    &gpu.Add{Out: x, A: x, B: x},
+		gpu.OpSample: &gpu.Sample{Logits: logits, Params: params, Out: i32(tokens), LastToken: i32(tokens)},
+	}
+}
+
+// TestLaunchDoesNotAllocate: a steady state of decode steps makes no garbage.
+func TestLaunchDoesNotAllocate(t *testing.T) {
+	for _, tokens := range []int{1, 16} {
+		d := open(t, Options{Threads: 2})
+		for op, args := range hotOps(t, d, tokens) {
+			for range 3 { // scratch grows at first
+				if err := d.Launch(op, args); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := testing.AllocsPerRun(20, func() { _ = d.Launch(op, args) }); n != 0 {
+				t.Errorf("%s with %d tokens: %v allocations per launch", op, tokens, n)
+			}
+		}
+		for x := range d.table.All() {
+			d.Free(x)
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// BenchmarkLaunch is each launch of a decode step of a small model.
+func BenchmarkLaunch(b *testing.B) {
+	for _, tokens := range []int{1, 16} {
+		d := open(b, Options{})
+		ops := hotOps(b, d, tokens)
+		for _, op := range gpu.Ops {
+			args, ok := ops[op]
+			if !ok {
+				continue
+			}
+			b.Run(fmt.Sprintf("%s/T=%d", op, tokens), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					if err := d.Launch(op, args); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+		for x := range d.table.All() {
+			d.Free(x)
+		}
+		d.Close()
+	}
+}
