@@ -1,0 +1,153 @@
+package compute
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/rs/zerolog"
+
+	"github.com/troupe-engine/troupe/actors/compute/model"
+	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// QueuedMax bounds the steps waiting on a device: more than any sensible pipeline depth.
+const QueuedMax = 8
+
+// Config names a computation manager and what it runs.
+type Config struct {
+	Replica   schemas.Instance
+	ModelName string
+	Observe   Observer // nil except for verification
+}
+
+// Actor is the computation manager's shell.
+type Actor struct {
+	cfg   Config
+	actor *bus.Actor
+	done  *bus.Ref[schemas.StepResult, schemas.Ack]
+	exec  *executor
+	log   zerolog.Logger
+
+	// Owned by the mailbox's turn.
+	epoch schemas.Epoch
+	step  schemas.StepID // last one queued
+	ended bool
+
+	queued  atomic.Int32
+	mu      sync.Mutex
+	ledger  schemas.Ledger
+	ran     schemas.StepID
+	stopped sync.WaitGroup
+}
+
+// New prepares the computation manager that runs m on dev. It owns both from Start to Stop.
+func New(node *bus.Node, mb bus.Mailbox, cfg Config, dev gpu.Device, m *model.Model, log zerolog.Logger) *Actor {
+	a := &Actor{cfg: cfg, done: bus.NewRef(node, schemas.StepDone, cfg.Replica),
+		log: log.With().Str("actor", "compute."+string(cfg.Replica)).Logger(),
+		exec: &executor{dev: dev, model: m, tables: newTables(m.Options()), observe: cfg.Observe,
+			queue: make(chan *schemas.StepPlan, QueuedMax), results: make(chan *schemas.StepResult, QueuedMax)}}
+	a.actor = bus.NewActor(node, "compute", cfg.Replica, "Executes step plans with a model on a device.")
+	bus.Handle(a.actor, schemas.Execute, mb, a.execute)
+	bus.Handle(a.actor, schemas.ComputeInfo, mb, func(context.Context, *schemas.InfoRequest) (*schemas.ComputeState, error) {
+		return a.state(), nil
+	})
+	bus.Handle(a.actor, schemas.Kernels, mb, a.kernels)
+	return a
+}
+
+// Start makes the actor reachable and starts driving the device.
+func (a *Actor) Start() error {
+	if err := a.actor.Start(); err != nil {
+		return err
+	}
+	a.stopped.Add(2)
+	go func() {
+		defer a.stopped.Done()
+		a.exec.run()
+	}()
+	go func() {
+		defer a.stopped.Done()
+		a.report()
+	}()
+	return nil
+}
+
+// Stop waits for queued steps and then stops driving the device.
+func (a *Actor) Stop() {
+	a.actor.Stop()
+	close(a.exec.queue)
+	a.stopped.Wait()
+}
+
+// execute queues a plan. Plans of an epoch come in increasing steps; a repeat is acknowledged again.
+func (a *Actor) execute(_ context.Context, p *schemas.StepPlan) (*schemas.PlanReply, error) {
+	if p.Epoch != a.epoch {
+		if p.Epoch < a.epoch {
+			return nil, schemas.Errorf(schemas.KindInvalid, "execute", "epoch %d is over; the current one is %d", p.Epoch, a.epoch).WithParam("epoch")
+		}
+		a.epoch, a.step = p.Epoch, 0
+	}
+	if p.Step <= a.step {
+		return &schemas.PlanReply{Queued: a.queued.Load()}, nil
+	}
+	select {
+	case a.exec.queue <- p:
+	default:
+		return nil, schemas.Errorf(schemas.KindOverloaded, "execute", "%d steps are queued already", QueuedMax).
+			WithHint("lower the scheduler's pipeline depth")
+	}
+	a.step = p.Step
+	return &schemas.PlanReply{Queued: a.queued.Add(1)}, nil
+}
+
+// report sends results to the scheduler while the device goes on.
+func (a *Actor) report() {
+	for r := range a.exec.results {
+		a.queued.Add(-1)
+		a.mu.Lock()
+		a.ledger.Add(r.Ledger)
+		a.ran = r.Step
+		a.mu.Unlock()
+		if _, err := a.done.Call(context.Background(), r); err != nil {
+			a.log.Error().Err(err).Uint64("step", uint64(r.Step)).Msg("a step's result could not be delivered")
+		}
+	}
+}
+
+func (a *Actor) state() *schemas.ComputeState {
+	info, mem := a.exec.dev.Info(), a.exec.dev.Memory()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return &schemas.ComputeState{Model: a.cfg.ModelName, Device: info.Name, Description: info.Description,
+		Tensors: int64(mem.Tensors), Bytes: mem.Bytes, Epoch: a.epoch, Step: a.ran, Queued: a.queued.Load(),
+		Ledger: a.ledger, Kernels: a.list("", true)}
+}
+
+func (a *Actor) kernels(_ context.Context, req *schemas.KernelsRequest) (*schemas.KernelsReply, error) {
+	if req.Select != "" {
+		if err := a.exec.dev.Select(gpu.Op(req.Op), req.Select); err != nil {
+			return nil, schemas.Errorf(schemas.KindNotFound, "kernels", "%v", err).WithParam("select").
+				WithHint("ask without select to list what there is")
+		}
+		a.log.Info().Str("op", req.Op).Str("implementation", req.Select).Msg("kernel selected")
+	}
+	return &schemas.KernelsReply{Kernels: a.list(req.Op, false)}, nil
+}
+
+// list describes the implementations of op (all ops if ""), only the active ones on request.
+func (a *Actor) list(op string, activeOnly bool) (list []schemas.KernelInfo) {
+	for _, o := range gpu.Ops {
+		if op != "" && op != string(o) {
+			continue
+		}
+		for _, k := range a.exec.dev.Implementations(o) {
+			if k.Active || !activeOnly {
+				list = append(list, schemas.KernelInfo{Op: string(o), Name: k.Name, Doc: k.Doc, Active: k.Active})
+			}
+		}
+	}
+	return list
+}

@@ -1,0 +1,28 @@
+package memory
+
+import (
+	"context"
+
+	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// New prepares the memory manager of a replica, run by mailbox mb.
+func New(node *bus.Node, mb bus.Mailbox, replica schemas.Instance, cfg Config) (*bus.Actor, error) {
+	core, err := NewCore(cfg)
+	if err != nil {
+		return nil, err
+	}
+	a := bus.NewActor(node, "memory", replica, "Owns the KV blocks: allocation, prefix reuse, eviction.")
+	bus.Handle(a, schemas.Reserve, mb, func(_ context.Context, req *schemas.ReserveRequest) (*schemas.ReserveReply, error) {
+		reply, err := core.Reserve(req)
+		if err != nil {
+			return nil, err // a nil *schemas.Error must not become a non-nil error
+		}
+		return reply, nil
+	})
+	bus.Handle(a, schemas.MemoryInfo, mb, func(context.Context, *schemas.InfoRequest) (*schemas.MemoryState, error) {
+		return core.State(), nil
+	})
+	return a, nil
+}
