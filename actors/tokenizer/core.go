@@ -1,0 +1,155 @@
+package tokenizer
+
+import (
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// Delta is one row of a DeltaBatch and the gateway it goes to.
+type Delta struct {
+	Gateway schemas.Instance
+	Seq     schemas.SeqID
+	Text    string
+	Tokens  int32
+	ID      int32 // -1: none
+	Finish  schemas.FinishReason
+	Cached  int32
+	Err     *schemas.Error
+}
+
+// Stop tells a scheduler that a sequence met a stop string.
+type Stop struct {
+	Scheduler schemas.Instance
+	Seq       schemas.SeqID
+}
+
+// Effects is what follows from a batch of tokens.
+type Effects struct {
+	Deltas    []Delta
+	Stops     []Stop
+	Forgotten schemas.U64 // rows whose sequence has no session
+}
+
+// Core holds the open sessions. It is a pure state machine: no clock, I/O or goroutine.
+type Core struct {
+	newDecoder newDecoder
+	sessions   map[schemas.SeqID]*session
+	decoded    uint64
+}
+
+// newDecoder starts a sequence's way back to text. promptTail are the last tokens of its prompt: what
+// follows them keeps the space that would be dropped at the beginning of a text.
+type newDecoder func(keepSpecial bool, promptTail []int32) decoder
+
+// promptTailMax is how many tokens of the prompt a decoder gets to see: a character's bytes and a word.
+const promptTailMax = 8
+
+func newCore(start newDecoder) *Core {
+	return &Core{newDecoder: start, sessions: map[schemas.SeqID]*session{}}
+}
+
+// Open starts the sessions of a request's choices; those that are open already start again.
+func (c *Core) Open(nowNs int64, request schemas.RequestID, prompt schemas.I32, spec *schemas.DetokSpec) {
+	tail := prompt[max(0, len(prompt)-promptTailMax):]
+	for i := range int(spec.Choices) {
+		c.sessions[request.Seq(i)] = &session{spec: spec, decoder: c.newDecoder(spec.KeepSpecial, tail), openNs: nowNs}
+	}
+}
+
+// Close forgets sessions and counts those that were open.
+func (c *Core) Close(seqs schemas.U64) (n int32) {
+	for _, id := range seqs {
+		if _, open := c.sessions[schemas.SeqID(id)]; open {
+			delete(c.sessions, schemas.SeqID(id))
+			n++
+		}
+	}
+	return n
+}
+
+// Expire forgets sessions that were opened before a time and never saw a token: whoever opened them
+// is gone.
+func (c *Core) Expire(beforeNs int64) (n int) {
+	for id, s := range c.sessions {
+		if s.next == 0 && s.openNs < beforeNs {
+			delete(c.sessions, id)
+			n++
+		}
+	}
+	return n
+}
+
+// Tokens turns a batch of tokens into text. Rows that were seen before are ignored; a sequence with a
+// gap in its tokens ends with an error, because its text would be wrong.
+func (c *Core) Tokens(b *schemas.TokenBatch) (fx Effects, err *schemas.Error) {
+	n := len(b.Seq)
+	if len(b.Index) != n || len(b.Token) != n || len(b.Finish) != n || len(b.Cached) != n {
+		return fx, schemas.Errorf(schemas.KindInvalid, "tokens", "columns have %d, %d, %d, %d and %d rows; expected the same",
+			n, len(b.Index), len(b.Token), len(b.Finish), len(b.Cached))
+	}
+	for i := range n {
+		id := schemas.SeqID(b.Seq[i])
+		s := c.sessions[id]
+		if s == nil {
+			if schemas.FinishReason(b.Finish[i]) == schemas.FinishNone {
+				fx.Forgotten = append(fx.Forgotten, uint64(id))
+			}
+			continue
+		}
+		c.row(&fx, b, i, id, s)
+	}
+	return fx, nil
+}
+
+func (c *Core) row(fx *Effects, b *schemas.TokenBatch, i int, id schemas.SeqID, s *session) {
+	index, token, finish := b.Index[i], b.Token[i], schemas.FinishReason(b.Finish[i])
+	if token >= 0 && index < s.next {
+		return // a repeat
+	}
+	d := Delta{Gateway: s.spec.Gateway, Seq: id, ID: token, Finish: finish, Cached: b.Cached[i]}
+	stopped := false // a stop string appeared
+	switch {
+	case index != s.next:
+		d.ID, d.Finish, d.Err = -1, schemas.FinishError, gap(id, index, s.next)
+		fx.Stops = append(fx.Stops, Stop{s.spec.Scheduler, id})
+	case finish == schemas.FinishError:
+		d.Err = errorFor(b.Errors, id)
+	case token >= 0:
+		s.next++
+		c.decoded++
+		if finish != schemas.FinishStop { // the token that ends the answer is not part of its text
+			d.Text, stopped = s.push(token)
+		}
+	}
+	if !stopped && finish != schemas.FinishNone && d.Err == nil {
+		var rest string
+		rest, stopped = s.finish()
+		d.Text += rest
+	}
+	if stopped {
+		d.Finish = schemas.FinishStop
+		if finish == schemas.FinishNone {
+			fx.Stops = append(fx.Stops, Stop{s.spec.Scheduler, id})
+		}
+	}
+	if d.Finish != schemas.FinishNone {
+		delete(c.sessions, id)
+	}
+	d.Tokens = s.next
+	fx.Deltas = append(fx.Deltas, d)
+}
+
+func gap(id schemas.SeqID, got, want int32) *schemas.Error {
+	e := schemas.Errorf(schemas.KindInternal, "tokens", "output token %d came where %d was expected", got, want).
+		WithHint("messages between scheduler and tokenizer were lost; try again")
+	e.Request = id.Request()
+	return e
+}
+
+func errorFor(errs []schemas.SeqError, id schemas.SeqID) *schemas.Error {
+	for i := range errs {
+		if errs[i].Seq == id {
+			return &errs[i].Error
+		}
+	}
+	return schemas.Errorf(schemas.KindInternal, "tokens", "the sequence failed; the scheduler's log says why")
+}

@@ -1,0 +1,224 @@
+package tokenizer
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/troupe-engine/troupe/internal/jinja"
+	"github.com/troupe-engine/troupe/internal/tokenizers"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// fileBytesMax bounds tokenizer files; the largest in use are around 35 MB.
+const fileBytesMax = 256 << 20
+
+// Text is a model's vocabulary and chat template. It is immutable and safe for concurrent use.
+type Text struct {
+	vocabulary *tokenizers.Tokenizer
+	template   *jinja.Template // nil: the model has none
+	special    map[string]any  // bos_token and its like, for the template
+}
+
+// LoadText reads tokenizer.json, and the chat template from chat_template.jinja or
+// tokenizer_config.json, from a model's files.
+func LoadText(files fs.FS) (*Text, error) {
+	raw, err := readFile(files, "tokenizer.json")
+	if err != nil {
+		return nil, err
+	}
+	t := &Text{special: map[string]any{}}
+	if t.vocabulary, err = tokenizers.Load(raw); err != nil {
+		return nil, fmt.Errorf("tokenizer.json: %w", err)
+	}
+	config, err := readFile(files, "tokenizer_config.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		config = []byte("{}")
+	} else if err != nil {
+		return nil, err
+	}
+	source, err := t.readConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer_config.json: %w", err)
+	}
+	if own, err := readFile(files, "chat_template.jinja"); err == nil {
+		source = string(own)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if source != "" {
+		if t.template, err = jinja.Parse(source); err != nil {
+			return nil, fmt.Errorf("chat template: %w", err)
+		}
+	}
+	return t, nil
+}
+
+func readFile(files fs.FS, name string) ([]byte, error) {
+	f, err := files.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer: %w", err)
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, fileBytesMax+1))
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer: %s: %w", name, err)
+	}
+	if len(raw) > fileBytesMax {
+		return nil, fmt.Errorf("tokenizer: %s is larger than %d bytes", name, fileBytesMax)
+	}
+	return raw, nil
+}
+
+// readConfig takes the special tokens and returns the chat template's source, "" for none.
+func (t *Text) readConfig(raw []byte) (string, error) {
+	var config map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &config); err != nil {
+		return "", err
+	}
+	for _, name := range []string{"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"} {
+		if text, ok := specialToken(config[name]); ok {
+			t.special[name] = text
+		}
+	}
+	return chatTemplate(config["chat_template"])
+}
+
+// specialToken reads "<s>" or {"content": "<s>", …}.
+func specialToken(raw json.RawMessage) (string, bool) {
+	var text string
+	if json.Unmarshal(raw, &text) == nil && len(raw) > 0 && raw[0] == '"' {
+		return text, true
+	}
+	var added struct {
+		Content *string `json:"content"`
+	}
+	if json.Unmarshal(raw, &added) == nil && added.Content != nil {
+		return *added.Content, true
+	}
+	return "", false
+}
+
+// chatTemplate reads one template, or the one named "default" of a list.
+func chatTemplate(raw json.RawMessage) (string, error) {
+	if len(raw) == 0 || string(raw) == "null" {
+		return "", nil
+	}
+	var one string
+	if json.Unmarshal(raw, &one) == nil {
+		return one, nil
+	}
+	var named []struct {
+		Name     string `json:"name"`
+		Template string `json:"template"`
+	}
+	if err := json.Unmarshal(raw, &named); err != nil {
+		return "", fmt.Errorf("chat_template: want a string or a list of named templates: %w", err)
+	}
+	for _, n := range named {
+		if n.Name == "default" {
+			return n.Template, nil
+		}
+	}
+	return "", fmt.Errorf("chat_template: none of the %d templates is named \"default\"", len(named))
+}
+
+// VocabSize is one more than the largest token id.
+func (t *Text) VocabSize() int { return t.vocabulary.VocabSize() }
+
+// ChatReady reports whether the model has a chat template.
+func (t *Text) ChatReady() bool { return t.template != nil }
+
+// Encode answers an EncodeRequest, apart from its session.
+func (t *Text) Encode(req *schemas.EncodeRequest) (*schemas.EncodeReply, error) {
+	switch {
+	case len(req.Tokens) > 0:
+		for i, id := range req.Tokens {
+			if id < 0 || int(id) >= t.VocabSize() {
+				return nil, schemas.Errorf(schemas.KindInvalid, "encode", "token %d is %d; the vocabulary has 0 to %d", i, id, t.VocabSize()-1).WithParam("prompt")
+			}
+		}
+		return &schemas.EncodeReply{Tokens: req.Tokens}, nil
+	case len(req.Messages) > 0:
+		text, err := t.render(req)
+		if err != nil {
+			return nil, err
+		}
+		tokens, err := t.encode(text, false) // the template writes the special tokens itself
+		return &schemas.EncodeReply{Tokens: tokens, Text: text}, err
+	}
+	tokens, err := t.encode(req.Prompt, !req.Raw)
+	return &schemas.EncodeReply{Tokens: tokens}, err
+}
+
+func (t *Text) encode(text string, special bool) (schemas.I32, error) {
+	tokens, err := t.vocabulary.Encode(text, special)
+	if err != nil {
+		return nil, schemas.Errorf(schemas.KindInvalid, "encode", "%v", err).WithParam("prompt")
+	}
+	return tokens, nil
+}
+
+// render applies the chat template to a request's messages, as transformers' apply_chat_template does.
+func (t *Text) render(req *schemas.EncodeRequest) (string, error) {
+	if t.template == nil {
+		return "", schemas.Errorf(schemas.KindUnsupported, "chat template", "the model has none").WithParam("messages").
+			WithHint("use /v1/completions, or put a chat_template.jinja beside the model's tokenizer.json")
+	}
+	context := map[string]any{}
+	for name, token := range t.special {
+		context[name] = token
+	}
+	context["add_generation_prompt"] = !req.Continue
+	context["tools"], context["documents"] = nil, nil
+	if err := addArguments(context, req.TemplateArgs); err != nil {
+		return "", err
+	}
+	for name, raw := range map[string]json.RawMessage{"messages": req.Messages, "tools": req.Tools} {
+		if len(raw) == 0 {
+			continue
+		}
+		value, err := jinja.FromJSON(raw)
+		if err != nil {
+			return "", schemas.Errorf(schemas.KindInvalid, "chat template", "%s: %v", name, err).WithParam(name)
+		}
+		context[name] = value
+	}
+	text, err := t.template.Render(context)
+	if err != nil {
+		return "", schemas.Errorf(schemas.KindInvalid, "chat template", "%v", err).WithParam("messages").
+			WithHint("the model's chat template does not take these messages")
+	}
+	return text, nil
+}
+
+// addArguments puts chat_template_kwargs into the template's context.
+func addArguments(context map[string]any, raw json.RawMessage) error {
+	if len(raw) == 0 {
+		return nil
+	}
+	var names map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &names); err != nil {
+		return schemas.Errorf(schemas.KindInvalid, "chat template", "chat_template_kwargs: want a JSON object: %v", err).WithParam("chat_template_kwargs")
+	}
+	for name, arg := range names {
+		value, err := jinja.FromJSON(arg)
+		if err != nil {
+			return schemas.Errorf(schemas.KindInvalid, "chat template", "chat_template_kwargs.%.40s: %v", name, err).WithParam("chat_template_kwargs")
+		}
+		context[name] = value
+	}
+	return nil
+}
+
+// Decode returns the text of tokens.
+func (t *Text) Decode(req *schemas.DecodeRequest) (*schemas.DecodeReply, error) {
+	for i, id := range req.Tokens {
+		if id < 0 || int(id) >= t.VocabSize() {
+			return nil, schemas.Errorf(schemas.KindInvalid, "decode", "token %d is %d; the vocabulary has 0 to %d", i, id, t.VocabSize()-1).WithParam("tokens")
+		}
+	}
+	return &schemas.DecodeReply{Text: t.vocabulary.Decode(req.Tokens, !req.KeepSpecial)}, nil
+}
