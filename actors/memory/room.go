@@ -1,10 +1,6 @@
 package memory
 
-import (
-	"slices"
-
-	"github.com/troupe-engine/troupe/schemas"
-)
+import "github.com/troupe-engine/troupe/schemas"
 
 // findRoom chooses the victims whose blocks let row i of s have need blocks beyond what it takes over.
 // They go one at a time in the order of Victims until the row fits. If it never does, nobody is
@@ -27,9 +23,9 @@ func (c *Core) findRoom(req *schemas.ReserveRequest, i int, s *sequence, from st
 	}
 	room := c.pool.available() - from.revived
 	chosen := c.chosen[:0]
-	fits := false
+	fits, yields := false, false
 	for _, v := range c.victims(req) {
-		if v == s {
+		if yields = v == s; yields {
 			break
 		}
 		if len(v.table) == 0 || v.grantedAt == c.round || v.sourceAt == c.round || v == from.parent {
@@ -50,7 +46,7 @@ func (c *Core) findRoom(req *schemas.ReserveRequest, i int, s *sequence, from st
 	for _, b := range from.takeover {
 		c.lost[b] = 0
 	}
-	if !fits && slices.Contains(c.victims(req), s) && len(s.table) > 0 && s.sourceAt != c.round {
+	if yields && len(s.table) > 0 && s.sourceAt != c.round {
 		c.preempt(s)
 	}
 	return chosen, fits
