@@ -283,7 +283,7 @@ func randomConfig(r *rand.Rand, modelType string) (map[string]any, []float64, fl
 
 // randomWeights makes every tensor the spec calls for: as a file in the given type, and as
 // values under the names of unfused projections.
-func randomWeights(t *testing.T, r *rand.Rand, s *Spec, dtype safetensors.DType) ([]byte, map[string][]float64) {
+func randomWeights(t testing.TB, r *rand.Rand, s *Spec, dtype safetensors.DType) ([]byte, map[string][]float64) {
 	t.Helper()
 	var tensors []safetensors.Named
 	values := map[string][]float64{}
