@@ -130,7 +130,7 @@ func (s *Spec) readExperts(c *object, experts, perToken int) {
 }
 
 func readPhi3(s *Spec, c *object) {
-	s.FusedQKV = true
+	s.FusedProjections = true
 	s.setWindows(c, window(c, 0), everyLayer)
 	s.addRoPE(c, 10000, rotaryFraction(c))
 }

@@ -48,7 +48,8 @@ type Spec struct {
 	QKVBias    bool
 	OutputBias bool // on the attention output projection
 	MLPBias    bool
-	FusedQKV   bool // the checkpoint stores qkv_proj and gate_up_proj (Phi-3)
+	// FusedProjections: the checkpoint stores qkv_proj and gate_up_proj, as Phi-3's do.
+	FusedProjections bool
 
 	Activation       gpu.Activation
 	AttentionScale   float32 // multiplies q·k

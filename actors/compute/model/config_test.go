@@ -148,6 +148,13 @@ func TestConfigStyles(t *testing.T) {
 			t.Errorf("gemma3 scheme %d: %v and %v", i, g4.RoPE[i], g5.RoPE[i])
 		}
 	}
+	nested := parse(t, "qwen3", map[string]any{"layer_types": []string{"full_attention", "sliding_attention", "full_attention", "full_attention"},
+		"use_sliding_window": true, "sliding_window": 9, "rope_parameters": map[string]any{
+			"full_attention":    map[string]any{"rope_type": "default", "rope_theta": 1e6},
+			"sliding_attention": map[string]any{"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}})
+	if nested.RoPE[nested.Layers[0].RoPE].Theta != 1e6 || nested.RoPE[nested.Layers[1].RoPE].InvFreq[0] != 0.5 {
+		t.Errorf("rope nested by layer type: %+v %+v", nested.Layers, nested.RoPE)
+	}
 	whole := parse(t, "llama", map[string]any{"hidden_size": 32.0, "architectures": []string{"LlamaForCausalLM"}, "model_type": nil})
 	if whole.HiddenSize != 32 || whole.ModelType != "llama" {
 		t.Errorf("%+v", whole)

@@ -1,8 +1,6 @@
 package model
 
 import (
-	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -258,7 +256,7 @@ func randomConfig(r *rand.Rand, modelType string) (map[string]any, []float64, fl
 	thetas, fraction := []float64{100}, 1.0
 	switch modelType {
 	case "llama", "qwen3":
-		c["attention_bias"] = r.IntN(2) == 0
+		c["attention_bias"], c["mlp_bias"] = r.IntN(2) == 0, r.IntN(2) == 0 // Qwen 3 has no mlp_bias and ignores it
 	case "mistral", "mixtral":
 		c["sliding_window"] = between(1, 12)
 	case "qwen2":
@@ -279,109 +277,4 @@ func randomConfig(r *rand.Rand, modelType string) (map[string]any, []float64, fl
 		c["num_local_experts"], c["num_experts_per_tok"], c["moe_intermediate_size"] = experts, between(1, experts), between(3, 20)
 	}
 	return c, thetas, fraction
-}
-
-// randomWeights makes every tensor the spec calls for: as a file in the given type, and as
-// values under the names of unfused projections.
-func randomWeights(t testing.TB, r *rand.Rand, s *Spec, dtype safetensors.DType) ([]byte, map[string][]float64) {
-	t.Helper()
-	var tensors []safetensors.Named
-	values := map[string][]float64{}
-	make1 := func(shape ...int) ([]byte, []float64) {
-		n := shape[0]
-		if len(shape) == 2 {
-			n *= shape[1]
-		}
-		var data []byte
-		var v []float64
-		for range n {
-			f := float32(r.NormFloat64() / 3)
-			switch dtype {
-			case safetensors.F32:
-				data = binary.LittleEndian.AppendUint32(data, math.Float32bits(f))
-			case safetensors.BF16:
-				f = roundBF16(f)
-				data = binary.LittleEndian.AppendUint16(data, uint16(math.Float32bits(f)>>16))
-			case safetensors.F16:
-				h := uint16(r.IntN(2))<<15 | uint16(8+r.IntN(6))<<10 | uint16(r.IntN(1024)) // 2^-7 ≤ |f| < 1/2
-				f = widenF16(h)
-				data = binary.LittleEndian.AppendUint16(data, h)
-			}
-			v = append(v, float64(f))
-		}
-		return data, v
-	}
-	// add makes name, and with fused names one tensor under the first of several halves.
-	add := func(name string, shape ...int) {
-		data, v := make1(shape...)
-		tensors = append(tensors, safetensors.Named{Name: name, View: safetensors.View{DType: dtype, Shape: shape, Data: data}})
-		values[name] = v
-	}
-	fused := func(name string, k int, parts map[string]int, order ...string) {
-		rows := 0
-		for _, p := range order {
-			rows += parts[p]
-		}
-		add(name, rows, k)
-		v := values[name]
-		for _, p := range order {
-			values[p], v = v[:parts[p]*k], v[parts[p]*k:]
-		}
-	}
-	projection := func(name string, bias bool, n, k int) {
-		add(name+".weight", n, k)
-		if bias {
-			add(name+".bias", n)
-		}
-	}
-	add("model.embed_tokens.weight", s.VocabSize, s.HiddenSize)
-	add("model.norm.weight", s.HiddenSize)
-	if !s.TiedEmbeddings {
-		add("lm_head.weight", s.VocabSize, s.HiddenSize)
-	}
-	for i, layer := range s.Layers {
-		prefix := fmt.Sprintf("model.layers.%d.", i)
-		a, f, h := prefix+"self_attn.", layer.Intermediate, s.HiddenSize
-		add(prefix+"input_layernorm.weight", h)
-		add(prefix+"post_attention_layernorm.weight", h)
-		if s.PostNorms {
-			add(prefix+"pre_feedforward_layernorm.weight", h)
-			add(prefix+"post_feedforward_layernorm.weight", h)
-		}
-		if s.QKNorm {
-			add(a+"q_norm.weight", s.HeadDim)
-			add(a+"k_norm.weight", s.HeadDim)
-		}
-		projection(a+"o_proj", s.OutputBias, h, s.QueryWidth())
-		switch {
-		case s.FusedQKV:
-			fused(a+"qkv_proj.weight", h, map[string]int{a + "q_proj.weight": s.QueryWidth(), a + "k_proj.weight": s.KVWidth(), a + "v_proj.weight": s.KVWidth()},
-				a+"q_proj.weight", a+"k_proj.weight", a+"v_proj.weight")
-			fused(prefix+"mlp.gate_up_proj.weight", h, map[string]int{prefix + "mlp.gate_proj.weight": f, prefix + "mlp.up_proj.weight": f},
-				prefix+"mlp.gate_proj.weight", prefix+"mlp.up_proj.weight")
-			add(prefix+"mlp.down_proj.weight", h, f)
-			continue
-		default:
-			projection(a+"q_proj", s.QKVBias, s.QueryWidth(), h)
-			projection(a+"k_proj", s.QKVBias, s.KVWidth(), h)
-			projection(a+"v_proj", s.QKVBias, s.KVWidth(), h)
-		}
-		if !layer.MoE {
-			add(prefix+"mlp.gate_proj.weight", f, h)
-			add(prefix+"mlp.up_proj.weight", f, h)
-			add(prefix+"mlp.down_proj.weight", h, f)
-			continue
-		}
-		add(prefix+s.experts.router, s.Experts, h)
-		for e := range s.Experts {
-			add(prefix+fmt.Sprintf(s.experts.gate, e), f, h)
-			add(prefix+fmt.Sprintf(s.experts.up, e), f, h)
-			add(prefix+fmt.Sprintf(s.experts.down, e), h, f)
-		}
-	}
-	var b bytes.Buffer
-	if err := safetensors.Write(&b, tensors); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes(), values
 }

@@ -108,7 +108,7 @@ func (l *loader) layer(w *layerWeights, prefix string, layer LayerSpec) {
 	attention := prefix + "self_attn."
 	q, k, v := part{attention + "q_proj", qWidth}, part{attention + "k_proj", kvWidth}, part{attention + "v_proj", kvWidth}
 	switch {
-	case s.FusedQKV:
+	case s.FusedProjections:
 		w.qkv = l.projection(hidden, s.QKVBias, part{attention + "qkv_proj", qWidth + 2*kvWidth})
 	case s.QKNorm:
 		w.q = l.projection(hidden, s.QKVBias, q)
@@ -125,7 +125,7 @@ func (l *loader) layer(w *layerWeights, prefix string, layer LayerSpec) {
 		return
 	}
 	mlp := prefix + "mlp."
-	if s.FusedQKV {
+	if s.FusedProjections {
 		w.gateUp = l.projection(hidden, s.MLPBias, part{mlp + "gate_up_proj", 2 * layer.Intermediate})
 	} else {
 		w.gateUp = l.projection(hidden, s.MLPBias, part{mlp + "gate_proj", layer.Intermediate}, part{mlp + "up_proj", layer.Intermediate})
