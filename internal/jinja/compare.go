@@ -234,9 +234,6 @@ func (e *evaluator) contains(container, v any) (bool, error) {
 	case *Dict:
 		hash, ok := hashKey(v)
 		if !ok {
-			if _, isUndefined := v.(undefined); isUndefined {
-				return false, nil
-			}
 			return false, fmt.Errorf("'%s' cannot be a dict key", typeName(v))
 		}
 		return c.find(hash) >= 0, nil

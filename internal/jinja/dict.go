@@ -119,8 +119,9 @@ func (d *Dict) setAny(key, value any) bool {
 }
 
 type (
-	noneKey  struct{}
-	tupleKey string
+	noneKey      struct{}
+	undefinedKey struct{}
+	tupleKey     string
 )
 
 // hashKey maps equal keys to the same comparable value: 1, 1.0 and true are one
@@ -131,6 +132,8 @@ func hashKey(key any) (any, bool) {
 		return k, true
 	case nil:
 		return noneKey{}, true
+	case undefined:
+		return undefinedKey{}, true
 	case bool:
 		if k {
 			return int64(1), true

@@ -30,7 +30,7 @@ func init() { // map and select refer to the table
 		"escape": textFilter(escapeHTML), "forceescape": textFilter(escapeHTML), "format": filterFormat,
 		"indent": filterIndent, "lower": textFilter(lower), "replace": filterReplace,
 		"title": textFilter(titleWords), "trim": filterTrim, "truncate": filterTruncate,
-		"upper": textFilter(upper), "urlencode": filterURLEncode, "wordcount": filterWordCount,
+		"upper": textFilter(upper), "wordcount": filterWordCount,
 	}
 }
 

@@ -85,7 +85,7 @@ func (e *evaluator) sortBy(order []int, reverse bool, key func(i int) any) error
 		if failed = e.charge(1); failed != nil {
 			return 0
 		}
-		c, err := e.orderLists([]any{key(i)}, []any{key(j)}, "<")
+		c, err := e.order(key(i), key(j), "<")
 		if err != nil || c == unordered {
 			failed = err
 			return 0
@@ -280,12 +280,12 @@ func extreme(op string) filterFunc {
 			return nil, err
 		}
 		best := 0
-		for i := range keys {
+		for i := 1; i < len(keys); i++ {
 			better, err := e.compareOp(op, keys[i], keys[best])
 			if err != nil {
 				return nil, err
 			}
-			if better && i > 0 {
+			if better {
 				best = i
 			}
 		}
@@ -293,8 +293,17 @@ func extreme(op string) filterFunc {
 	}
 }
 
+// itemsOrNone is what map, select and their kin iterate over: anything false, also
+// none, counts as empty.
+func (e *evaluator) itemsOrNone(v any) ([]any, error) {
+	if !truthy(v) {
+		return nil, nil
+	}
+	return e.seq(v)
+}
+
 func filterMap(e *evaluator, v any, a callArgs) (any, error) {
-	items, err := e.seq(v)
+	items, err := e.itemsOrNone(v)
 	if err != nil {
 		return nil, err
 	}
@@ -339,7 +348,7 @@ func filterMap(e *evaluator, v any, a callArgs) (any, error) {
 // pickBy is select, reject, selectattr or rejectattr.
 func pickBy(fn string, byAttr, keep bool) filterFunc {
 	return func(e *evaluator, v any, a callArgs) (any, error) {
-		items, err := e.seq(v)
+		items, err := e.itemsOrNone(v)
 		if err != nil {
 			return nil, err
 		}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 )
 
 // textFilter applies a case mapping or the like to the printed form of its input.
@@ -31,17 +30,7 @@ func escapeHTML(s string) string {
 // titleWords starts words after blanks, hyphens and opening brackets, which differs
 // from the method str.title.
 func titleWords(s string) string {
-	var b strings.Builder
-	start := true
-	for _, r := range s {
-		if start {
-			b.WriteString(upper(string(r)))
-		} else {
-			b.WriteString(lower(string(r)))
-		}
-		start = isSpace(r) || strings.ContainsRune("-({[<", r)
-	}
-	return b.String()
+	return titleBy(s, func(r rune) bool { return isSpace(r) || strings.ContainsRune("-({[<", r) }, upper, lower)
 }
 
 func filterCenter(e *evaluator, v any, a callArgs) (any, error) {
@@ -84,9 +73,9 @@ func filterIndent(e *evaluator, v any, a callArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := e.str(v)
-	if err != nil {
-		return nil, err
+	s, ok := v.(string)
+	if !ok {
+		return nil, operandOrType("indent", "a string", v)
 	}
 	indent, isString := b.any(0, int64(4)).(string)
 	if !isString {
@@ -164,9 +153,9 @@ func filterTruncate(e *evaluator, v any, a callArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := e.str(v)
-	if err != nil {
-		return nil, err
+	s, ok := v.(string)
+	if !ok {
+		return nil, operandOrType("truncate", "a string", v)
 	}
 	length, end, leeway := b.int(0, 255), b.string(2, "..."), 5
 	if b.any(3, nil) != nil {
@@ -188,28 +177,6 @@ func filterTruncate(e *evaluator, v any, a callArgs) (any, error) {
 		}
 	}
 	return cut + end, e.made(len(cut) + len(end))
-}
-
-// filterURLEncode percent-encodes all but letters, digits and "_.-~/".
-func filterURLEncode(e *evaluator, v any, _ callArgs) (any, error) {
-	s, err := e.str(v)
-	if err != nil {
-		return nil, err
-	}
-	if err := e.made(3 * len(s)); err != nil {
-		return nil, err
-	}
-	var b strings.Builder
-	for _, c := range []byte(s) {
-		if c < utf8.RuneSelf && (unicode.IsLetter(rune(c)) || isDigit(c) || strings.IndexByte("_.-~/", c) >= 0) {
-			b.WriteByte(c)
-		} else {
-			b.WriteByte('%')
-			b.WriteByte("0123456789ABCDEF"[c>>4])
-			b.WriteByte("0123456789ABCDEF"[c&15])
-		}
-	}
-	return b.String(), nil
 }
 
 func filterWordCount(e *evaluator, v any, _ callArgs) (any, error) {

@@ -30,7 +30,11 @@ func (e *evaluator) percentFormat(format string, args any) (any, error) {
 	if !isTuple {
 		positional = tuple{args}
 	}
-	named, _ := args.(*Dict)
+	named, isMapping := args.(*Dict)
+	switch args.(type) {
+	case []any, undefined: // Python takes all that can be subscripted for a mapping
+		isMapping = true
+	}
 	var out strings.Builder
 	w := reprWriter{e: e, out: &out}
 	next := 0
@@ -77,7 +81,7 @@ func (e *evaluator) percentFormat(format string, args any) (any, error) {
 			return nil, err
 		}
 	}
-	if next < len(positional) && named == nil {
+	if next < len(positional) && !isMapping {
 		return nil, errors.New("not all arguments converted during string formatting")
 	}
 	return out.String(), nil

@@ -50,9 +50,6 @@ func dictGet(e *evaluator, recv any, a callArgs) (any, error) {
 	}
 	hash, ok := hashKey(b.vals[0])
 	if !ok {
-		if _, isUndefined := b.vals[0].(undefined); isUndefined {
-			return b.any(1, nil), nil
-		}
 		return nil, fmt.Errorf("'%s' cannot be a dict key", typeName(b.vals[0]))
 	}
 	d := recv.(*Dict)

@@ -174,7 +174,8 @@ func intOp(op string, l, r int64) (any, error) {
 		}
 		return nil, errOverflow
 	case "*":
-		return mulInt(l, r)
+		product, err := mulInt(l, r)
+		return product, err
 	case "//", "%":
 		if r == 0 {
 			return nil, errors.New("integer division by zero")
@@ -197,22 +198,22 @@ func intOp(op string, l, r int64) (any, error) {
 	return powInt(l, r)
 }
 
-func mulInt(l, r int64) (any, error) {
+func mulInt(l, r int64) (int64, error) {
 	hi, lo := bits.Mul64(uint64(max(l, -l)), uint64(max(r, -r)))
 	if hi != 0 || lo > math.MaxInt64 || l == math.MinInt64 || r == math.MinInt64 {
-		return nil, errOverflow
+		return 0, errOverflow
 	}
 	return l * r, nil
 }
 
 func powInt(base, exp int64) (any, error) {
-	var result any = int64(1)
 	if base >= -1 && base <= 1 {
 		exp = min(exp, 2+exp%2) // only the parity matters
 	}
-	for range exp {
+	result := int64(1)
+	for range exp { // overflows after at most 63 rounds
 		var err error
-		if result, err = mulInt(result.(int64), base); err != nil {
+		if result, err = mulInt(result, base); err != nil {
 			return nil, err
 		}
 	}
@@ -230,6 +231,9 @@ func floatOp(op string, l, r float64) (any, error) {
 	case "**":
 		if l == 0 && r < 0 {
 			return nil, errors.New("0.0 cannot be raised to a negative power")
+		}
+		if l < 0 && r != math.Trunc(r) {
+			return nil, errors.New("a negative number has no real power of a fraction")
 		}
 		return math.Pow(l, r), nil
 	}

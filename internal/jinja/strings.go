@@ -128,16 +128,25 @@ func isCased(r rune) bool { return unicode.IsUpper(r) || unicode.IsLower(r) || u
 
 // title starts a word after every code point without case, as str.title does.
 func title(s string) string {
+	return titleBy(s, func(r rune) bool { return !isCased(r) }, titleRune, func(rest string) string {
+		return lower("a" + rest)[1:] // with a letter before it, a last sigma becomes final
+	})
+}
+
+// titleBy cuts s after the code points that end a word, and applies first to the first
+// code point of each word and rest to the others.
+func titleBy(s string, ends func(rune) bool, first, rest func(string) string) string {
 	var b strings.Builder
-	inWord := false
-	for _, r := range s {
-		switch {
-		case inWord:
-			b.WriteString(lower(string(r)))
-		default:
-			b.WriteString(titleRune(string(r)))
+	for s != "" {
+		_, size := utf8.DecodeRuneInString(s)
+		end := len(s)
+		if i := strings.IndexFunc(s, ends); i >= 0 {
+			_, last := utf8.DecodeRuneInString(s[i:])
+			end = i + last
 		}
-		inWord = isCased(r)
+		b.WriteString(first(s[:size]))
+		b.WriteString(rest(s[size:end]))
+		s = s[end:]
 	}
 	return b.String()
 }

@@ -1,8 +1,10 @@
 package jinja
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -136,4 +138,58 @@ func TestHuggingFaceFeatures(t *testing.T) {
 func TestHuggingFaceEndToEnd(t *testing.T) {
 	doc := mustJSON[*Dict](t, sharedFile(t, "chat-templates/hf_jinja_e2e.json"))
 	runSuite(t, suite(t, field[[]any](t, doc, "cases")), 53, TransformersJS)
+}
+
+// TestEndToEndAsPython renders the same templates in the default dialect. One differs:
+// it prints a list, which Python and JavaScript do not write alike.
+func TestEndToEndAsPython(t *testing.T) {
+	doc := mustJSON[*Dict](t, sharedFile(t, "chat-templates/hf_jinja_e2e.json"))
+	for _, c := range suite(t, field[[]any](t, doc, "cases")) {
+		got, err := renderString(c.template, c.context, WithNow(clock))
+		if same := err == nil && got == c.want; same == (c.name == "MadeAgents/Hammer2.1") {
+			t.Errorf("%s: same as huggingface.js: %v, error %v", c.name, same, err)
+		}
+	}
+}
+
+// TestLlamaCpp runs llama.cpp's suite. Its expectations come from llama.cpp's built-in
+// formatters; the seven cases below cannot be met by rendering the template as it is.
+func TestLlamaCpp(t *testing.T) {
+	differs := map[string]string{
+		"mistralai/Mistral-7B-Instruct-v0.2 (NOTE: Old pre-v1 without a system prompt)": "the template refuses a system message",
+		"google/gemma-7b-it":                  "the template refuses a system message",
+		"OrionStarAI/Orion-14B-Chat":          "the template drops the system message",
+		"Phi-3-mini":                          "the template drops the system message",
+		"Phi-3-medium":                        "the template drops the system message",
+		"ai-sage/GigaChat-20B-A3B-instruct":   "the template needs additional_special_tokens",
+		"yandex/YandexGPT-5-Lite-8B-instruct": "the template drops the system message",
+	}
+	doc := mustJSON[*Dict](t, sharedFile(t, "chat-templates/llamacpp_chat_template_cases.json"))
+	passed := 0
+	for _, v := range field[[]any](t, doc, "cases") {
+		c := v.(*Dict)
+		ctx := map[string]any{"bos_token": "", "eos_token": "", "add_generation_prompt": true}
+		maps.Copy(ctx, contextOf(c))
+		messages := field[[]any](t, doc, "messages")
+		if extra, ok := c.Get("extra_conversation"); ok {
+			messages = slices.Concat(messages, extra.([]any))
+		}
+		ctx["messages"] = messages
+		name := field[string](t, c, "name")
+		want := field[string](t, c, "expected_output")
+		if jinja := field[string](t, c, "expected_output_jinja"); jinja != "" {
+			want = jinja
+		}
+		got, err := renderString(field[string](t, c, "template_str"), ctx)
+		same := err == nil && got == want
+		if reason, known := differs[name]; known == same {
+			t.Errorf("%s: same as llama.cpp: %v (%s)\ngot  %q, %v\nwant %q", name, same, reason, got, err, want)
+		}
+		if same {
+			passed++
+		}
+	}
+	if passed != 29 {
+		t.Errorf("%d of 36 cases pass, expected 29", passed)
+	}
 }

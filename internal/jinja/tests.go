@@ -98,32 +98,28 @@ func textTest(f func(string) bool) testFunc {
 }
 
 func parity(want int64) testFunc {
-	return func(_ *evaluator, v any, a callArgs) (bool, error) {
-		r, err := remainder(v, int64(2))
-		return r == want, err
+	return func(e *evaluator, v any, a callArgs) (bool, error) {
+		return e.remainderIs(v, int64(2), want)
 	}
 }
 
-func remainder(v, by any) (int64, error) {
-	i, _, vInt, _ := number(v)
-	n, _, byInt, _ := number(by)
-	if !vInt || !byInt {
-		return 0, operandError("%", v, by)
+func (e *evaluator) remainderIs(v, by any, want int64) (bool, error) {
+	if _, isText := v.(string); isText {
+		return false, operandError("%", v, by)
 	}
-	r, err := intOp("%", i, n)
+	r, err := e.binary("%", v, by)
 	if err != nil {
-		return 0, err
+		return false, err
 	}
-	return r.(int64), nil
+	return e.equal(r, want)
 }
 
-func divisibleBy(_ *evaluator, v any, a callArgs) (bool, error) {
+func divisibleBy(e *evaluator, v any, a callArgs) (bool, error) {
 	b, err := a.bindTo("divisibleby", 1, "num")
 	if err != nil {
 		return false, err
 	}
-	r, err := remainder(v, b.vals[0])
-	return r == 0, err
+	return e.remainderIs(v, b.vals[0], 0)
 }
 
 // sameAs is identity. Scalars of the same type and value count as one object; so do

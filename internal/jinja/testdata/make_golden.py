@@ -326,6 +326,9 @@ s | capitalize
 uni | upper
 uni | lower
 uni | capitalize
+uni | title
+uni.title()
+'ΑΒΣ ὈΔΟΣ' | title
 'naïve ßtraße ǆ x1y'.title()
 'naïve ßT ǆ'.swapcase()
 uni.casefold()
@@ -372,6 +375,15 @@ users | join('|', attribute='name')
 [1, none, true] | join('-')
 s | join('.')
 list | map('string') | list
+nil | map('upper') | list
+x | select | list
+missing | selectattr('a') | list
+0 | map('upper') | list
+n | map('upper') | list
+4.5 is divisibleby(1.5)
+4.5 is odd
+'' % list
+n | indent
 list | map('string') | join('+')
 users | map(attribute='name') | map('upper') | list
 users | map(attribute='admin', default='no') | list
@@ -401,6 +413,8 @@ words | min
 words | max(case_sensitive=true)
 users | max(attribute='age')
 [] | max
+[d] | max
+[d, d] | max
 range(7) | batch(3) | list
 range(7) | batch(3, 'x') | list
 range(7) | slice(3) | list
@@ -462,7 +476,6 @@ text | indent('> ', true)
 'foo bar baz qux' | truncate(9, true)
 'foo bar baz qux' | truncate(11)
 'foo bar baz qux' | truncate(11, false, '...', 0)
-'a b&c/d?é' | urlencode
 d | attr('z')
 s | attr('upper') is callable
 (s | attr('upper'))()
