@@ -122,6 +122,26 @@ func siluAVX2(out *float32, gate *float32, up *float32, n int)
 //go:noescape
 func geluAVX2(out *float32, gate *float32, up *float32, n int)
 
+// squaresAVX2 sums the squares of n elements, a multiple of 16, into 8 lanes.
+//
+//go:noescape
+func squaresAVX2(x *float32, n int, lanes *float64)
+
+// scaleRowAVX2 is out = x * scale * (weight + offset) for n elements, a multiple of 16.
+//
+//go:noescape
+func scaleRowAVX2(out *float32, x *float32, weight *float32, n int, scale float32, offset float32)
+
+// addToAVX2 is dst += src for n elements, a multiple of 16.
+//
+//go:noescape
+func addToAVX2(dst *float32, src *float32, n int)
+
+// divideAVX2 is tier.divide.
+//
+//go:noescape
+func divideAVX2(x *float32, n int, by float32)
+
 // readLoopAVX2 reads n bytes, a multiple of 512, and discards them: the ceiling for streaming weights.
 //
 //go:noescape

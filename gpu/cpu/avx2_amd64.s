@@ -2245,6 +2245,35 @@ values4_done:
 	JMP     wide4
 
 wide4_done:
+wide2:
+	CMPQ    SI, $0x00000010
+	JLT     wide2_done
+	VMOVUPS (AX), Y0
+	VMOVUPS 32(AX), Y1
+	MOVQ    BX, R8
+	MOVQ    CX, R9
+	MOVQ    DX, R10
+
+values2:
+	CMPQ         R8, $0x00000001
+	JLT          values2_done
+	VBROADCASTSS (R9), Y2
+	VFMADD231PS  (R10), Y2, Y0
+	VFMADD231PS  32(R10), Y2, Y1
+	ADDQ         $0x04, R9
+	ADDQ         DI, R10
+	SUBQ         $0x00000001, R8
+	JMP          values2
+
+values2_done:
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, SI
+	JMP     wide2
+
+wide2_done:
 wide1:
 	CMPQ    SI, $0x00000008
 	JLT     wide1_done
@@ -2593,6 +2622,102 @@ DATA geluLinearAVX2<>+20(SB)/4, $0xbfcc422a
 DATA geluLinearAVX2<>+24(SB)/4, $0xbfcc422a
 DATA geluLinearAVX2<>+28(SB)/4, $0xbfcc422a
 GLOBL geluLinearAVX2<>(SB), RODATA|NOPTR, $32
+
+// func squaresAVX2(x *float32, n int, lanes *float64)
+// Requires: AVX, FMA3
+TEXT ·squaresAVX2(SB), NOSPLIT, $0-24
+	MOVQ   x+0(FP), AX
+	MOVQ   n+8(FP), CX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+vectors:
+	CMPQ        CX, $0x00000008
+	JLT         vectors_done
+	VCVTPS2PD   (AX), Y2
+	VFMADD231PD Y2, Y2, Y0
+	VCVTPS2PD   16(AX), Y2
+	VFMADD231PD Y2, Y2, Y1
+	ADDQ        $0x20, AX
+	SUBQ        $0x00000008, CX
+	JMP         vectors
+
+vectors_done:
+	VADDPD  Y1, Y0, Y0
+	MOVQ    lanes+16(FP), AX
+	VMOVUPD Y0, (AX)
+	VZEROUPPER
+	RET
+
+// func scaleRowAVX2(out *float32, x *float32, weight *float32, n int, scale float32, offset float32)
+// Requires: AVX
+TEXT ·scaleRowAVX2(SB), NOSPLIT, $0-40
+	MOVQ         out+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         weight+16(FP), DX
+	MOVQ         n+24(FP), BX
+	VBROADCASTSS scale+32(FP), Y0
+	VBROADCASTSS offset+36(FP), Y1
+
+vectors:
+	CMPQ    BX, $0x00000008
+	JLT     vectors_done
+	VMULPS  (CX), Y0, Y2
+	VADDPS  (DX), Y1, Y3
+	VMULPS  Y3, Y2, Y2
+	VMOVUPS Y2, (AX)
+	ADDQ    $0x20, AX
+	ADDQ    $0x20, CX
+	ADDQ    $0x20, DX
+	SUBQ    $0x00000008, BX
+	JMP     vectors
+
+vectors_done:
+	VZEROUPPER
+	RET
+
+// func addToAVX2(dst *float32, src *float32, n int)
+// Requires: AVX
+TEXT ·addToAVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+
+vectors:
+	CMPQ    DX, $0x00000008
+	JLT     vectors_done
+	VMOVUPS (CX), Y0
+	VADDPS  (AX), Y0, Y0
+	VMOVUPS Y0, (AX)
+	ADDQ    $0x20, AX
+	ADDQ    $0x20, CX
+	SUBQ    $0x00000008, DX
+	JMP     vectors
+
+vectors_done:
+	VZEROUPPER
+	RET
+
+// func divideAVX2(x *float32, n int, by float32)
+// Requires: AVX
+TEXT ·divideAVX2(SB), NOSPLIT, $0-20
+	MOVQ         x+0(FP), AX
+	MOVQ         n+8(FP), CX
+	VBROADCASTSS by+16(FP), Y0
+
+vectors:
+	CMPQ    CX, $0x00000008
+	JLT     vectors_done
+	VMOVUPS (AX), Y1
+	VDIVPS  Y0, Y1, Y1
+	VMOVUPS Y1, (AX)
+	ADDQ    $0x20, AX
+	SUBQ    $0x00000008, CX
+	JMP     vectors
+
+vectors_done:
+	VZEROUPPER
+	RET
 
 // func readLoopAVX2(p *byte, n int)
 // Requires: AVX

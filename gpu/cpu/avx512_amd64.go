@@ -182,6 +182,26 @@ func siluAVX512(out *float32, gate *float32, up *float32, n int)
 //go:noescape
 func geluAVX512(out *float32, gate *float32, up *float32, n int)
 
+// squaresAVX512 sums the squares of n elements, a multiple of 16, into 8 lanes.
+//
+//go:noescape
+func squaresAVX512(x *float32, n int, lanes *float64)
+
+// scaleRowAVX512 is out = x * scale * (weight + offset) for n elements, a multiple of 16.
+//
+//go:noescape
+func scaleRowAVX512(out *float32, x *float32, weight *float32, n int, scale float32, offset float32)
+
+// addToAVX512 is dst += src for n elements, a multiple of 16.
+//
+//go:noescape
+func addToAVX512(dst *float32, src *float32, n int)
+
+// divideAVX512 is tier.divide.
+//
+//go:noescape
+func divideAVX512(x *float32, n int, by float32)
+
 // readLoopAVX512 reads n bytes, a multiple of 512, and discards them: the ceiling for streaming weights.
 //
 //go:noescape

@@ -4515,6 +4515,35 @@ values4_done:
 	JMP     wide4
 
 wide4_done:
+wide2:
+	CMPQ    SI, $0x00000020
+	JLT     wide2_done
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	MOVQ    BX, R8
+	MOVQ    CX, R9
+	MOVQ    DX, R10
+
+values2:
+	CMPQ         R8, $0x00000001
+	JLT          values2_done
+	VBROADCASTSS (R9), Z2
+	VFMADD231PS  (R10), Z2, Z0
+	VFMADD231PS  64(R10), Z2, Z1
+	ADDQ         $0x04, R9
+	ADDQ         DI, R10
+	SUBQ         $0x00000001, R8
+	JMP          values2
+
+values2_done:
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	ADDQ    $0x00000080, AX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, SI
+	JMP     wide2
+
+wide2_done:
 wide1:
 	CMPQ    SI, $0x00000010
 	JLT     wide1_done
@@ -4983,6 +5012,102 @@ DATA geluLinearAVX512<>+52(SB)/4, $0xbfcc422a
 DATA geluLinearAVX512<>+56(SB)/4, $0xbfcc422a
 DATA geluLinearAVX512<>+60(SB)/4, $0xbfcc422a
 GLOBL geluLinearAVX512<>(SB), RODATA|NOPTR, $64
+
+// func squaresAVX512(x *float32, n int, lanes *float64)
+// Requires: AVX, AVX512F
+TEXT ·squaresAVX512(SB), NOSPLIT, $0-24
+	MOVQ   x+0(FP), AX
+	MOVQ   n+8(FP), CX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+vectors:
+	CMPQ        CX, $0x00000010
+	JLT         vectors_done
+	VCVTPS2PD   (AX), Z2
+	VFMADD231PD Z2, Z2, Z0
+	VCVTPS2PD   32(AX), Z2
+	VFMADD231PD Z2, Z2, Z1
+	ADDQ        $0x40, AX
+	SUBQ        $0x00000010, CX
+	JMP         vectors
+
+vectors_done:
+	VADDPD  Z1, Z0, Z0
+	MOVQ    lanes+16(FP), AX
+	VMOVUPD Z0, (AX)
+	VZEROUPPER
+	RET
+
+// func scaleRowAVX512(out *float32, x *float32, weight *float32, n int, scale float32, offset float32)
+// Requires: AVX, AVX512F
+TEXT ·scaleRowAVX512(SB), NOSPLIT, $0-40
+	MOVQ         out+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         weight+16(FP), DX
+	MOVQ         n+24(FP), BX
+	VBROADCASTSS scale+32(FP), Z0
+	VBROADCASTSS offset+36(FP), Z1
+
+vectors:
+	CMPQ    BX, $0x00000010
+	JLT     vectors_done
+	VMULPS  (CX), Z0, Z2
+	VADDPS  (DX), Z1, Z3
+	VMULPS  Z3, Z2, Z2
+	VMOVUPS Z2, (AX)
+	ADDQ    $0x40, AX
+	ADDQ    $0x40, CX
+	ADDQ    $0x40, DX
+	SUBQ    $0x00000010, BX
+	JMP     vectors
+
+vectors_done:
+	VZEROUPPER
+	RET
+
+// func addToAVX512(dst *float32, src *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·addToAVX512(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+
+vectors:
+	CMPQ    DX, $0x00000010
+	JLT     vectors_done
+	VMOVUPS (CX), Z0
+	VADDPS  (AX), Z0, Z0
+	VMOVUPS Z0, (AX)
+	ADDQ    $0x40, AX
+	ADDQ    $0x40, CX
+	SUBQ    $0x00000010, DX
+	JMP     vectors
+
+vectors_done:
+	VZEROUPPER
+	RET
+
+// func divideAVX512(x *float32, n int, by float32)
+// Requires: AVX, AVX512F
+TEXT ·divideAVX512(SB), NOSPLIT, $0-20
+	MOVQ         x+0(FP), AX
+	MOVQ         n+8(FP), CX
+	VBROADCASTSS by+16(FP), Z0
+
+vectors:
+	CMPQ    CX, $0x00000010
+	JLT     vectors_done
+	VMOVUPS (AX), Z1
+	VDIVPS  Z0, Z1, Z1
+	VMOVUPS Z1, (AX)
+	ADDQ    $0x40, AX
+	SUBQ    $0x00000010, CX
+	JMP     vectors
+
+vectors_done:
+	VZEROUPPER
+	RET
 
 // func readLoopAVX512(p *byte, n int)
 // Requires: AVX, AVX512F

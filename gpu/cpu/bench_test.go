@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/troupe-engine/troupe/gpu"
@@ -42,6 +43,7 @@ func hotOps(tb testing.TB, d *Device, tokens int) map[gpu.Op]any {
 	kPool, vPool := f32(blocks, kvHeads, block, dim), f32(blocks, kvHeads, block, dim)
 	x, qkv, logits, indices := f32(tokens, hidden), f32(tokens, stride), f32(tokens, vocab), i32(tokens)
 	cos, sin := f32(tokens, dim/2), f32(tokens, dim/2)
+	fillNormal(d.Float32s(logits), 3)
 	starts, positions, params := i32(tokens+1), i32(tokens), make([]gpu.SampleParams, tokens)
 	for t := range tokens {
 		d.Int32s(starts)[t+1] = int32(t + 1)
@@ -111,5 +113,53 @@ func BenchmarkLaunch(b *testing.B) {
 			d.Free(x)
 		}
 		d.Close()
+	}
+}
+
+func fillNormal(x []float32, spread float64) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range x {
+		x[i] = float32(rng.NormFloat64() * spread)
+	}
+}
+
+// BenchmarkSample draws one row from a large vocabulary.
+func BenchmarkSample(b *testing.B) {
+	const vocab = 128256
+	settings := map[string]gpu.SampleParams{
+		"greedy":      {},
+		"temperature": {Temperature: 1, TopP: 1},
+		"top-p":       {Temperature: 1, TopP: 0.9},
+		"top-k":       {Temperature: 1, TopP: 1, TopK: 50},
+		"min-p":       {Temperature: 1, TopP: 1, MinP: 0.05},
+	}
+	for _, shape := range []struct {
+		name   string
+		spread float64
+	}{{"normal", 3}, {"flat", 0}} {
+		for name, p := range settings {
+			b.Run(shape.name+"/"+name, func(b *testing.B) {
+				d := open(b, Options{Threads: 1})
+				logits, err := d.Alloc(gpu.F32, 1, vocab)
+				if err != nil {
+					b.Fatal(err)
+				}
+				out, err := d.Alloc(gpu.I32, 1)
+				if err != nil {
+					b.Fatal(err)
+				}
+				fillNormal(d.Float32s(logits), shape.spread)
+				args := &gpu.Sample{Logits: logits, Params: []gpu.SampleParams{p}, Out: out, LastToken: out}
+				for b.Loop() {
+					args.Params[0].Position++
+					if err := d.Launch(gpu.OpSample, args); err != nil {
+						b.Fatal(err)
+					}
+				}
+				d.Free(logits)
+				d.Free(out)
+				d.Close()
+			})
+		}
 	}
 }

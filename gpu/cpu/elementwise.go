@@ -2,7 +2,6 @@ package cpu
 
 import (
 	"fmt"
-	"math"
 
 	"github.com/troupe-engine/troupe/gpu"
 )
@@ -56,38 +55,6 @@ func widen(dst []float32, src []byte, dtype gpu.DType, scale float32) {
 	}
 }
 
-// rmsNorm executes gpu.RMSNorm. Squares are summed in four float64 chains: fixed for a given
-// row length, exact enough not to matter, and not bound by one chain's latency.
-func (d *Device) rmsNorm(a *gpu.RMSNorm) error {
-	out, x, weight := d.Float32s(a.Out), d.Float32s(a.X), d.Float32s(a.Weight)
-	cols := len(weight)
-	mustLen(gpu.OpRMSNorm, "Out", a.Out, len(x))
-	if cols == 0 || len(x)%cols != 0 {
-		panic(fmt.Sprintf("cpu: rmsnorm: X is %v, not rows of %d", a.X, cols))
-	}
-	for at := 0; at < len(x); at += cols {
-		row, dst := x[at:at+cols], out[at:at+cols]
-		var s0, s1, s2, s3 float64
-		i := 0
-		for ; i+4 <= cols; i += 4 {
-			v := row[i : i+4 : i+4]
-			s0 += float64(v[0]) * float64(v[0])
-			s1 += float64(v[1]) * float64(v[1])
-			s2 += float64(v[2]) * float64(v[2])
-			s3 += float64(v[3]) * float64(v[3])
-		}
-		for ; i < cols; i++ {
-			s0 += float64(row[i]) * float64(row[i])
-		}
-		mean := (s0 + s1 + s2 + s3) / float64(cols)
-		scale := float32(1 / math.Sqrt(mean+float64(a.Eps)))
-		for i, w := range weight {
-			dst[i] = row[i] * scale * (w + a.Offset)
-		}
-	}
-	return nil
-}
-
 // add executes gpu.Add.
 func (d *Device) add(a *gpu.Add) error {
 	out, x, y := d.Float32s(a.Out), d.Float32s(a.A), d.Float32s(a.B)
@@ -113,8 +80,23 @@ func (d *Device) gatherRows(a *gpu.GatherRows) error {
 
 // softCap executes gpu.SoftCap.
 func (d *Device) softCap(a *gpu.SoftCap) error {
-	softCapAll(d.Float32s(a.X), a.Cap)
+	p := &d.work.softCap
+	*p = softCapTask{d.Float32s(a.X), a.Cap}
+	d.share(p, (len(p.x)+softCapChunk-1)/softCapChunk, 5*float64(len(p.x)))
+	*p = softCapTask{}
 	return nil
+}
+
+// softCapChunk is the elements of one work item.
+const softCapChunk = 1024
+
+type softCapTask struct {
+	x     []float32
+	limit float32
+}
+
+func (p *softCapTask) run(_, from, to int) {
+	softCapAll(p.x[from*softCapChunk:min(to*softCapChunk, len(p.x))], p.limit)
 }
 
 // softCapAll: x = limit * tanh(x / limit).

@@ -21,6 +21,10 @@ var goTier = tier{
 	mix:      mix,
 	expShift: expShift,
 	largest:  largest,
+	divide:   divide,
+	squares:  squares,
+	scaleRow: scaleRow,
+	addTo:    addTo,
 	gates:    [2]func(out, gate, up []float32){gpu.SiLU: siluGate, gpu.GELUTanh: geluGate},
 }
 
@@ -137,5 +141,41 @@ func geluGate(out, gate, up []float32) {
 	const twice = 2 * math.Sqrt2 / math.SqrtPi // 2 * sqrt(2/pi)
 	for i, g := range gate {
 		out[i] = g / (1 + exp32(-twice*(g+0.044715*g*g*g))) * up[i]
+	}
+}
+
+func divide(x []float32, by float32) {
+	for i := range x {
+		x[i] /= by
+	}
+}
+
+// squares uses four chains: fixed for a given length, and not bound by one chain's latency.
+func squares(x []float32) float64 {
+	var s0, s1, s2, s3 float64
+	for ; len(x) >= 4; x = x[4:] {
+		v := x[:4:4]
+		s0 += float64(v[0]) * float64(v[0])
+		s1 += float64(v[1]) * float64(v[1])
+		s2 += float64(v[2]) * float64(v[2])
+		s3 += float64(v[3]) * float64(v[3])
+	}
+	for _, v := range x {
+		s0 += float64(v) * float64(v)
+	}
+	return s0 + s1 + s2 + s3
+}
+
+func scaleRow(out, x, weight []float32, scale, offset float32) {
+	x, weight = x[:len(out)], weight[:len(out)]
+	for i := range out {
+		out[i] = x[i] * scale * (weight[i] + offset)
+	}
+}
+
+func addTo(dst, src []float32) {
+	src = src[:len(dst)]
+	for i := range dst {
+		dst[i] += src[i]
 	}
 }

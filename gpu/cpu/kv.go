@@ -35,13 +35,25 @@ func (d *Device) rope(a *gpu.RoPE) error {
 		panic(fmt.Sprintf("cpu: rope: %d heads of %d at column %d of %v, rotating %d",
 			a.Heads, a.HeadDim, a.Column, a.X, 2*half))
 	}
-	x, cosAll, sinAll := d.Float32s(a.X), d.Float32s(a.Cos), d.Float32s(a.Sin)
-	for t := range tokens {
-		cos := cosAll[t*half:][:half]
-		sin := sinAll[t*half:][:half]
-		for h := range a.Heads {
-			head := x[t*stride+a.Column+h*a.HeadDim:][:2*half]
-			low, high := head[:half], head[half:]
+	p := &d.work.rope
+	*p = ropeTask{x: d.Float32s(a.X), cos: d.Float32s(a.Cos), sin: d.Float32s(a.Sin),
+		stride: stride, half: half, column: a.Column, heads: a.Heads, headDim: a.HeadDim}
+	d.share(p, tokens, float64(tokens*a.Heads*half))
+	*p = ropeTask{}
+	return nil
+}
+
+type ropeTask struct {
+	x, cos, sin                          []float32
+	stride, half, column, heads, headDim int
+}
+
+func (p *ropeTask) run(_, from, to int) {
+	for t := from; t < to; t++ {
+		cos, sin := p.cos[t*p.half:][:p.half], p.sin[t*p.half:][:p.half]
+		for h := range p.heads {
+			head := p.x[t*p.stride+p.column+h*p.headDim:][:2*p.half]
+			low, high := head[:len(cos)], head[len(cos):][:len(cos)]
 			for i, c := range cos {
 				u, v, s := low[i], high[i], sin[i]
 				low[i] = u*c - v*s
@@ -49,7 +61,6 @@ func (d *Device) rope(a *gpu.RoPE) error {
 			}
 		}
 	}
-	return nil
 }
 
 // kvWrite executes gpu.KVWrite.

@@ -89,7 +89,6 @@ func (d *Device) Select(op gpu.Op, name string) error {
 func (d *Device) registerAll(tierName string) {
 	simple(d, gpu.OpFeedTokens, (*Device).feedTokens)
 	simple(d, gpu.OpEmbed, (*Device).embed)
-	simple(d, gpu.OpRMSNorm, (*Device).rmsNorm)
 	simple(d, gpu.OpRoPETable, (*Device).ropeTable)
 	simple(d, gpu.OpRoPE, (*Device).rope)
 	simple(d, gpu.OpKVWrite, (*Device).kvWrite)
@@ -98,13 +97,14 @@ func (d *Device) registerAll(tierName string) {
 	simple(d, gpu.OpGatherRows, (*Device).gatherRows)
 	simple(d, gpu.OpSoftCap, (*Device).softCap)
 	simple(d, gpu.OpMoERoute, (*Device).moeRoute)
-	simple(d, gpu.OpLogSoftmax, (*Device).logSoftmax)
 	for _, t := range tiers() {
+		tiered(d, gpu.OpRMSNorm, t, (*Device).rmsNorm)
 		tiered(d, gpu.OpMatMul, t, (*Device).matMul)
 		tiered(d, gpu.OpAttention, t, (*Device).attention)
 		tiered(d, gpu.OpActMul, t, (*Device).actMul)
 		tiered(d, gpu.OpMoEExperts, t, (*Device).moeExperts)
 		tiered(d, gpu.OpSample, t, (*Device).sample)
+		tiered(d, gpu.OpLogSoftmax, t, (*Device).logSoftmax)
 	}
 	for op, o := range d.ops {
 		if len(o.implementations) > 1 {

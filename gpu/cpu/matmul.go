@@ -3,8 +3,9 @@ package cpu
 import "github.com/troupe-engine/troupe/gpu"
 
 const (
-	// inlineNs is the estimated work below which sharing costs more than it saves.
-	inlineNs = 4000
+	// inlineNs is the estimated work below which sharing costs more than it saves: when the
+	// workers are spinning, and when they have to be woken.
+	inlineNs, inlineParkedNs = 1500, 6000
 	// depthMax bounds k per kernel call: assembly cannot be preempted, and a garbage collection
 	// waits for it. At 8 panels of float32 it is 2 MB of weights, about 100 µs.
 	depthMax = 4096
@@ -45,7 +46,7 @@ func (d *Device) multiply(t *tier, out, x []float32, tokens int, m *matrix, bias
 		x = d.packActivations(x, tokens, m.k)
 	}
 	w.matmul = matmulTask{out: out, x: x, m: m, bias: bias, accumulate: accumulate,
-		tiles: w.tiles, group: group, workers: w.workers}
+		addTo: t.addTo, tiles: w.tiles, group: group, workers: w.workers}
 	groups := (m.panels() + group - 1) / group
 	macs := float64(tokens) * float64(m.n) * float64(m.k)
 	ns := max(macs/t.macsPerNs, float64(len(m.data))/t.bytesPerNs)
@@ -56,7 +57,7 @@ func (d *Device) multiply(t *tier, out, x []float32, tokens int, m *matrix, bias
 // share runs t on the pool if its estimated cost is worth it, in chunks small enough that the
 // workers finish together.
 func (d *Device) share(t task, items int, ns float64) {
-	if ns < inlineNs {
+	if ns < inlineNs || (ns < inlineParkedNs && !d.pool.awake()) {
 		if items > 0 {
 			t.run(0, 0, items)
 		}
@@ -113,19 +114,37 @@ func (p *packTask) run(_, from, to int) {
 	for _, r := range p.tiles[from:to] {
 		width := r.tile.tokens
 		dst := p.dst[r.at*p.k:][:width*p.k]
-		for t := range width {
-			if t >= r.tokens {
+		for t := 0; t < width; {
+			switch left := r.tokens - t; {
+			case left >= 4:
+				interleave4(dst[t:], width, p.row(r, t), p.row(r, t+1), p.row(r, t+2), p.row(r, t+3))
+				t += 4
+			case left >= 1:
+				for i, v := range p.row(r, t) {
+					dst[i*width+t] = v
+				}
+				t++
+			default: // padding
 				for i := t; i < len(dst); i += width {
 					dst[i] = 0
 				}
-				continue
-			}
-			i := t
-			for _, v := range p.x[(r.start+t)*p.k:][:p.k] {
-				dst[i] = v
-				i += width
+				t++
 			}
 		}
+	}
+}
+
+func (p *packTask) row(r tileRun, t int) []float32 { return p.x[(r.start+t)*p.k:][:p.k] }
+
+// interleave4 stores element i of the rows at dst[i*width:]. Four at a time fill a cache line
+// in few passes.
+func interleave4(dst []float32, width int, a, b, c, d []float32) {
+	b, c, d = b[:len(a)], c[:len(a)], d[:len(a)]
+	at := 0
+	for i, v := range a {
+		to := dst[at : at+4 : at+4]
+		to[0], to[1], to[2], to[3] = v, b[i], c[i], d[i]
+		at += width
 	}
 }
 
@@ -135,6 +154,7 @@ type matmulTask struct {
 	m          *matrix
 	bias       []float32
 	accumulate bool
+	addTo      func(dst, src []float32)
 	tiles      []tileRun
 	group      int
 	workers    []workerSpace
@@ -187,19 +207,11 @@ func (p *matmulTask) multiply(space *workerSpace, r *tileRun, panel, count int) 
 // store finishes a run of outputs that begins at column first.
 func (p *matmulTask) store(out, sums []float32, first int) {
 	if p.bias != nil {
-		addTo(sums, p.bias[first:])
+		p.addTo(sums, p.bias[first:])
 	}
 	if p.accumulate {
-		addTo(out, sums)
+		p.addTo(out, sums)
 		return
 	}
 	copy(out, sums)
-}
-
-// addTo: dst += src for the elements of dst.
-func addTo(dst, src []float32) {
-	src = src[:len(dst)]
-	for i := range dst {
-		dst[i] += src[i]
-	}
 }

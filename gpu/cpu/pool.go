@@ -112,6 +112,16 @@ func (p *pool) share(worker int) {
 	}
 }
 
+// awake reports whether sharing work needs no wake-up.
+func (p *pool) awake() bool {
+	for w := 1; w < p.threads; w++ {
+		if p.parked[w].asleep.Load() {
+			return false
+		}
+	}
+	return true
+}
+
 func (p *pool) rouse(w int) {
 	if s := &p.parked[w]; s.asleep.Load() && s.asleep.CompareAndSwap(true, false) {
 		s.wake <- struct{}{}

@@ -63,15 +63,12 @@ func (s *drawSpace) row(t *tier, logits []float32, p *gpu.SampleParams) int32 {
 	n := len(logits)
 	s.scaled = grow(s.scaled, (n+15)&^15)
 	greedy := !(p.Temperature > 0)
-	if greedy {
-		copy(s.scaled, logits)
-	} else {
-		for i, v := range logits {
-			s.scaled[i] = v / p.Temperature
-		}
-	}
+	copy(s.scaled, logits)
 	for i := n; i < len(s.scaled); i++ {
 		s.scaled[i] = negativeInfinity
+	}
+	if !greedy && p.Temperature != 1 {
+		t.divide(s.scaled, p.Temperature)
 	}
 	largest, nan := t.largest(s.scaled)
 	if nan {
@@ -121,29 +118,4 @@ func (s *drawSpace) gumbelMax(scaled []float32, keep ranked, largest float32, ke
 		}
 	}
 	return bestID
-}
-
-// logSoftmax executes gpu.LogSoftmax.
-func (d *Device) logSoftmax(a *gpu.LogSoftmax) error {
-	rows, vocab, per := a.Logits.Dims[0], a.Logits.Dims[1], a.IDs.Dims[1]
-	mustShape(gpu.OpLogSoftmax, "Out", a.Out, rows, per)
-	mustShape(gpu.OpLogSoftmax, "IDs", a.IDs, rows, per)
-	logits, ids, out := d.Float32s(a.Logits), d.Int32s(a.IDs), d.Float32s(a.Out)
-	for r := range rows {
-		row := logits[r*vocab:][:vocab]
-		largest := row[0]
-		for _, v := range row {
-			largest = max(largest, v)
-		}
-		var total float64
-		for _, v := range row {
-			total += float64(exp32(v - largest))
-		}
-		log := float64(largest) + math.Log(total)
-		for j, id := range ids[r*per:][:per] {
-			mustIndex(gpu.OpLogSoftmax, "IDs", int(id), vocab)
-			out[r*per+j] = float32(float64(row[id]) - log)
-		}
-	}
-	return nil
 }

@@ -2,7 +2,6 @@ package cpu
 
 import (
 	"math"
-	"slices"
 
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/gpu/ref"
@@ -35,7 +34,7 @@ func (s *drawSpace) cut(scaled []float32, largest float32, p *gpu.SampleParams) 
 		for _, r := range s.ranked {
 			total += float64(s.weights[r.id])
 		}
-		return s.cutSorted(0, float64(p.TopP)*total)
+		return s.cutAt(0, float64(p.TopP)*total)
 	}
 	return s.cutMass(scaled, largest, keep, float64(p.TopP))
 }
@@ -100,48 +99,46 @@ func siftDown(h []ranked) {
 	}
 }
 
-// The histogram of TopP: buckets of 1/16 nat below the largest value, then the bucket where
-// the mass is reached in 1/1024 parts, so that what is left to sort is small.
+// The histogram of TopP has buckets of 1/8 nat below the largest value; the last holds the
+// rest. Consecutive tokens go to different copies of it, because adding to one bucket twice in
+// a row waits for memory.
 const (
-	bucketsPerNat = 16
-	buckets       = 1024
+	bucketsPerNat = 8
+	buckets       = 256
+	copies        = 4
 )
+
+func bucket(largest, v float32) int {
+	return int(min((largest-v)*bucketsPerNat, buckets-1))
+}
 
 // cutMass returns the last token of the shortest prefix that holds topP of the mass of the
 // tokens not after keep.
 func (s *drawSpace) cutMass(scaled []float32, largest float32, keep ranked, topP float64) ranked {
-	coarse := func(v float32) int {
-		return int(min(float64(largest-v)*bucketsPerNat, buckets-1))
-	}
-	var mass [buckets]float64
-	total := 0.0
+	var mass [copies][buckets]float64
 	for i, v := range scaled {
-		if !keep.before(ranked{v, int32(i)}) {
-			weight := float64(s.weights[i])
-			mass[coarse(v)] += weight
-			total += weight
+		if v > keep.value || !keep.before(ranked{v, int32(i)}) {
+			mass[i%copies][bucket(largest, v)] += float64(s.weights[i])
 		}
+	}
+	total := 0.0
+	for b := range buckets {
+		for c := 1; c < copies; c++ {
+			mass[0][b] += mass[c][b]
+		}
+		total += mass[0][b]
 	}
 	target := topP * total
-	reached, at := crossing(mass[:], target)
-
-	var parts [buckets]float64
-	fine := func(v float32) int {
-		return int(min((float64(largest-v)*bucketsPerNat-float64(at))*buckets, buckets-1))
-	}
-	for i, v := range scaled {
-		if coarse(v) == at && !keep.before(ranked{v, int32(i)}) {
-			parts[fine(v)] += float64(s.weights[i])
-		}
-	}
-	above, part := crossing(parts[:], target-reached)
+	reached, at := crossing(mass[0][:], target)
 	s.ranked = s.ranked[:0]
 	for i, v := range scaled {
-		if r := (ranked{v, int32(i)}); coarse(v) == at && fine(v) == part && !keep.before(r) {
-			s.ranked = append(s.ranked, r)
+		if bucket(largest, v) == at {
+			if r := (ranked{v, int32(i)}); !keep.before(r) {
+				s.ranked = append(s.ranked, r)
+			}
 		}
 	}
-	return s.cutSorted(reached+above, target)
+	return s.cutAt(reached, target)
 }
 
 // crossing returns the bucket in which the running mass reaches target, and the mass before it.
@@ -161,19 +158,41 @@ func crossing(mass []float64, target float64) (before float64, bucket int) {
 	return beforeLast, last
 }
 
-// cutSorted ranks s.ranked and returns the first token with which the mass reaches target, when
-// the tokens ranked before all of them hold the given mass; the last one if none does.
-func (s *drawSpace) cutSorted(mass, target float64) ranked {
-	slices.SortFunc(s.ranked, func(a, b ranked) int {
-		if a.before(b) {
-			return -1
-		}
-		return 1
-	})
-	for _, r := range s.ranked {
-		if mass += float64(s.weights[r.id]); mass >= target {
-			return r
+// cutAt returns the first token of s.ranked, in rank order, with which the mass reaches target,
+// when the tokens ranked before all of them hold the given mass; the last one if none does. It
+// is a quickselect by mass: it partitions only the side that holds the answer.
+func (s *drawSpace) cutAt(mass, target float64) ranked {
+	for rest := s.ranked; ; {
+		pivot := rest[len(rest)/2]
+		split, before := s.partition(rest, pivot)
+		after := mass + before + float64(s.weights[pivot.id])
+		switch {
+		case mass+before >= target && split > 0:
+			rest = rest[:split]
+		case after >= target || split+1 == len(rest):
+			return pivot
+		default:
+			mass, rest = after, rest[split+1:]
 		}
 	}
-	return s.ranked[len(s.ranked)-1]
+}
+
+// partition moves the tokens before pivot to the front, pivot behind them, and returns their
+// number and mass.
+func (s *drawSpace) partition(r []ranked, pivot ranked) (n int, mass float64) {
+	at := 0
+	for i, x := range r {
+		if x.before(pivot) {
+			r[i], r[n] = r[n], x
+			if at == n {
+				at = i
+			}
+			mass += float64(s.weights[x.id])
+			n++
+		} else if x.id == pivot.id {
+			at = i
+		}
+	}
+	r[at], r[n] = r[n], r[at]
+	return n, mass
 }

@@ -30,6 +30,14 @@ type tier struct {
 	expShift func(x []float32, shift float32) float32
 	// largest: the maximum, and whether any element is NaN. len(x) is a multiple of 16, not 0.
 	largest func(x []float32) (value float32, nan bool)
+	// divide: x /= by in place, correctly rounded. len(x) is a multiple of 16, not 0.
+	divide func(x []float32, by float32)
+	// squares: the sum of squares, in float64.
+	squares func(x []float32) float64
+	// scaleRow: out = x * scale * (weight + offset).
+	scaleRow func(out, x, weight []float32, scale, offset float32)
+	// addTo: dst += src, for the elements of dst.
+	addTo func(dst, src []float32)
 	// gates: out = act(gate) * up, by activation. Lengths are equal multiples of 16.
 	gates [2]func(out, gate, up []float32)
 }

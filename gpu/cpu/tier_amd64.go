@@ -68,6 +68,30 @@ var avx2Tier = tier{
 		value, _ := largest(lanes[:])
 		return value, nan != 0
 	},
+	divide: func(x []float32, by float32) { divideAVX2(&x[0], len(x), by) },
+	squares: func(x []float32) float64 {
+		whole := len(x) &^ 15
+		var lanes [8]float64
+		if whole > 0 {
+			squaresAVX2(&x[0], whole, &lanes[0])
+		}
+		pairs := (lanes[0] + lanes[4]) + (lanes[1] + lanes[5]) + (lanes[2] + lanes[6]) + (lanes[3] + lanes[7])
+		return pairs + squares(x[whole:])
+	},
+	scaleRow: func(out, x, weight []float32, scale, offset float32) {
+		whole := len(out) &^ 15
+		if whole > 0 {
+			scaleRowAVX2(&out[0], &x[:len(out)][0], &weight[:len(out)][0], whole, scale, offset)
+		}
+		scaleRow(out[whole:], x[whole:], weight[whole:], scale, offset)
+	},
+	addTo: func(dst, src []float32) {
+		whole := len(dst) &^ 15
+		if whole > 0 {
+			addToAVX2(&dst[0], &src[:len(dst)][0], whole)
+		}
+		addTo(dst[whole:], src[whole:])
+	},
 	gates: [2]func(out, gate, up []float32){
 		gpu.SiLU:     func(out, gate, up []float32) { siluAVX2(&out[0], &gate[0], &up[:len(out)][0], len(out)) },
 		gpu.GELUTanh: func(out, gate, up []float32) { geluAVX2(&out[0], &gate[0], &up[:len(out)][0], len(out)) },
@@ -127,6 +151,30 @@ var avx512Tier = tier{
 		nan := largestAVX512(&x[0], len(x), &lanes[0])
 		value, _ := largest(lanes[:])
 		return value, nan != 0
+	},
+	divide: func(x []float32, by float32) { divideAVX512(&x[0], len(x), by) },
+	squares: func(x []float32) float64 {
+		whole := len(x) &^ 15
+		var lanes [8]float64
+		if whole > 0 {
+			squaresAVX512(&x[0], whole, &lanes[0])
+		}
+		pairs := (lanes[0] + lanes[4]) + (lanes[1] + lanes[5]) + (lanes[2] + lanes[6]) + (lanes[3] + lanes[7])
+		return pairs + squares(x[whole:])
+	},
+	scaleRow: func(out, x, weight []float32, scale, offset float32) {
+		whole := len(out) &^ 15
+		if whole > 0 {
+			scaleRowAVX512(&out[0], &x[:len(out)][0], &weight[:len(out)][0], whole, scale, offset)
+		}
+		scaleRow(out[whole:], x[whole:], weight[whole:], scale, offset)
+	},
+	addTo: func(dst, src []float32) {
+		whole := len(dst) &^ 15
+		if whole > 0 {
+			addToAVX512(&dst[0], &src[:len(dst)][0], whole)
+		}
+		addTo(dst[whole:], src[whole:])
 	},
 	gates: [2]func(out, gate, up []float32){
 		gpu.SiLU:     func(out, gate, up []float32) { siluAVX512(&out[0], &gate[0], &up[:len(out)][0], len(out)) },

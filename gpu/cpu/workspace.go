@@ -20,6 +20,10 @@ type workspace struct {
 	attention attentionTask
 	actMul    actMulTask
 	sample    sampleTask
+	norm      normTask
+	rope      ropeTask
+	softCap   softCapTask
+	exps      []float32 // log_softmax: a chunk of exponentials
 }
 
 // workerSpace is the scratch of one worker. The padding keeps two workers' headers off one

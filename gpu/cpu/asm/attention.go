@@ -103,7 +103,7 @@ func (t isa) mix() {
 	row := GP64()
 	MOVQ(dim, row)
 	SHLQ(U8(2), row)
-	for _, width := range []int{8, 4, 1} {
+	for _, width := range []int{8, 4, 2, 1} {
 		loop(fmt.Sprintf("wide%d", width), dim, width*t.lanes, func() {
 			acc := t.vectors(width)
 			for i, a := range acc {

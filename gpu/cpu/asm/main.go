@@ -40,6 +40,10 @@ func main() {
 	target.largest()
 	target.gate("silu", target.negated)
 	target.gate("gelu", target.geluExponent)
+	target.squares()
+	target.scaleRow()
+	target.addTo()
+	target.divide()
 	target.readLoop()
 	target.fmaLoop()
 	if *name == "avx2" { // the oldest instruction set hosts what needs none

@@ -1,0 +1,253 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+func eachTier(t *testing.T, f func(t *testing.T, tr *tier)) {
+	for _, tr := range tiers() {
+		t.Run(tr.name, func(t *testing.T) { f(t, tr) })
+	}
+}
+
+func random(rng *rand.Rand, n int, spread float64) []float32 {
+	out := make([]float32, n)
+	for i := range out {
+		out[i] = float32(rng.NormFloat64() * spread)
+	}
+	return out
+}
+
+// ulps is the distance from the exact value in units in the last place of float32.
+func ulps(got float32, want float64) float64 {
+	nearest := float32(want)
+	step := math.Abs(float64(math.Nextafter32(nearest, math.MaxFloat32)) - float64(nearest))
+	return math.Abs(float64(got)-want) / step
+}
+
+// TestExpAccuracy sweeps the whole range on every tier.
+func TestExpAccuracy(t *testing.T) {
+	eachTier(t, func(t *testing.T, tr *tier) {
+		const n = 1 << 16
+		worst, at := 0.0, float32(0)
+		x := make([]float32, n)
+		for _, span := range [][2]float64{{-87.3, 88.3}, {-1, 1}, {-1e-3, 1e-3}} {
+			in := make([]float32, n)
+			for i := range in {
+				in[i] = float32(span[0] + (span[1]-span[0])*float64(i)/(n-1))
+			}
+			copy(x, in)
+			tr.expShift(x, 0)
+			for i := range x {
+				if e := ulps(x[i], math.Exp(float64(in[i]))); e > worst {
+					worst, at = e, in[i]
+				}
+			}
+		}
+		t.Logf("worst error %.2f ulp, at %v", worst, at)
+		if worst > 2 {
+			t.Errorf("exp(%v) is off by %.2f ulp", at, worst)
+		}
+	})
+}
+
+func TestExpEdges(t *testing.T) {
+	inf := float32(math.Inf(1))
+	eachTier(t, func(t *testing.T, tr *tier) {
+		x := make([]float32, 32)
+		for i, v := range []float32{0, -inf, -88, -200, -3e38, 0, float32(math.NaN())} {
+			x[i] = v
+		}
+		tr.expShift(x, 0)
+		want := []float32{1, 0, 0, 0, 0, 1}
+		for i, w := range want {
+			if x[i] != w {
+				t.Errorf("element %d: %v, want %v", i, x[i], w)
+			}
+		}
+		if x[6] == x[6] {
+			t.Errorf("exp(NaN) = %v", x[6])
+		}
+		x[6] = 700
+		if tr.expShift(x, 0); !(x[6] > 2e38) {
+			t.Errorf("exp(700) = %v, want a very large number", x[6])
+		}
+		for i := range x {
+			x[i] = 3
+		}
+		if sum := tr.expShift(x, 3); sum != 32 {
+			t.Errorf("the sum of 32 times exp(3-3) is %v", sum)
+		}
+	})
+}
+
+// TestTwins holds every loop of every tier to its portable twin.
+func TestTwins(t *testing.T) {
+	eachTier(t, func(t *testing.T, tr *tier) {
+		rng := rand.New(rand.NewPCG(3, 4))
+		for round := range 40 {
+			dim, n := 8*(1+rng.IntN(36)), 1+rng.IntN(33)
+			q, keys := random(rng, dim, 1), random(rng, n*dim, 1)
+			got, want := make([]float32, n), make([]float32, n)
+			tr.dots(got, q, keys, 0.3)
+			dots(want, q, keys, 0.3)
+			close32(t, fmt.Sprintf("dots %d x %d", n, dim), got, want, 1e-5*math.Sqrt(float64(dim)))
+
+			one := make([]float32, 1)
+			tr.dots(one, q, keys[(n-1)*dim:], 0.3)
+			if one[0] != got[n-1] {
+				t.Fatalf("the dot product of key %d alone is %v, among others %v", n-1, one[0], got[n-1])
+			}
+
+			sum := random(rng, dim, 1)
+			wantSum := append([]float32(nil), sum...)
+			tr.mix(sum, got, keys)
+			mix(wantSum, got, keys)
+			close32(t, fmt.Sprintf("mix %d x %d", n, dim), sum, wantSum, 1e-5*math.Sqrt(float64(n)))
+
+			size := 16 * (1 + rng.IntN(20))
+			x, y := random(rng, size, 5), random(rng, size, 1)
+			for act := range tr.gates {
+				got, want := make([]float32, size), make([]float32, size)
+				tr.gates[act](got, x, y)
+				goTier.gates[act](want, x, y)
+				close32(t, fmt.Sprintf("gate %d", act), got, want, 1e-5)
+			}
+			v, nan := tr.largest(x)
+			if w, _ := largest(x); v != w || nan {
+				t.Fatalf("largest of %d: %v %v, want %v", size, v, nan, w)
+			}
+			x[round%size] = float32(math.NaN())
+			if _, nan := tr.largest(x); !nan {
+				t.Fatalf("largest misses the NaN at %d of %d", round%size, size)
+			}
+			odd := random(rng, 1+rng.IntN(70), 3)
+			if got, want := tr.squares(odd), squares(odd); math.Abs(got-want) > 1e-12*want {
+				t.Fatalf("squares of %d: %v, want %v", len(odd), got, want)
+			}
+			exact(t, "scaleRow", odd, func(tr *tier, out []float32) { tr.scaleRow(out, odd, odd, 0.7, 1) }, tr)
+			exact(t, "addTo", odd, func(tr *tier, out []float32) { tr.addTo(out, odd) }, tr)
+			whole := random(rng, size, 3)
+			exact(t, "divide", whole, func(tr *tier, out []float32) { copy(out, whole); tr.divide(out, 0.7) }, tr)
+		}
+	})
+}
+
+func close32(t *testing.T, what string, got, want []float32, limit float64) {
+	t.Helper()
+	for i := range want {
+		if diff := math.Abs(float64(got[i]) - float64(want[i])); !(diff <= limit*max(1, math.Abs(float64(want[i])))) {
+			t.Fatalf("%s: element %d is %v, want %v", what, i, got[i], want[i])
+		}
+	}
+}
+
+// exact runs f on a tier and on its twin, which must agree bit for bit.
+func exact(t *testing.T, what string, like []float32, f func(tr *tier, out []float32), tr *tier) {
+	t.Helper()
+	got, want := make([]float32, len(like)), make([]float32, len(like))
+	f(tr, got)
+	f(&goTier, want)
+	for i := range want {
+		if got[i] != want[i] {
+			t.Fatalf("%s: element %d of %d is %v, want exactly %v", what, i, len(want), got[i], want[i])
+		}
+	}
+}
+
+// TestTilesAgree: within a tier, every tile gives a token the same bits, with all panels at
+// once or one at a time, in one call or in two along k.
+func TestTilesAgree(t *testing.T) {
+	const k, panels = 75, 8
+	rng := rand.New(rand.NewPCG(5, 6))
+	raw := make([]byte, panels*k*panelRows*4)
+	eachTier(t, func(t *testing.T, tr *tier) {
+		for dtype, kernels := range tr.tiles {
+			size := dtype.Size()
+			data := raw[:panels*k*panelRows*size]
+			for i := range data {
+				data[i] = byte(rng.Uint32())
+				if i%size == size-1 {
+					data[i] &= 0xbb // keep the exponent small
+				}
+			}
+			stride := k * panelRows * size
+			x := random(rng, k, 1)
+			want := make([]float32, panels*panelRows)
+			for p := range panels {
+				kernels[0].one(&want[p*panelRows], &data[p*stride], uintptr(stride), &x[0], k)
+			}
+			for _, tile := range kernels {
+				wide := make([]float32, k*tile.tokens)
+				for i, v := range x {
+					for token := range tile.tokens {
+						wide[i*tile.tokens+token] = v
+					}
+				}
+				sums := make([]float32, tile.tokens*tile.panels*panelRows)
+				const first = 30
+				tile.many(&sums[0], &data[0], uintptr(stride), &wide[0], first)
+				tile.many(&sums[0], &data[first*panelRows*size], uintptr(stride), &wide[first*tile.tokens], k-first)
+				for i, got := range sums {
+					if w := want[i%(tile.panels*panelRows)]; math.Float32bits(got) != math.Float32bits(w) {
+						t.Fatalf("%v %dx%d: sum %d is %v, want exactly %v", dtype, tile.tokens, tile.panels, i, got, w)
+					}
+				}
+			}
+		}
+	})
+}
+
+func TestHalf(t *testing.T) {
+	for h := range 1 << 16 {
+		exponent, fraction := h>>10&31, float64(h&0x3ff)
+		want := math.Ldexp(1+fraction/1024, exponent-15)
+		switch {
+		case exponent == 0:
+			want = fraction * 0x1p-24
+		case exponent == 31 && fraction == 0:
+			want = math.Inf(1)
+		case exponent == 31:
+			want = math.NaN()
+		}
+		if h>>15 == 1 {
+			want = -want
+		}
+		got := float64(f16(uint16(h)))
+		if math.Float64bits(got) != math.Float64bits(want) && (got == got || want == want) {
+			t.Fatalf("f16(%#04x) = %v, want %v", h, got, want)
+		}
+	}
+}
+
+func TestTanh(t *testing.T) {
+	for x := float32(-12); x < 12; x += 0.001 {
+		if got, want := float64(tanh32(x)), math.Tanh(float64(x)); math.Abs(got-want) > 4e-7*math.Abs(want) {
+			t.Fatalf("tanh(%v) = %v, want %v", x, got, want)
+		}
+	}
+}
+
+func TestPlanTilesCoversEveryToken(t *testing.T) {
+	for _, tr := range tiers() {
+		kernels := tr.tiles[gpu.BF16]
+		for tokens := 1; tokens < 200; tokens++ {
+			next, at := 0, 0
+			for _, r := range planTiles(nil, kernels, tokens) {
+				if r.start != next || r.at != at || r.tokens < 1 || r.tokens > r.tile.tokens {
+					t.Fatalf("%s, %d tokens: tile %+v after %d", tr.name, tokens, r, next)
+				}
+				next += r.tokens
+				at += r.tile.tokens
+			}
+			if next != tokens || at > tokens+1 {
+				t.Fatalf("%s: %d tokens planned as %d in %d", tr.name, tokens, next, at)
+			}
+		}
+	}
+}
