@@ -1,17 +1,25 @@
 #!/usr/bin/env python3
 """Cross-check internal/tokenizers against the PyPI package `tokenizers` (the reference).
 
+Go's side is the test TestOracle: go test ./internal/tokenizers -run Oracle -args -oracle DIR
+
 Install the reference in a virtual environment first: pip install tokenizers==0.23.3
 
   tables OUT        write internal/tokenizers/ucd/tables.txt: the character classes, case map and
                     normalization classes as the reference applies them, read off by probing it with
                     every code point. Its parts use different Unicode versions (9.0 to 17.0), so no
                     single Unicode table reproduces it.
+  train DIR         write small tokenizers of many kinds to DIR/NAME.json, trained on made-up text
+  vectors DIR       write what the reference makes of random and adversarial text to DIR/NAME.jsonl, for every
+                    DIR/NAME.json; --count says how many texts, --seed which ones
 """
 import argparse
+import json
+import pathlib
+import random
 
 import tokenizers
-from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 CATEGORIES = (
@@ -61,19 +69,39 @@ def dropped_pieces(pre_tokenizer):
     return removed_by(lambda text: "".join(p for p, _ in pre_tokenizer.pre_tokenize_str(text)))
 
 
-def mapped(normalizer, prefix=""):
+def mapped(normalizer, prefix="", separator="\x01"):
     """What a normalizer makes of each code point, each in a segment of its own."""
-    points = [c for c in CODE_POINTS if c not in (0x01, 0x0A)]
-    text = normalizer.normalize_str("\x01".join(prefix + chr(c) for c in points))
-    parts = text.split("\x01")
+    points = [c for c in CODE_POINTS if chr(c) != separator]
+    text = normalizer.normalize_str(separator.join(prefix + chr(c) for c in points))
+    parts = text.split(separator)
     assert len(parts) == len(points)
     return list(zip(points, parts))
 
 
 def after_letter(pre_tokenizer, wanted):
-    text = "".join(" a" + chr(c) for c in CODE_POINTS if chr(c) not in " a")
+    text = "".join(" a" + chr(c) for c in CODE_POINTS if c != 0x20)
     pieces = (p for p, _ in pre_tokenizer.pre_tokenize_str(text))
-    return sorted({ord(p[-1]) for p in pieces if wanted(p)})
+    return {ord(p[-1]) for p in pieces if wanted(p)}
+
+
+def script_classes():
+    """The classes of code points between which the UnicodeScripts pre-tokenizer splits."""
+    cut = pre_tokenizers.UnicodeScripts().pre_tokenize_str
+
+    def apart(a, b):
+        return len(cut(chr(a) + chr(b))) == 2
+
+    classes, last = [], None
+    for c in CODE_POINTS:
+        if not apart(ord("a"), c) and not apart(ord("я"), c):
+            continue  # of no script
+        if last is None or apart(last[0], c):
+            last = next((found for found in classes if not apart(found[0], c)), None)
+            if last is None:
+                last = []
+                classes.append(last)
+        last.append(c)
+    return classes
 
 
 def write_tables(path):
@@ -92,11 +120,15 @@ def write_tables(path):
     add("numeric", after_letter(pre_tokenizers.Digits(individual_digits=True), lambda p: len(p) == 1))
     add("punctuation", dropped_pieces(pre_tokenizers.Punctuation("removed")))
     bert = {"clean_text": False, "handle_chinese_chars": False, "strip_accents": False, "lowercase": False}
-    add("bert.control", removed_by(normalizers.BertNormalizer(**{**bert, "clean_text": True}).normalize_str))
+    cleaner = normalizers.BertNormalizer(**{**bert, "clean_text": True})
+    add("bert.control", [c for c, part in mapped(cleaner, separator="|") if part == ""])
     accents = normalizers.BertNormalizer(**{**bert, "strip_accents": True})
     stripped = {c for c, part in mapped(accents) if part == ""}
     add("bert.nonspacing", stripped)
     add("mark", removed_by(normalizers.StripAccents().normalize_str))
+
+    for i, members in enumerate(script_classes()):
+        add(f"scripts.{i}", members)
 
     decomposed = {c for c, part in mapped(normalizers.NFKD()) if part != chr(c)}
     reordered = {c for c, part in mapped(normalizers.NFD(), "\u0345") if part[-1] == "\u0345"}
@@ -113,14 +145,295 @@ def write_tables(path):
         out.write("\n".join(lines) + "\n")
 
 
+WORDS = (
+    "the quick brown fox jumps over lazy dog I'm you're they've we'll he'd can't it's DON'T IT'S WE'LL I'VE O'Neill "
+    "naïve café Ünïcödé straße Straße ΣΊΣΥΦΟΣ Σίσυφος İstanbul ǅungla привет Мир שלום مرحبا नमस्ते ไทยภาษา 你好世界 こんにちは カタカナ "
+    "한국어 ភាសា 𐐀𐐨 ﬁne ① ½ Ⅷ ² 12345 3.14159 1,000,000 0x1F user@example.com https://example.com/a?b=c#d "
+    "int main(){return 0;} def f(x):\n\treturn x snake_case camelCase HTTPServer iPhone XMLHttpRequest e.g. don't 'quoted' "
+    "\"double\" --flag [MASK] [UNK] <s> </s> <unk> <|endoftext|> <|im_start|> <0x0A> <0xE4> ▁ ▁▁ Ġ Ċ ## ##ing"
+).split(" ")
+EMOJI = ["😀", "👩\u200d💻", "👨\u200d👩\u200d👧\u200d👦", "🏳️\u200d🌈", "🇩🇪", "👍🏽", "🦙", "❤️", "✨", "™️", "©\u200d®"]
+SPACES = [" ", "  ", "   ", "\t", "\n", "\r\n", "\n\n", "\r", "\u00a0", "\u3000", "\u2028", "\u0085", "\u200b", "\ufeff", " \n ", "\v", "\f"]
+MARKS = ["\u0301", "\u0308", "\u0327", "\u0323", "\u20dd", "\u0903", "\u0e31", "\u3099", "\u0345", "\u1161", "\u11a8", "\u05b0", "\u0338"]
+RANGES = [
+    (0x20, 0x7E), (0x00, 0x1F), (0x7F, 0xFF), (0x100, 0x24F), (0x250, 0x36F), (0x370, 0x52F), (0x530, 0x6FF), (0x700, 0xDFF),
+    (0xE00, 0x10FF), (0x1100, 0x11FF), (0x1E00, 0x1FFF), (0x2000, 0x206F), (0x2070, 0x218F), (0x2190, 0x2BFF), (0x2E80, 0x30FF),
+    (0x3100, 0x33FF), (0x4E00, 0x9FFF), (0xA000, 0xABFF), (0xAC00, 0xD7A3), (0xE000, 0xF8FF), (0xF900, 0xFAFF), (0xFB00, 0xFDFF),
+    (0xFE00, 0xFFFF), (0x10000, 0x10FFF), (0x11000, 0x11FFF), (0x1D000, 0x1D7FF), (0x1F000, 0x1FAFF), (0x20000, 0x2FA1F),
+    (0xE0000, 0xE01EF), (0x0, 0x10FFFF),
+]
+
+
+def random_character(rng):
+    low, high = rng.choice(RANGES)
+    while True:
+        c = rng.randint(low, high)
+        if not 0xD800 <= c < 0xE000:
+            return chr(c)
+
+
+def fragment(rng, tokens, added):
+    """One building block of a text."""
+    kind = rng.randrange(16)
+    if kind < 4:
+        word = rng.choice(WORDS)
+        return rng.choice([word, word, word.upper(), word.capitalize(), " " + word])
+    if kind == 4:
+        return random_character(rng) * rng.choice([1, 1, 2, 5])
+    if kind == 5:
+        return "".join(random_character(rng) for _ in range(rng.randint(1, 6)))
+    if kind == 6:
+        return rng.choice(SPACES) * rng.choice([1, 1, 1, 2, 3, 17])
+    if kind == 7:
+        return rng.choice(EMOJI)
+    if kind == 8:
+        return rng.choice("aeiouABcß中가 \u0345") + "".join(rng.choice(MARKS) for _ in range(rng.choice([1, 2, 3, 40])))
+    if kind == 9:
+        return "".join(rng.choice("0123456789٣②") for _ in range(rng.randint(1, 12)))
+    if kind == 10:
+        return "'" + rng.choice(["s", "t", "re", "ve", "m", "ll", "d", "S", "T", "RE", "Ve", "M", "LL", "D", "ſ", "x", "lL"])
+    if kind == 11 and added:
+        token = rng.choice(added)
+        return rng.choice([token, token, " " + token + " ", token[:-1], token[1:], token.upper(), "x" + token + "y", token * 2])
+    if kind == 12:
+        return rng.choice("!?.,;:-_#$%&()*+/<=>@[\\]^`{|}~\"'") * rng.choice([1, 1, 2, 3, 10])
+    if kind == 13:
+        return rng.choice(SPACES) + rng.choice(WORDS) + rng.choice(SPACES)
+    if kind == 14 and rng.randrange(30) == 0:
+        return rng.choice(["a", "A", " ", "0", "中", "é", "\u0301", "\n", "▁", "!"]) * rng.randint(30, 400)
+    return rng.choice(tokens)
+
+
+def random_text(rng, tokens, added):
+    """A text and, if it stands for bytes that are not valid UTF-8, those bytes."""
+    text = "".join(fragment(rng, tokens, added) for _ in range(rng.choice([0, 1, 1, 2, 3, 5, 8, 13, 25])))
+    if rng.randrange(12) or not text:
+        return text, None
+    data = bytearray(text.encode())
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(data) + 1)
+        if rng.randrange(2) and at < len(data):
+            del data[at]
+        else:
+            data[at:at] = bytes(rng.choice([0x80, 0xBF, 0xC0, 0xC3, 0xE2, 0xED, 0xF0, 0xF4, 0xFF, 0xA0]) for _ in range(rng.randint(1, 3)))
+    return data.decode("utf-8", "replace"), bytes(data)
+
+
+def write_vectors(directory, count, seed, only):
+    for path in sorted(pathlib.Path(directory).glob("*.json")):
+        if only and path.stem not in only:
+            continue
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_padding()
+        vocabulary = sorted(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
+        tokens = [token.replace("Ġ", " ").replace("▁", " ") for token, _ in vocabulary]
+        ids = [i for _, i in vocabulary]
+        byte_ids = [i for token, i in vocabulary if len(token) == 6 and token.startswith("<0x")] or ids
+        added = [t.content for t in tokenizer.get_added_tokens_decoder().values()]
+        rng = random.Random(f"{seed} {path.stem}")
+        with open(path.with_suffix(".jsonl"), "w") as out:
+            for start in range(0, count, 1000):
+                texts = [random_text(rng, tokens, added) for _ in range(min(1000, count - start))]
+                plain = [e.ids for e in tokenizer.encode_batch([t for t, _ in texts], add_special_tokens=False)]
+                special = [e.ids for e in tokenizer.encode_batch([t for t, _ in texts], add_special_tokens=True)]
+                mixed = []
+                for row in special:
+                    row = list(row)
+                    for _ in range(rng.choice([0, 0, 1, 3])):
+                        row.insert(rng.randint(0, len(row)), rng.choice(rng.choice([ids, byte_ids, ids[:300]])))
+                    mixed.append(row)
+                decoded = tokenizer.decode_batch(mixed, skip_special_tokens=False)
+                skipped = tokenizer.decode_batch(mixed, skip_special_tokens=True)
+                for (text, data), a, b, m, d, k in zip(texts, plain, special, mixed, decoded, skipped):
+                    row = {"plain": a, "special": b, "ids": m, "decoded": d, "skipped": k}
+                    row.update({"text": text} if data is None else {"bytes": data.hex()})
+                    out.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
+        print(path.stem, count, flush=True)
+
+
+GPT4 = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+CL100K = r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"""
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+TAIL = r"""| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+LETTERS = [r"[^\r\n\p{L}\p{N}]?" + UPPER + "*" + LOWER + "+", r"[^\r\n\p{L}\p{N}]?" + UPPER + "+" + LOWER + "*"]
+O200K = CONTRACTION.join(LETTERS[:1] + ["|" + LETTERS[1]]) + CONTRACTION + r"|\p{N}{1,3}" + TAIL
+TEKKEN = "|".join(LETTERS) + r"|\p{N}" + TAIL
+DEEPSEEK_V3 = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+
+
+def split(pattern, behavior="isolated", invert=False):
+    return pre_tokenizers.Split(Regex(pattern), behavior, invert)
+
+
+def byte_level(*before, **options):
+    return pre_tokenizers.Sequence([*before, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False, **options)])
+
+
+def corpus(lines=3000, last=0x10FFFF):
+    """Lines of made-up text, without code points above last."""
+    rng = random.Random(5)
+    text = ("".join(fragment(rng, WORDS, []) for _ in range(rng.randint(1, 12))) for _ in range(lines))
+    return ["".join(c for c in line if ord(c) <= last) for line in text]
+
+
+def trained(model, trainer, pre_tokenizer, normalizer=None, decoder=None, post=None, added=(), text=None):
+    tokenizer = Tokenizer(model)
+    if normalizer:
+        tokenizer.normalizer = normalizer
+    if pre_tokenizer:
+        tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.train_from_iterator(text or corpus(), trainer)
+    if decoder:
+        tokenizer.decoder = decoder
+    if post:
+        tokenizer.post_processor = post(tokenizer)
+    for token in added:
+        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
+    return tokenizer
+
+
+def bytes_bpe(pre_tokenizer, size=1200, special=("<|endoftext|>", "<|im_start|>"), model=None, **more):
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=list(special), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    more.setdefault("decoder", decoders.ByteLevel())
+    return trained(model or models.BPE(), trainer, pre_tokenizer, **more)
+
+
+def template(text, *names):
+    return lambda t: processors.TemplateProcessing(
+        single=text, pair="$A $B", special_tokens=[(name, t.token_to_id(name)) for name in names])
+
+
+def spm_bpe(normalizer, pre_tokenizer, decoder, size=1000, byte_tokens=True, **more):
+    special = ["<unk>", "<s>", "</s>"] + (["<0x%02X>" % b for b in range(256)] if byte_tokens else [])
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, limit_alphabet=150, show_progress=False)
+    model = models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=byte_tokens)
+    tokenizer = trained(model, trainer, pre_tokenizers.Metaspace(split=True), decoder=decoder, **more)
+    tokenizer.pre_tokenizer = pre_tokenizer  # trained on words, used on whole texts, like the models of this kind
+    if normalizer:
+        tokenizer.normalizer = normalizer
+    state = json.loads(tokenizer.to_str())
+    state["added_tokens"] = [t for t in state["added_tokens"] if not t["content"].startswith("<0x")]
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def llama_parts():
+    normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return normalizer, decoder
+
+
+ADDED = [
+    AddedToken("<special>", special=True), AddedToken("<left>", lstrip=True, special=True),
+    AddedToken("<right>", rstrip=True, special=True), AddedToken("<both>", lstrip=True, rstrip=True, normalized=True),
+    AddedToken("word", single_word=True), AddedToken("Added Token", normalized=True), AddedToken("don't", normalized=False),
+    AddedToken("\n\n", normalized=False), AddedToken("  ", normalized=False), AddedToken("naïve", normalized=True),
+    AddedToken("<|im", normalized=False), AddedToken("ÀB", normalized=True, lstrip=True),
+]
+
+
+def small_tokenizers():
+    """Pairs of a name and a function that makes the tokenizer."""
+    make = {
+        "bytes-gpt2": lambda: bytes_bpe(pre_tokenizers.ByteLevel(add_prefix_space=False), size=600),
+        "bytes-gpt2-prefix": lambda: bytes_bpe(pre_tokenizers.ByteLevel(add_prefix_space=True), added=ADDED,
+            post=lambda t: processors.RobertaProcessing(("<|im_start|>", 1), ("<|endoftext|>", 0))),
+        "bytes-gpt4": lambda: bytes_bpe(byte_level(split(GPT4)), normalizer=normalizers.NFC(), added=ADDED),
+        "bytes-cl100k": lambda: bytes_bpe(byte_level(split(CL100K, "removed", True)), model=models.BPE(ignore_merges=True)),
+        "bytes-o200k": lambda: bytes_bpe(byte_level(split(O200K)), model=models.BPE(ignore_merges=True),
+            post=template("<|im_start|> $A <|endoftext|>", "<|im_start|>", "<|endoftext|>")),
+        "bytes-tekken": lambda: bytes_bpe(byte_level(split(TEKKEN)), added=ADDED),
+        "bytes-deepseek-v3": lambda: bytes_bpe(byte_level(split(r"\p{N}{1,3}"), split("[一-龥\u3040-ゟ゠-ヿ]+"), split(DEEPSEEK_V3))),
+        "bytes-deepseek-coder": lambda: bytes_bpe(byte_level(split("[\r\n]"), split(r"\s?\p{L}+"), split(r"\s?\p{P}+"),
+            split("[一-龥ࠀ-一가-\ud7ff]+"), pre_tokenizers.Digits(individual_digits=True))),
+        "bytes-falcon": lambda: bytes_bpe(pre_tokenizers.Sequence([pre_tokenizers.Punctuation("contiguous"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.Digits(False), split("[0-9][0-9][0-9]")])),
+        "bytes-starcoder": lambda: bytes_bpe(pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)])),
+        "bytes-normalizer": lambda: bytes_bpe(split(r" ?[^\s]+|\s+"), normalizer=normalizers.ByteLevel(), added=ADDED),
+        "bytes-bert-processing": lambda: bytes_bpe(byte_level(split(r"\w+|[^\w\s]+|\s+", "merged_with_next")),
+            post=lambda t: processors.Sequence([processors.ByteLevel(), processors.BertProcessing(("<|im_start|>", 1), ("<|endoftext|>", 0))])),
+        "bytes-lookbehind": lambda: bytes_bpe(byte_level(split(r"(?<=\p{N})(?=(?:\p{N}{3})+(?!\p{N}))", "isolated"), split(r"(?:\r\n|\s)+", "merged_with_previous"))),
+        "spm-gemma": lambda: spm_bpe(normalizers.Replace(" ", "▁"), pre_tokenizers.Split(" ", "merged_with_previous"),
+            decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]),
+            added=[AddedToken("\n", normalized=False), AddedToken("\n\n", normalized=False), AddedToken("▁▁", normalized=False), AddedToken("<html>", normalized=False)],
+            post=template("<s> $A", "<s>")),
+        "spm-metaspace-first": lambda: spm_bpe(None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False), llama_parts()[1], added=ADDED),
+        "spm-metaspace-never": lambda: spm_bpe(normalizers.NFKC(), pre_tokenizers.Metaspace(prepend_scheme="never"), decoders.Metaspace(prepend_scheme="never"), byte_tokens=False),
+        "bpe-suffix": lambda: trained(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"),
+            trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>"], end_of_word_suffix="</w>", limit_alphabet=100, show_progress=False),
+            pre_tokenizers.BertPreTokenizer(), normalizer=normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase(), normalizers.StripAccents()]), decoder=decoders.BPEDecoder("</w>")),
+        "bpe-prefix": lambda: trained(models.BPE(unk_token="<unk>", continuing_subword_prefix="##"),
+            trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>"], continuing_subword_prefix="##", limit_alphabet=100, show_progress=False),
+            pre_tokenizers.Whitespace(), normalizer=normalizers.Strip(), decoder=decoders.WordPiece("##", True)),
+        "wordpiece-bert": lambda: trained(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=20),
+            trainers.WordPieceTrainer(vocab_size=900, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], limit_alphabet=200, show_progress=False),
+            pre_tokenizers.BertPreTokenizer(), normalizer=normalizers.BertNormalizer(), decoder=decoders.WordPiece(), added=ADDED,
+            post=lambda t: processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))),
+        "wordpiece-cased": lambda: trained(models.WordPiece(unk_token="[UNK]"),
+            trainers.WordPieceTrainer(vocab_size=900, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False),
+            pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("merged_with_previous"), pre_tokenizers.FixedLength(7)]),
+            normalizer=normalizers.BertNormalizer(strip_accents=True, lowercase=False, handle_chinese_chars=False), decoder=decoders.WordPiece(cleanup=False)),
+        "wordlevel": lambda: trained(models.WordLevel(unk_token="<unk>"),
+            trainers.WordLevelTrainer(vocab_size=800, special_tokens=["<unk>"], show_progress=False),
+            pre_tokenizers.Sequence([pre_tokenizers.CharDelimiterSplit("a"), pre_tokenizers.UnicodeScripts(), pre_tokenizers.Whitespace()]),
+            normalizer=normalizers.Sequence([normalizers.Nmt(), normalizers.NFKD()])),
+    }
+    for name, pattern in {"metaspace": "▁", "t5": "▁"}.items():
+        make["unigram-" + name] = lambda name=name: trained(models.Unigram(),
+            trainers.UnigramTrainer(vocab_size=700, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False),
+            pre_tokenizers.Metaspace() if name == "t5" else pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]),
+            normalizer=normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]), decoder=decoders.Metaspace(), added=ADDED,
+            post=template("$A </s>", "</s>"), text=corpus(last=0x24F))
+    def unigram_bytes():
+        state = json.loads(make["unigram-t5"]().to_str())
+        state["model"]["byte_fallback"] = True
+        state["model"]["vocab"] += [["<0x%02X>" % b, -20.0] for b in range(256)]
+        state["added_tokens"] = state["added_tokens"][:3]
+        state["decoder"] = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}]}
+        return Tokenizer.from_str(json.dumps(state))
+    make["unigram-bytes"] = unigram_bytes
+    def llama():
+        normalizer, decoder = llama_parts()
+        return spm_bpe(normalizer, None, decoder, added=ADDED[:5], post=template("<s> $A", "<s>"))
+    make["spm-llama"] = llama
+    def truncated():
+        tokenizer = make["bytes-gpt4"]()
+        tokenizer.post_processor = template("<|im_start|> $A <|endoftext|>", "<|im_start|>", "<|endoftext|>")(tokenizer)
+        tokenizer.enable_truncation(9, direction="left")
+        return tokenizer
+    make["bytes-truncated"] = truncated
+    return make
+
+
+def train(directory, only):
+    for name, make in small_tokenizers().items():
+        if not only or name in only:
+            make().save(str(pathlib.Path(directory) / (name + ".json")), pretty=False)
+            print(name, flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     tables = commands.add_parser("tables")
     tables.add_argument("out")
+    small = commands.add_parser("train")
+    small.add_argument("dir")
+    small.add_argument("--only", nargs="*", help="names of the tokenizers to make")
+    vectors = commands.add_parser("vectors")
+    vectors.add_argument("dir")
+    vectors.add_argument("--count", type=int, default=10_000)
+    vectors.add_argument("--seed", type=int, default=1)
+    vectors.add_argument("--only", nargs="*", help="names of the tokenizers to run")
     args = parser.parse_args()
     if args.command == "tables":
         write_tables(args.out)
+    elif args.command == "train":
+        train(args.dir, args.only)
+    elif args.command == "vectors":
+        write_vectors(args.dir, args.count, args.seed, args.only)
 
 
 if __name__ == "__main__":

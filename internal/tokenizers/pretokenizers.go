@@ -66,6 +66,7 @@ func init() {
 			re, err := onig.Compile(wordsPattern())
 			return &splitRegex{re, true, removed}, err
 		},
+		"UnicodeScripts": func(object) (preTokenizer, error) { return scriptSplit{}, nil },
 		"WhitespaceSplit": func(object) (preTokenizer, error) {
 			return &splitWhere{unicode.IsSpace, removed}, nil
 		},

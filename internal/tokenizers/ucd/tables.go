@@ -28,14 +28,15 @@ var parsed sync.Map // name → Set
 // Named returns a set of tables.txt, such as "gc.Lu", "script.Han", "numeric" or "onig.word". It panics if
 // there is none of that name; names come from this program, not from input.
 func Named(name string) Set {
-	s, ok := named(name)
+	s, ok := Lookup(name)
 	if !ok {
 		panic(fmt.Sprintf("ucd: no table named %q", name))
 	}
 	return s
 }
 
-func named(name string) (Set, bool) {
+// Lookup returns a set of tables.txt if there is one of that name.
+func Lookup(name string) (Set, bool) {
 	if s, ok := parsed.Load(name); ok {
 		return s.(Set), true
 	}
@@ -82,7 +83,7 @@ func Category(name string) (s Set, ok bool) {
 	case "LC":
 		return Named("gc.Lu").Union(Named("gc.Ll"), Named("gc.Lt")), true
 	}
-	if s, ok := named("gc." + name); ok {
+	if s, ok := Lookup("gc." + name); ok {
 		return s, true
 	}
 	if len(name) == 1 {
@@ -98,7 +99,7 @@ func Category(name string) (s Set, ok bool) {
 // Script returns the code points of a Unicode script by its full name, such as "Han". Scripts that
 // tables.txt does not list come from Go's unicode package.
 func Script(name string) (Set, bool) {
-	if s, ok := named("script." + name); ok {
+	if s, ok := Lookup("script." + name); ok {
 		return s, true
 	}
 	table, ok := unicode.Scripts[name]
