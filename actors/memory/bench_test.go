@@ -6,9 +6,9 @@ import (
 	"github.com/troupe-engine/troupe/schemas"
 )
 
-// BenchmarkDecode is a step of 256 running sequences: each learns a token and gets a place for the
-// next. At block size 16 one step in 16 also adds 256 blocks; with=blocks shows one of these, and
-// with=learn all steps at their share.
+// BenchmarkDecode is a step of 256 running sequences, each of which gets one place: within a block that
+// it has; the same while also learning a token; and learning at block size 16, where every 16th step
+// adds 256 blocks and names 256.
 func BenchmarkDecode(b *testing.B) {
 	const rows = 256
 	for _, bench := range []struct {
@@ -124,5 +124,41 @@ func BenchmarkAdmit(b *testing.B) {
 			b.ReportMetric(float64(s.HitTokens)/float64(s.QueryTokens), "hits")
 			b.ReportMetric(float64(s.Evictions)/float64(b.N), "evictions/op")
 		})
+	}
+}
+
+// BenchmarkNoRoom is a row that may preempt 255 sequences of 64 blocks each, all of which would not do:
+// the most that the search for victims looks at.
+func BenchmarkNoRoom(b *testing.B) {
+	const rows, length = 256, 1024
+	core, err := NewCore(Config{Blocks: rows * length / 16, BlockSize: 16})
+	if err != nil {
+		b.Fatal(err)
+	}
+	req := &schemas.ReserveRequest{Epoch: 1, Step: 1, TokensMax: 1 << 30}
+	for i := range rows {
+		id := uint64(i+1) << 8
+		tokens := make(schemas.I32, length)
+		tokens[0] = int32(i)
+		req.Admit = append(req.Admit, schemas.Admission{Seq: schemas.SeqID(id), Tokens: tokens})
+		req.Seq, req.WantMax, req.MayPreempt = append(req.Seq, id), append(req.WantMax, length), append(req.MayPreempt, 0)
+	}
+	if _, err := core.Reserve(req); err != nil {
+		b.Fatal(err)
+	}
+	prompt := make(schemas.I32, rows*length)
+	prompt[0] = rows // nobody's prefix
+	one := &schemas.ReserveRequest{Epoch: 1, Step: 2, TokensMax: 1 << 30, Victims: req.Seq[1:], Seq: schemas.U64{7},
+		WantMax: schemas.I32{rows * length}, MayPreempt: schemas.U8{1},
+		Admit: []schemas.Admission{{Seq: 7, Tokens: prompt}}}
+	b.ReportAllocs()
+	for b.Loop() {
+		reply, err := core.Reserve(one)
+		if err != nil || reply.Granted[0] != 0 || len(reply.Preempted) != 0 {
+			b.Fatalf("%v, granted %v", err, reply.Granted)
+		}
+		next := *one
+		next.Admit, next.Step = nil, one.Step+1
+		one = &next
 	}
 }

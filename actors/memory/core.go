@@ -37,7 +37,7 @@ type Core struct {
 
 	// Scratch, empty between uses.
 	matched  []schemas.BlockID
-	chosen   []*sequence
+	eligible []*sequence
 	lost     []int32 // by block: holders that would let go
 	straddle []int32 // a block's token ids where it spans prompt and output
 }

@@ -112,6 +112,28 @@ func TestStateIsBounded(t *testing.T) {
 	}
 }
 
+// TestLearnIsBounded: memory keeps no more output than the pool has places for.
+func TestLearnIsBounded(t *testing.T) {
+	core, err := NewCore(Config{Blocks: 4, BlockSize: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := &schemas.ReserveRequest{Step: 1, Admit: []schemas.Admission{{Seq: 1, Tokens: schemas.I32{1, 2, 3}}}}
+	for ; req.Step < 10; req.Step++ {
+		if _, err := core.Reserve(req); err != nil {
+			t.Fatal(err)
+		}
+		if n := core.seqs[1].known(); n > core.capacity() {
+			t.Fatalf("%d tokens kept for %d places", n, core.capacity())
+		}
+		req = &schemas.ReserveRequest{Step: req.Step, LearnSeq: schemas.U64{1}, LearnCount: schemas.I32{3},
+			LearnTokens: schemas.I32{4, 5, 6}}
+	}
+	if n := core.seqs[1].known(); n != core.capacity() {
+		t.Errorf("%d tokens kept of more, want %d", n, core.capacity())
+	}
+}
+
 // TestEverySequenceFinishes plays a first-come-first-served scheduler whose sequences need several
 // times the pool together, each at most all of it. Preemption must not go in circles.
 func TestEverySequenceFinishes(t *testing.T) {

@@ -16,5 +16,6 @@
 // earlier steps and all its token ids are known, its content gets a name and can be found by prefix
 // (prefix.go). Files in reading order: core.go, rows.go, room.go, pool.go, prefix.go, evict.go.
 //
-// Step 4. In: ReserveRequest. Out: ReserveReply. Next: actors/compute.
+// Step 4, asked by actors/scheduler. In: schemas.ReserveRequest. Out: schemas.ReserveReply. Next: by
+// way of the scheduler's plan, actors/compute.
 package memory

@@ -18,27 +18,47 @@ func (c *Core) findRoom(req *schemas.ReserveRequest, i int, s *sequence, from st
 	if req.MayPreempt[i] == 0 {
 		return nil, false
 	}
-	for _, b := range from.takeover {
-		c.lost[b] = -1 // s will hold it
-	}
-	room := c.pool.available() - from.revived
-	chosen := c.chosen[:0]
-	fits, yields := false, false
+	yields := false
+	held := int64(0)
+	eligible := c.eligible[:0]
 	for _, v := range c.victims(req) {
 		if yields = v == s; yields {
 			break
 		}
-		if len(v.table) == 0 || v.grantedAt == c.round || v.sourceAt == c.round || v == from.parent {
-			continue
-		}
-		room += c.countLost(v)
-		chosen = append(chosen, v)
-		if fits = int64(room) >= need; fits {
-			break
+		if len(v.table) > 0 && v.grantedAt != c.round && v.sourceAt != c.round && v != from.parent {
+			eligible = append(eligible, v)
+			held += int64(len(v.table))
 		}
 	}
-	c.chosen = chosen
-	for _, v := range chosen {
+	c.eligible = eligible
+	lacking := need - int64(c.pool.available()-from.revived)
+	if held >= lacking { // else not even if they shared nothing
+		if n := c.countVictims(eligible, from, lacking); n > 0 {
+			return eligible[:n], true
+		}
+	}
+	if yields && len(s.table) > 0 && s.sourceAt != c.round {
+		c.preempt(s)
+	}
+	return nil, false
+}
+
+// countVictims returns how many of the victims, in order, have to let go so that lacking blocks, at
+// least one, lose their last holder; 0 if all do not suffice. It changes nothing.
+func (c *Core) countVictims(victims []*sequence, from start, lacking int64) int {
+	for _, b := range from.takeover {
+		c.lost[b] = -1 // the row will hold it
+	}
+	n := 0
+	for ; n < len(victims) && lacking > 0; n++ {
+		for _, b := range victims[n].table {
+			c.lost[b]++
+			if c.lost[b] == c.pool.blocks[b].refs {
+				lacking--
+			}
+		}
+	}
+	for _, v := range victims[:n] {
 		for _, b := range v.table {
 			c.lost[b] = 0
 		}
@@ -46,19 +66,8 @@ func (c *Core) findRoom(req *schemas.ReserveRequest, i int, s *sequence, from st
 	for _, b := range from.takeover {
 		c.lost[b] = 0
 	}
-	if yields && len(s.table) > 0 && s.sourceAt != c.round {
-		c.preempt(s)
-	}
-	return chosen, fits
-}
-
-// countLost marks the blocks of v as let go and counts those that nobody would hold any more.
-func (c *Core) countLost(v *sequence) (n int32) {
-	for _, b := range v.table {
-		c.lost[b]++
-		if c.lost[b] == c.pool.blocks[b].refs {
-			n++
-		}
+	if lacking > 0 {
+		return 0
 	}
 	return n
 }

@@ -55,7 +55,10 @@ func (c *Core) grantRow(req *schemas.ReserveRequest, i int, s *sequence, want in
 	}
 	size := int64(c.cfg.BlockSize)
 	need := (end+size-1)/size - int64(len(s.table)+len(from.takeover))
-	copied := c.writesShared(s, from, first)
+	// Copy-on-write: a partly filled block is shared only here, where a fork takes it over and goes on
+	// writing it at once. So it is always the fork that gets a private copy, and whoever held the block
+	// stays its only holder and writes in place. Check sees to it that this is so.
+	copied := len(from.takeover) > 0 && int64(first)%size != 0
 	if copied {
 		need++
 	}
@@ -66,16 +69,10 @@ func (c *Core) grantRow(req *schemas.ReserveRequest, i int, s *sequence, want in
 			return 0
 		}
 	}
-	c.takeOver(s, from)
+	changed := len(s.table)
+	c.takeOver(s, from) // before the victims let go of what it shares with them
 	for _, v := range victims {
 		c.preempt(v)
-	}
-
-	changed := len(s.table)
-	if from.cached > 0 {
-		changed = 0
-	} else if copied {
-		changed--
 	}
 	if copied {
 		c.copyLast(s)
@@ -139,18 +136,6 @@ func (c *Core) match(s *sequence) []schemas.BlockID {
 		parent = n
 	}
 	return c.matched
-}
-
-// writesShared says whether the row's first token goes into a block that others hold too. Such a
-// block is never written: the row gets a private copy, while the last holder writes in place.
-func (c *Core) writesShared(s *sequence, from start, first int32) bool {
-	if first%c.cfg.BlockSize == 0 {
-		return false
-	}
-	if len(from.takeover) > 0 {
-		return true // its source, which no victim search takes, holds it
-	}
-	return c.pool.blocks[s.table[len(s.table)-1]].refs > 1
 }
 
 // takeOver makes the blocks of from the table of s.
