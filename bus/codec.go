@@ -118,13 +118,3 @@ func Marshal(v any) ([]byte, error) { return msgpackEncoding.encode(v) }
 
 // Unmarshal decodes a message from msgpack after checking it for hostile lengths and depth.
 func Unmarshal(payload []byte, v any) error { return msgpackEncoding.decode(payload, v) }
-
-// headerSafe makes s fit for a NATS header: one line.
-func headerSafe(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\r' || r == '\n' {
-			return ' '
-		}
-		return r
-	}, s)
-}

@@ -60,7 +60,7 @@ type faultyTransport struct {
 	next   transport
 }
 
-func (t *faultyTransport) request(ctx context.Context, subject string, body []byte) (*nats.Msg, error) {
+func (t *faultyTransport) request(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 	d := t.faults.decide()
 	if d.duplicate {
 		// The copy arrives whenever it does, also after the caller has moved on.
@@ -68,7 +68,7 @@ func (t *faultyTransport) request(ctx context.Context, subject string, body []by
 			time.Sleep(d.duplicateDelay)
 			late, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
-			_, _ = t.next.request(late, subject, body)
+			_, _ = t.next.request(late, m)
 		}()
 	}
 	if d.dropRequest {
@@ -76,10 +76,12 @@ func (t *faultyTransport) request(ctx context.Context, subject string, body []by
 		return nil, ctx.Err()
 	}
 	sleep(ctx, d.delay)
-	reply, err := t.next.request(ctx, subject, body)
+	reply, err := t.next.request(ctx, m)
 	if err == nil && d.dropReply {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
 	return reply, err
 }
+
+func (t *faultyTransport) publish(m *nats.Msg) error { return t.next.publish(m) }

@@ -14,161 +14,11 @@ type task interface {
 	actor() *Actor
 }
 
-// Mailbox decides who runs an actor's handlers and when. do returns nil after t has run; any
-// error means that t has not run and never will, except that a Loop or Pool whose caller gives up
-// waiting may leave a started t to finish alone.
+// Mailbox decides who runs an actor's handlers and when: [Group], [Loop] or [Pool]. do returns nil after t
+// has run; an error means that t has not run and never will, except that a Loop whose caller gives up
+// waiting leaves a started t to finish alone.
 type Mailbox interface {
 	do(ctx context.Context, t task) error
-}
-
-// Group is an inline serial mailbox: handlers of all its actors run one at a time, on the goroutine
-// of the caller, in order of arrival. An idle group costs a compare-and-swap. Actors of one group may
-// call each other; the nested call runs at once. An actor that would wait for itself is refused with
-// KindReentrant instead of hanging.
-type Group struct {
-	// WaitingMax bounds callers waiting for their turn; more get KindOverloaded.
-	WaitingMax int
-
-	busy    atomic.Bool // fast path; true while somebody runs or waiters is not empty
-	mu      sync.Mutex
-	waiters []chan struct{}
-	free    []chan struct{}
-	// turns holds one context per nesting depth. Only the current runner touches it.
-	turns [groupDepthMax]turn
-}
-
-// groupDepthMax bounds nested calls within a group: scheduler, memory and one to spare.
-const groupDepthMax = 4
-
-// GroupWaitingMax is the usual bound on callers waiting for a group.
-const GroupWaitingMax = 4096
-
-// NewGroup makes an idle group with the usual limit.
-func NewGroup() *Group { return &Group{WaitingMax: GroupWaitingMax} }
-
-// turn is the context a group's handlers run with. It marks the goroutine as the group's runner.
-type turn struct {
-	context.Context
-	group  *Group
-	outer  *turn
-	holder *Actor
-	depth  int
-}
-
-type turnKey struct{}
-
-// waitedKey marks contexts that crossed into another mailbox while a group waits for the answer.
-type waitedKey struct{}
-
-func (t *turn) Value(key any) any {
-	if _, ok := key.(turnKey); ok {
-		return t
-	}
-	return t.Context.Value(key)
-}
-
-func (g *Group) do(ctx context.Context, t task) error {
-	if outer, ok := ctx.Value(turnKey{}).(*turn); ok && outer != nil && outer.group == g {
-		return g.nested(outer, t)
-	}
-	if waited, ok := ctx.Value(waitedKey{}).(*Group); ok && waited == g {
-		return reentrant(t.actor())
-	}
-	if err := g.enter(ctx, t); err != nil {
-		return err
-	}
-	defer g.leave()
-	top := &g.turns[0]
-	*top = turn{Context: ctx, group: g, holder: t.actor()}
-	t.run(top)
-	return nil
-}
-
-func (g *Group) nested(outer *turn, t task) error {
-	for o := outer; o != nil; o = o.outer {
-		if o.holder == t.actor() {
-			return reentrant(t.actor())
-		}
-	}
-	depth := outer.depth + 1
-	if depth >= groupDepthMax {
-		return schemas.Errorf(schemas.KindReentrant, "call", "calls within one group nest deeper than %d", groupDepthMax)
-	}
-	inner := &g.turns[depth]
-	*inner = turn{Context: outer.Context, group: g, outer: outer, holder: t.actor(), depth: depth}
-	t.run(inner)
-	return nil
-}
-
-func reentrant(a *Actor) error {
-	return schemas.Errorf(schemas.KindReentrant, "call", "%s is being called while it waits for this very call", a.Name()).
-		WithHint("return first and let the other actor call later, or answer from your own state")
-}
-
-// enter waits until the caller is the runner.
-func (g *Group) enter(ctx context.Context, t task) error {
-	if g.busy.CompareAndSwap(false, true) {
-		return nil
-	}
-	g.mu.Lock()
-	// leave clears busy under mu when nobody waits, so this decides.
-	if g.busy.CompareAndSwap(false, true) {
-		g.mu.Unlock()
-		return nil
-	}
-	if len(g.waiters) >= g.WaitingMax {
-		g.mu.Unlock()
-		return schemas.Errorf(schemas.KindOverloaded, "call "+t.actor().Name(), "%d callers are waiting already", g.WaitingMax)
-	}
-	var ready chan struct{}
-	if last := len(g.free) - 1; last >= 0 {
-		ready, g.free = g.free[last], g.free[:last]
-	} else {
-		ready = make(chan struct{}, 1)
-	}
-	g.waiters = append(g.waiters, ready)
-	g.mu.Unlock()
-
-	select {
-	case <-ready:
-		g.recycle(ready)
-		return nil
-	case <-ctx.Done():
-	}
-	g.mu.Lock()
-	for i, w := range g.waiters {
-		if w == ready {
-			g.waiters = append(g.waiters[:i], g.waiters[i+1:]...)
-			g.mu.Unlock()
-			return schemas.AsError(ctx.Err(), "wait for "+t.actor().Name())
-		}
-	}
-	g.mu.Unlock()
-	// The turn was handed to us as we gave up: take it and pass it on.
-	<-ready
-	g.recycle(ready)
-	g.leave()
-	return schemas.AsError(ctx.Err(), "wait for "+t.actor().Name())
-}
-
-func (g *Group) recycle(ready chan struct{}) {
-	g.mu.Lock()
-	g.free = append(g.free, ready)
-	g.mu.Unlock()
-}
-
-// leave hands the turn to the first waiter, or makes the group idle.
-func (g *Group) leave() {
-	g.mu.Lock()
-	if len(g.waiters) == 0 {
-		g.busy.Store(false)
-		g.mu.Unlock()
-		return
-	}
-	next := g.waiters[0]
-	g.waiters = append(g.waiters[:0], g.waiters[1:]...)
-	g.mu.Unlock()
-	next <- struct{}{}
 }
 
 // Loop is a goroutine mailbox: one goroutine runs the handlers of its actors, in order of arrival,
@@ -183,7 +33,7 @@ type Loop struct {
 const LoopQueueMax = 4096
 
 type queued struct {
-	ctx      context.Context
+	turn
 	task     task
 	finished chan error
 }
@@ -196,14 +46,20 @@ func NewLoop(queueMax int) *Loop {
 }
 
 func (l *Loop) serve() {
+	defer l.Close() // also if a handler ends the goroutine
 	for {
 		select {
+		case <-l.done:
+			return
+		default:
+		}
+		select {
 		case q := <-l.queue:
-			if err := q.ctx.Err(); err != nil {
-				q.finished <- schemas.AsError(err, "wait for "+q.task.actor().Name())
+			if err := q.Err(); err != nil {
+				q.finished <- schemas.AsError(err, "wait for "+q.holder.Name())
 				continue
 			}
-			q.task.run(q.ctx)
+			q.task.run(&q.turn)
 			q.finished <- nil
 		case <-l.done:
 			return
@@ -212,55 +68,89 @@ func (l *Loop) serve() {
 }
 
 func (l *Loop) do(ctx context.Context, t task) error {
-	if outer, ok := ctx.Value(turnKey{}).(*turn); ok {
-		ctx = context.WithValue(hideTurn{ctx}, waitedKey{}, outer.group)
+	if waits(l, ctx) {
+		return reentrant(t.actor())
 	}
-	q := &queued{ctx: ctx, task: t, finished: make(chan error, 1)}
+	for outer := turnOf(ctx); outer != nil; outer = outer.outer() {
+		outer.take() // the loop's goroutine sees it, perhaps for longer than the caller waits
+	}
+	q := &queued{task: t, finished: make(chan error, 1)}
+	q.Context, q.mailbox, q.holder, q.crossed = ctx, l, t.actor(), true
+	select {
+	case <-l.done:
+		return stopped(t.actor())
+	default:
+	}
 	select {
 	case l.queue <- q:
 	default:
-		return schemas.Errorf(schemas.KindOverloaded, "call "+t.actor().Name(), "%d messages are waiting already", cap(l.queue))
+		return overloaded("call "+t.actor().Name(), "%d messages are waiting already", cap(l.queue))
 	}
 	select {
 	case err := <-q.finished:
 		return err
 	case <-ctx.Done():
-		return schemas.AsError(ctx.Err(), "call "+t.actor().Name())
 	case <-l.done:
-		return schemas.Errorf(schemas.KindUnavailable, "call "+t.actor().Name(), "the actor has stopped")
-	}
-}
-
-// Close ends the goroutine; queued messages get KindUnavailable.
-func (l *Loop) Close() { l.once.Do(func() { close(l.done) }) }
-
-// hideTurn keeps a context's deadline and values but not its claim to be a group's runner.
-type hideTurn struct{ context.Context }
-
-func (h hideTurn) Value(key any) any {
-	if _, ok := key.(turnKey); ok {
-		return (*turn)(nil)
-	}
-	return h.Context.Value(key)
-}
-
-// Pool is a concurrent mailbox: callers run handlers on their own goroutines, at most Concurrency at
-// a time. For pure, heavy work such as encoding a prompt; handlers guard their own state.
-type Pool struct{ tokens chan struct{} }
-
-// NewPool admits concurrency handlers at a time.
-func NewPool(concurrency int) *Pool { return &Pool{tokens: make(chan struct{}, concurrency)} }
-
-func (p *Pool) do(ctx context.Context, t task) error {
-	if outer, ok := ctx.Value(turnKey{}).(*turn); ok && outer != nil {
-		ctx = context.WithValue(hideTurn{ctx}, waitedKey{}, outer.group)
 	}
 	select {
-	case p.tokens <- struct{}{}:
+	case err := <-q.finished: // it finished as we gave up
+		return err
+	default:
+	}
+	if err := ctx.Err(); err != nil {
+		return schemas.AsError(err, "call "+t.actor().Name())
+	}
+	return stopped(t.actor())
+}
+
+// Close ends the goroutine after the handler it runs now; waiting callers get KindUnavailable.
+func (l *Loop) Close() { l.once.Do(func() { close(l.done) }) }
+
+// Pool is a concurrent mailbox: callers run handlers on their own goroutines, at most a given number at
+// a time. For pure, heavy work such as encoding a prompt; handlers guard their own state.
+type Pool struct {
+	// WaitingMax bounds callers waiting for their turn; more get KindOverloaded.
+	WaitingMax int
+
+	running chan struct{}
+	waiting atomic.Int64
+}
+
+// PoolWaitingMax is the usual bound on callers waiting for a pool.
+const PoolWaitingMax = 4096
+
+// NewPool admits concurrency handlers at a time, with the usual limit on waiting callers.
+func NewPool(concurrency int) *Pool {
+	return &Pool{WaitingMax: PoolWaitingMax, running: make(chan struct{}, concurrency)}
+}
+
+func (p *Pool) do(ctx context.Context, t task) error {
+	if waits(p, ctx) {
+		// With every place taken by a handler that calls its own pool, all would wait forever.
+		return reentrant(t.actor())
+	}
+	if err := p.enter(ctx, t); err != nil {
+		return err
+	}
+	defer func() { <-p.running }()
+	t.run(&turn{Context: ctx, mailbox: p, holder: t.actor()})
+	return nil
+}
+
+func (p *Pool) enter(ctx context.Context, t task) error {
+	select {
+	case p.running <- struct{}{}:
+		return nil
+	default:
+	}
+	defer p.waiting.Add(-1)
+	if p.waiting.Add(1) > int64(p.WaitingMax) {
+		return overloaded("call "+t.actor().Name(), "%d callers are waiting already", p.WaitingMax)
+	}
+	select {
+	case p.running <- struct{}{}:
+		return nil
 	case <-ctx.Done():
 		return schemas.AsError(ctx.Err(), "wait for "+t.actor().Name())
 	}
-	defer func() { <-p.tokens }()
-	t.run(ctx)
-	return nil
 }

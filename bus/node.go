@@ -2,9 +2,11 @@ package bus
 
 import (
 	"context"
-	"errors"
+	"crypto/rand"
 	"fmt"
-	"net/url"
+	"net"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +25,7 @@ const (
 	connectTimeout      = 2 * time.Second  // an in-process connect with bad credentials would hang for 10 s
 	serverReadyTimeout  = 10 * time.Second // the embedded server's listeners
 	drainTimeout        = 2 * time.Second
+	reconnectWait       = 20 * time.Millisecond
 	subPendingMsgsMax   = 64 << 10  // per subscription; beyond it NATS drops and reports a slow consumer
 	subPendingBytesMax  = 64 << 20  // per subscription
 	serverPendingMax    = 256 << 20 // bytes the server buffers for one slow client before it disconnects it
@@ -38,7 +41,10 @@ type Options struct {
 	Listen     string
 	LeafListen string   // accept other nodes as leaf nodes here; "" does not
 	Leafs      []string // join other nodes: "nats-leaf://host:7422"
-	Log        zerolog.Logger
+	// Account names the NATS account of Config that the actors live in. "" is the only one there is, or
+	// the server's global account.
+	Account string
+	Log     zerolog.Logger
 	// RemoteOnly makes every Ref go over NATS, also to actors in this process. For tests and for
 	// measuring what the in-process path saves.
 	RemoteOnly bool
@@ -52,14 +58,17 @@ type Node struct {
 	opts Options
 	log  zerolog.Logger
 
-	server *server.Server
+	server  *server.Server
+	account *server.Account
+	login   []nats.Option // how the process identifies itself to its own server
+
 	data   *nats.Conn // calls and streams
 	mirror *nats.Conn // taps: a slow recorder must not delay calls
 	taps   *tapper
-	net    transport
+	wire   transport
 
 	mu     sync.Mutex
-	routes map[string]any // subject -> *port[Req, Resp]
+	routes map[string][]any // subject -> *port[Req, Resp] that answer it here
 	// version changes with routes, so that Refs know when to look again.
 	version atomic.Uint64
 	actors  []*Actor
@@ -69,13 +78,18 @@ type Node struct {
 // Start runs an embedded NATS server and connects to it in process.
 func Start(opts Options) (*Node, error) {
 	if opts.ID == "" {
-		opts.ID = schemas.NodeID("node-" + strings.ToLower(nats.NewInbox()[len("_INBOX."):][:8]))
+		opts.ID = schemas.NodeID("node-" + strings.ToLower(rand.Text()[:8]))
 	}
-	n := &Node{id: opts.ID, opts: opts, log: opts.Log.With().Str("node", string(opts.ID)).Logger(), routes: map[string]any{}}
+	n := &Node{id: opts.ID, opts: opts, log: opts.Log.With().Str("node", string(opts.ID)).Logger(), routes: map[string][]any{}}
 	sopts, err := serverOptions(opts)
 	if err != nil {
 		return nil, err
 	}
+	accountName, login, err := ownLogin(sopts, opts.Account)
+	if err != nil {
+		return nil, err
+	}
+	n.login = login
 	if n.server, err = server.NewServer(sopts); err != nil {
 		return nil, fmt.Errorf("bus: embedded NATS server: %w", err)
 	}
@@ -85,6 +99,10 @@ func Start(opts Options) (*Node, error) {
 		n.server.Shutdown()
 		return nil, fmt.Errorf("bus: the embedded NATS server could not listen on %s:%d within %s: is the port taken? choose another with --nats-listen host:port, or \"none\"",
 			sopts.Host, sopts.Port, serverReadyTimeout)
+	}
+	if n.account, err = n.server.LookupAccount(accountName); err != nil {
+		n.Close()
+		return nil, fmt.Errorf("bus: NATS account %q: %w", accountName, err)
 	}
 	if err := n.connect(); err != nil {
 		n.Close()
@@ -100,84 +118,26 @@ func (n *Node) connect() (err error) {
 	if n.mirror, err = n.connection("mirror"); err != nil {
 		return err
 	}
-	account := n.server.GlobalAccount()
-	n.taps = newTapper(n.mirror, account.SubscriptionInterest, n.log)
-	n.net = natsTransport{n.data}
+	n.taps = newTapper(n.id, n.mirror, n.account.SubscriptionInterest, n.log)
+	n.wire = natsTransport{n.data}
 	if n.opts.Faults != nil {
-		n.net = n.opts.Faults.wrap(n.net)
+		n.wire = n.opts.Faults.wrap(n.wire)
 	}
 	return nil
 }
 
-func serverOptions(opts Options) (*server.Options, error) {
-	sopts := &server.Options{}
-	if opts.Config != "" {
-		if err := sopts.ProcessConfigString(opts.Config); err != nil {
-			return nil, fmt.Errorf("bus: NATS configuration: %w", err)
-		}
-	}
-	sopts.ServerName = string(opts.ID)
-	sopts.NoSigs = true              // the process handles signals, not a library in it
-	sopts.NoFastProducerStall = true // an outside subscriber must never slow a step
-	if sopts.MaxPayload == 0 {
-		sopts.MaxPayload = PayloadBytesMax
-	}
-	if sopts.MaxPending == 0 {
-		sopts.MaxPending = serverPendingMax
-	}
-	if sopts.WriteDeadline == 0 {
-		sopts.WriteDeadline = serverWriteDeadline
-	}
-	if opts.Listen == "none" {
-		sopts.DontListen = true
-	} else if opts.Listen != "" {
-		host, port, err := splitHostPort(opts.Listen)
-		if err != nil {
-			return nil, fmt.Errorf("bus: nats listen address: %w", err)
-		}
-		sopts.Host, sopts.Port = host, port
-	}
-	if opts.LeafListen != "" {
-		host, port, err := splitHostPort(opts.LeafListen)
-		if err != nil {
-			return nil, fmt.Errorf("bus: leaf listen address: %w", err)
-		}
-		sopts.LeafNode.Host, sopts.LeafNode.Port = host, port
-	}
-	for _, leaf := range opts.Leafs {
-		u, err := url.Parse(leaf)
-		if err != nil {
-			return nil, fmt.Errorf("bus: leaf %q: %w", leaf, err)
-		}
-		sopts.LeafNode.Remotes = append(sopts.LeafNode.Remotes, &server.RemoteLeafOpts{URLs: []*url.URL{u}})
-	}
-	return sopts, nil
-}
-
-func splitHostPort(address string) (host string, port int, err error) {
-	i := strings.LastIndexByte(address, ':')
-	if i < 0 {
-		return "", 0, fmt.Errorf("%q: want host:port", address)
-	}
-	if _, err := fmt.Sscanf(address[i+1:], "%d", &port); err != nil || port < -1 || port > 65535 {
-		return "", 0, fmt.Errorf("%q: want a port from 1 to 65535, or -1 for any free one", address)
-	}
-	if port == 0 {
-		port = -1
-	}
-	return strings.Trim(address[:i], "[]"), port, nil
-}
-
 func (n *Node) connection(role string) (*nats.Conn, error) {
-	conn, err := nats.Connect("", nats.InProcessServer(n.server), nats.Name(string(n.id)+"/"+role),
-		nats.Timeout(connectTimeout), nats.MaxReconnects(-1), nats.DrainTimeout(drainTimeout),
+	options := append([]nats.Option{nats.InProcessServer(n.server), nats.Name(string(n.id) + "/" + role),
+		nats.Timeout(connectTimeout), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait),
+		nats.ReconnectJitter(reconnectWait, reconnectWait), nats.DrainTimeout(drainTimeout),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			subject := ""
 			if sub != nil {
 				subject = sub.Subject
 			}
 			n.log.Warn().Err(err).Str("connection", role).Str("subject", subject).Msg("bus connection error")
-		}))
+		})}, n.login...)
+	conn, err := nats.Connect("", options...)
 	if err != nil {
 		return nil, fmt.Errorf("bus: in-process %s connection: %w", role, err)
 	}
@@ -189,10 +149,19 @@ func (n *Node) ID() schemas.NodeID { return n.id }
 
 // URL is where clients outside the process connect; "" if they cannot.
 func (n *Node) URL() string {
-	if addr := n.server.Addr(); addr != nil {
-		return "nats://" + addr.String()
+	addr, ok := n.server.Addr().(*net.TCPAddr)
+	if !ok {
+		return ""
 	}
-	return ""
+	return "nats://" + reachable(addr.IP.String(), addr.Port)
+}
+
+// reachable is the address of a listener as a client on this machine can use it.
+func reachable(host string, port int) string {
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, strconv.Itoa(port))
 }
 
 // LeafURL is where other nodes join this one; "" if they cannot.
@@ -204,7 +173,7 @@ func (n *Node) LeafURL() string {
 	if err != nil {
 		return ""
 	}
-	return fmt.Sprintf("nats-leaf://%s:%d", v.LeafNode.Host, v.LeafNode.Port)
+	return "nats-leaf://" + reachable(v.LeafNode.Host, v.LeafNode.Port)
 }
 
 // Conn is the node's connection for publishing and subscribing beyond typed endpoints.
@@ -214,8 +183,8 @@ func (n *Node) Conn() *nats.Conn { return n.data }
 // the actors. The caller closes it.
 func (n *Node) Connection(role string) (*nats.Conn, error) { return n.connection(role) }
 
-// Close stops the node's actors, then its connections and server. Calls that are waiting fail with
-// KindUnavailable.
+// Close stops the node's actors, the last started first, then its connections and server. Calls that are
+// waiting fail with KindUnavailable.
 func (n *Node) Close() {
 	n.mu.Lock()
 	if n.closed {
@@ -223,13 +192,16 @@ func (n *Node) Close() {
 		return
 	}
 	n.closed = true
-	actors := n.actors
+	actors := slices.Clone(n.actors)
 	n.mu.Unlock()
-	for i := len(actors) - 1; i >= 0; i-- {
-		actors[i].stop()
+	for _, a := range slices.Backward(actors) {
+		a.Stop()
 	}
 	if n.taps != nil {
 		n.taps.close()
+	}
+	if n.data != nil {
+		_ = n.data.FlushTimeout(drainTimeout) // the last replies; an error means that nobody gets them
 	}
 	for _, c := range []*nats.Conn{n.mirror, n.data} {
 		if c != nil {
@@ -240,61 +212,68 @@ func (n *Node) Close() {
 	n.server.WaitForShutdown()
 }
 
-// WaitForService returns when an actor answers on subject, from any node, or ctx ends.
+// interestPoll is how often WaitForService looks.
+const interestPoll = 5 * time.Millisecond
+
+// WaitForService returns when an actor on any node serves subject, or ctx ends.
 func (n *Node) WaitForService(ctx context.Context, subject string) error {
-	for {
-		attempt, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
-		_, err := n.data.RequestWithContext(attempt, subject, nil)
-		cancel()
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return schemas.Errorf(schemas.KindUnavailable, "wait for "+subject, "nobody answers: %v", err)
-		}
-		if errors.Is(err, nats.ErrNoResponders) {
-			select {
-			case <-ctx.Done():
-			case <-time.After(20 * time.Millisecond):
-			}
+	for !n.account.SubscriptionInterest(subject) {
+		if sleep(ctx, interestPoll); ctx.Err() != nil {
+			return schemas.Errorf(schemas.KindUnavailable, "wait for "+subject, "nobody serves it: %v", ctx.Err()).
+				WithHint("`nats micro ls` lists the actors that run")
 		}
 	}
+	return nil
 }
 
-func (n *Node) addRoute(subject string, port any) error {
+func (n *Node) addActor(a *Actor) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return false
+	}
+	n.actors = append(n.actors, a)
+	return true
+}
+
+func (n *Node) removeActor(a *Actor) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.actors = slices.DeleteFunc(n.actors, func(b *Actor) bool { return a == b })
+}
+
+// addRoute lets port answer subject in process, alone or after others that do.
+func (n *Node) addRoute(subject string, port any, alone bool) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
 		return schemas.Errorf(schemas.KindUnavailable, "register "+subject, "the node is closed")
 	}
-	if _, taken := n.routes[subject]; taken {
+	if alone && len(n.routes[subject]) > 0 {
 		return schemas.Errorf(schemas.KindInvalid, "register "+subject, "an actor of this node has the subject already").
 			WithHint("give the actors different instance names")
 	}
-	n.routes[subject] = port
+	n.routes[subject] = append(n.routes[subject], port)
 	n.version.Add(1)
 	return nil
 }
 
-func (n *Node) removeRoute(subject string) {
+func (n *Node) removeRoute(subject string, port any) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.routes, subject)
+	left := slices.DeleteFunc(n.routes[subject], func(p any) bool { return p == port })
+	if n.routes[subject] = left; len(left) == 0 {
+		delete(n.routes, subject)
+	}
 	n.version.Add(1)
 }
 
+// route is the port that answers subject in this process, the first started, or nil.
 func (n *Node) route(subject string) any {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.routes[subject]
+	if ports := n.routes[subject]; len(ports) > 0 {
+		return ports[0]
+	}
+	return nil
 }
-
-// natsLogger sends the server's log to ours: its notices are our debug lines.
-type natsLogger struct{ log zerolog.Logger }
-
-func (l natsLogger) Noticef(f string, v ...any) { l.log.Debug().Msgf("nats: "+f, v...) }
-func (l natsLogger) Warnf(f string, v ...any)   { l.log.Warn().Msgf("nats: "+f, v...) }
-func (l natsLogger) Errorf(f string, v ...any)  { l.log.Error().Msgf("nats: "+f, v...) }
-func (l natsLogger) Fatalf(f string, v ...any)  { l.log.Error().Msgf("nats: fatal: "+f, v...) }
-func (l natsLogger) Debugf(f string, v ...any)  { l.log.Trace().Msgf("nats: "+f, v...) }
-func (l natsLogger) Tracef(f string, v ...any)  { l.log.Trace().Msgf("nats: "+f, v...) }

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/micro"
 
 	"github.com/troupe-engine/troupe/schemas"
 )
@@ -20,6 +18,8 @@ type Ref[Req, Resp any] struct {
 	node    *Node
 	ep      schemas.Endpoint[Req, Resp]
 	subject string
+	timeout time.Duration  // of one attempt
+	invalid *schemas.Error // the instance name is malformed
 	found   atomic.Pointer[resolved[Req, Resp]]
 }
 
@@ -28,15 +28,26 @@ type resolved[Req, Resp any] struct {
 	port    *port[Req, Resp] // nil: not in this process
 }
 
-// NewRef makes a Ref. It resolves nothing yet: actors may come and go.
+// NewRef makes a Ref. It resolves nothing yet: actors may come and go. A Ref to a malformed instance name
+// answers every call with KindInvalid.
 func NewRef[Req, Resp any](n *Node, ep schemas.Endpoint[Req, Resp], instance schemas.Instance) *Ref[Req, Resp] {
-	return &Ref[Req, Resp]{node: n, ep: ep, subject: ep.Subject(instance)}
+	r := &Ref[Req, Resp]{node: n, ep: ep, subject: ep.Subject(instance), timeout: timeoutOf(ep)}
+	if instance != "" {
+		r.invalid = checkInstance(instance)
+	}
+	return r
 }
 
 // Call sends req and waits for the reply. An actor in this process is called directly, at no
 // allocation if its mailbox is an idle Group; any other over NATS, where an unanswered request is
 // repeated up to the endpoint's Attempts. Errors are *schemas.Error.
+//
+// The end of ctx ends the wait everywhere. The handler's own context ends with it in process; elsewhere
+// the handler only learns the deadline.
 func (r *Ref[Req, Resp]) Call(ctx context.Context, req *Req) (*Resp, error) {
+	if r.invalid != nil {
+		return nil, r.invalid
+	}
 	if p := r.local(); p != nil {
 		p.local.Add(1)
 		return p.deliver(ctx, req)
@@ -58,93 +69,91 @@ func (r *Ref[Req, Resp]) local() *port[Req, Resp] {
 }
 
 func (r *Ref[Req, Resp]) remote(ctx context.Context, req *Req) (*Resp, error) {
+	op := "call " + r.subject
 	body, err := msgpackEncoding.encode(req)
 	if err != nil {
-		return nil, schemas.Errorf(schemas.KindInternal, "call "+r.subject, "encode request: %v", err)
+		return nil, schemas.Errorf(schemas.KindInternal, op, "encode request: %v", err)
 	}
-	reply, err := r.attempt(ctx, body)
+	if limit := r.node.data.MaxPayload(); int64(len(body)) > limit {
+		return nil, tooLarge("request", len(body), limit)
+	}
+	reply, err := r.attempt(ctx, op, body)
 	if err != nil {
 		return nil, err
 	}
 	resp := new(Resp)
 	if err := msgpackEncoding.decode(reply.Data, resp); err != nil {
-		return nil, schemas.Errorf(schemas.KindInternal, "call "+r.subject, "decode reply: %v", err).
+		return nil, schemas.Errorf(schemas.KindInternal, op, "decode reply: %v", err).
 			WithHint("do both nodes run the same version? `nats micro ls` shows them")
 	}
 	return resp, nil
 }
 
+// HeaderTimeout tells how long the caller will wait, in milliseconds, if that is less than the endpoint's
+// timeout.
+const HeaderTimeout = "Troupe-Timeout-Ms"
+
+// retryPause is how long a caller waits for an actor that nobody serves now, but that may be restarting.
+const retryPause = 50 * time.Millisecond
+
 // attempt asks until an answer comes, the attempts are used up or ctx ends.
-func (r *Ref[Req, Resp]) attempt(ctx context.Context, body []byte) (*nats.Msg, error) {
+func (r *Ref[Req, Resp]) attempt(ctx context.Context, op string, body []byte) (*nats.Msg, error) {
 	var last error
-	for i := 0; i < max(r.ep.Attempts, 1); i++ {
-		attempt, cancel := context.WithTimeout(ctx, r.ep.Timeout)
-		reply, err := r.node.net.request(attempt, r.subject, body)
-		cancel()
+	for i := range max(r.ep.Attempts, 1) {
+		if i > 0 && !errors.Is(last, context.DeadlineExceeded) {
+			sleep(ctx, min(r.timeout, retryPause))
+		}
+		reply, err := r.ask(ctx, body)
 		switch {
 		case err == nil:
 			return reply, errorOf(reply)
 		case ctx.Err() != nil:
-			return nil, schemas.AsError(ctx.Err(), "call "+r.subject)
-		case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrMaxPayload):
-			return nil, schemas.Errorf(schemas.KindUnavailable, "call "+r.subject, "%v", err)
-		case errors.Is(err, nats.ErrNoResponders):
-			// Nobody there now; an actor that is restarting will be.
-			sleep(ctx, min(r.ep.Timeout, 50*time.Millisecond))
+			return nil, schemas.AsError(ctx.Err(), op)
+		case errors.Is(err, nats.ErrConnectionClosed):
+			return nil, natsError(err, op)
 		}
 		last = err
 	}
-	if errors.Is(last, nats.ErrNoResponders) {
-		return nil, schemas.Errorf(schemas.KindUnavailable, "call "+r.subject, "no actor serves it").
-			WithHint("`nats micro ls` lists the actors that run")
+	if errors.Is(last, context.DeadlineExceeded) {
+		return nil, schemas.Errorf(schemas.KindTimeout, op, "no answer in %d attempts of %s", max(r.ep.Attempts, 1), r.timeout)
 	}
-	return nil, schemas.Errorf(schemas.KindTimeout, "call "+r.subject, "no answer in %d attempts of %s: %v", r.ep.Attempts, r.ep.Timeout, last)
+	return nil, natsError(last, op)
+}
+
+func (r *Ref[Req, Resp]) ask(ctx context.Context, body []byte) (*nats.Msg, error) {
+	m := &nats.Msg{Subject: r.subject, Data: body}
+	if end, ok := ctx.Deadline(); ok {
+		if left := time.Until(end); left < r.timeout {
+			m.Header = nats.Header{HeaderTimeout: {strconv.FormatInt(max(left.Milliseconds(), 1), 10)}}
+		}
+	}
+	attempt, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	return r.node.wire.request(attempt, m)
 }
 
 func sleep(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
 	select {
 	case <-ctx.Done():
-	case <-time.After(d):
+	case <-t.C:
 	}
 }
 
-// errorOf returns the error a reply carries, or nil.
-func errorOf(m *nats.Msg) error {
-	code := m.Header.Get(micro.ErrorCodeHeader)
-	if code == "" {
-		return nil
-	}
-	e := &schemas.Error{}
-	if err := encodingOf(m.Header.Get(headerContentType), m.Data).decode(m.Data, e); err == nil && e.Kind != "" {
-		return e
-	}
-	// A stream's end marker, or a service that is not ours: the headers say all there is.
-	status, _ := strconv.Atoi(code)
-	return schemas.Errorf(schemas.KindOfStatus(status), "call "+m.Subject, "%s", m.Header.Get(micro.ErrorHeader))
-}
-
-// transport carries encoded requests. The faults transport wraps the NATS one.
+// transport carries encoded messages. The faults transport wraps the NATS one.
 type transport interface {
-	request(ctx context.Context, subject string, body []byte) (*nats.Msg, error)
+	request(ctx context.Context, m *nats.Msg) (*nats.Msg, error)
+	publish(m *nats.Msg) error
 }
 
 type natsTransport struct{ conn *nats.Conn }
 
-func (t natsTransport) request(ctx context.Context, subject string, body []byte) (*nats.Msg, error) {
-	return t.conn.RequestWithContext(ctx, subject, body)
+func (t natsTransport) request(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
+	return t.conn.RequestMsgWithContext(ctx, m)
 }
 
-// callPool recycles calls, so that a local hop allocates nothing.
-type callPool[Req, Resp any] struct{ pool sync.Pool }
-
-func (p *callPool[Req, Resp]) get() *call[Req, Resp] {
-	if c, ok := p.pool.Get().(*call[Req, Resp]); ok {
-		return c
-	}
-	return &call[Req, Resp]{}
-}
-
-func (p *callPool[Req, Resp]) put(c *call[Req, Resp]) {
-	*c = call[Req, Resp]{}
-	p.pool.Put(c)
-}
+func (t natsTransport) publish(m *nats.Msg) error { return t.conn.PublishMsg(m) }

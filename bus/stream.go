@@ -112,7 +112,7 @@ func (w *StreamWriter) Send(ctx context.Context, body []byte) error {
 
 // ReceiverPresent reports whether anybody subscribes to the inbox.
 func (w *StreamWriter) ReceiverPresent() bool {
-	return w.node.server.GlobalAccount().SubscriptionInterest(w.inbox)
+	return w.node.account.SubscriptionInterest(w.inbox)
 }
 
 func (w *StreamWriter) waitCredit(ctx context.Context) error {

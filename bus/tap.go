@@ -18,7 +18,7 @@ const TapQueueMax = 16 << 10
 
 // Headers of a mirrored delivery.
 const (
-	HeaderTapSequence = "Troupe-Tap-Seq"  // counts a node's mirrored deliveries from 1; gaps were dropped
+	HeaderTapSequence = "Troupe-Tap-Seq"  // counts a node's messages to tap.> from 1, and those to peek.>; gaps were dropped
 	HeaderTapTime     = "Troupe-Tap-Time" // unix nanoseconds of the delivery
 	HeaderTapNode     = "Troupe-Tap-Node"
 )
@@ -26,11 +26,12 @@ const (
 // tapper mirrors deliveries to tap.<subject> as msgpack and to peek.<subject> as JSON, each only while
 // somebody subscribes. Messages are immutable once sent, so encoding waits for a goroutine of its own.
 type tapper struct {
+	node       schemas.NodeID
 	conn       *nats.Conn
 	interested func(subject string) bool
 	log        zerolog.Logger
 
-	sequence atomic.Uint64
+	sequence [2]atomic.Uint64 // by encoding
 	dropped  atomic.Uint64
 	queue    chan tapRecord
 	stop     chan struct{}
@@ -45,8 +46,8 @@ type tapRecord struct {
 	unixNano int64
 }
 
-func newTapper(conn *nats.Conn, interested func(string) bool, log zerolog.Logger) *tapper {
-	t := &tapper{conn: conn, interested: interested, log: log, queue: make(chan tapRecord, TapQueueMax), stop: make(chan struct{})}
+func newTapper(node schemas.NodeID, conn *nats.Conn, interested func(string) bool, log zerolog.Logger) *tapper {
+	t := &tapper{node: node, conn: conn, interested: interested, log: log, queue: make(chan tapRecord, TapQueueMax), stop: make(chan struct{})}
 	t.stopped.Add(1)
 	go t.publish()
 	return t
@@ -73,7 +74,7 @@ func (p *tapPoint) mirror(message any) {
 }
 
 func (t *tapper) add(subject string, enc encoding, message any) {
-	r := tapRecord{subject, enc, message, t.sequence.Add(1), time.Now().UnixNano()}
+	r := tapRecord{subject, enc, message, t.sequence[enc].Add(1), time.Now().UnixNano()}
 	select {
 	case t.queue <- r:
 	default:
@@ -114,7 +115,7 @@ func (t *tapper) send(r tapRecord) {
 	m.Data = body
 	m.Header.Set(HeaderTapSequence, strconv.FormatUint(r.sequence, 10))
 	m.Header.Set(HeaderTapTime, strconv.FormatInt(r.unixNano, 10))
-	m.Header.Set(HeaderTapNode, t.conn.Opts.Name)
+	m.Header.Set(HeaderTapNode, string(t.node))
 	if err := t.conn.PublishMsg(m); err != nil && t.dropped.Add(1) == 1 {
 		t.log.Warn().Err(err).Str("subject", r.subject).Msg("cannot mirror a delivery")
 	}

@@ -1,0 +1,278 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/micro"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// Handler answers one request. It must not keep or change the request, nor change the reply after
+// returning it: in process both are shared. ctx ends when the handler returns, and calls with it are
+// made one at a time: a goroutine that the handler leaves behind needs a context of its own.
+type Handler[Req, Resp any] func(ctx context.Context, req *Req) (*Resp, error)
+
+// Handle serves an endpoint of the actor with h, run by mailbox mb. Call before Start.
+func Handle[Req, Resp any](a *Actor, ep schemas.Endpoint[Req, Resp], mb Mailbox, h Handler[Req, Resp]) {
+	if ep.Service != a.service {
+		panic(fmt.Sprintf("bus: actor %s cannot serve %s.%s", a.Name(), ep.Service, ep.Verb))
+	}
+	if a.started {
+		panic(fmt.Sprintf("bus: actor %s is started: handle %s before", a.Name(), ep.Verb))
+	}
+	_, concurrent := mb.(*Pool)
+	a.ports = append(a.ports, &port[Req, Resp]{owner: a, ep: ep, mailbox: mb, handle: h, concurrent: concurrent,
+		subject: ep.Subject(a.instance), shared: ep.Subject(""), timeout: timeoutOf(ep)})
+}
+
+// timeoutDefault is for endpoints that do not say.
+const timeoutDefault = 5 * time.Second
+
+func timeoutOf[Req, Resp any](ep schemas.Endpoint[Req, Resp]) time.Duration {
+	if ep.Timeout <= 0 {
+		return timeoutDefault
+	}
+	return ep.Timeout
+}
+
+// port is one endpoint of one actor.
+type port[Req, Resp any] struct {
+	owner           *Actor
+	ep              schemas.Endpoint[Req, Resp]
+	subject, shared string // with and without the instance
+	timeout         time.Duration
+	mailbox         Mailbox
+	concurrent      bool // the mailbox is a Pool
+	handle          Handler[Req, Resp]
+	inbox           *inbox
+	request, reply  tapPoint
+	local, failed   atomic.Uint64
+	pool            callPool[Req, Resp]
+}
+
+// portStats is what `nats micro stats` shows beside its own counts of NATS requests.
+type portStats struct {
+	Endpoint  string `json:"endpoint"`
+	InProcess uint64 `json:"in_process"` // deliveries that never touched NATS
+	Failed    uint64 `json:"failed"`     // answered with an error, from anywhere
+}
+
+func (p *port[Req, Resp]) localStats() portStats {
+	return portStats{Endpoint: p.ep.Verb, InProcess: p.local.Load(), Failed: p.failed.Load()}
+}
+
+// open makes the port reachable under two subjects: the instance's own, and the one that all instances
+// of the service share, where a queue group picks one of them for each request.
+func (p *port[Req, Resp]) open(a *Actor, svc micro.Service) error {
+	p.request = a.node.taps.point(p.subject)
+	p.reply = a.node.taps.point(p.subject + schemas.ReplySuffix)
+	p.inbox = newInbox(p.concurrent, p.answer)
+	if err := a.node.addRoute(p.subject, p, true); err != nil {
+		return err
+	}
+	if err := a.node.addRoute(p.shared, p, false); err != nil {
+		return err
+	}
+	metadata := map[string]string{
+		"doc":              p.ep.Doc,
+		"request_schema":   schemas.JSONSchemaOf[Req](),
+		"reply_schema":     schemas.JSONSchemaOf[Resp](),
+		"request_example":  exampleJSON[Req](),
+		"reply_example":    exampleJSON[Resp](),
+		"instance_subject": p.subject,
+	}
+	handler, limits := micro.HandlerFunc(p.serveNATS), micro.WithEndpointPendingLimits(subPendingMsgsMax, subPendingBytesMax)
+	err := svc.AddEndpoint(p.ep.Verb, handler, micro.WithEndpointSubject(p.shared),
+		micro.WithEndpointQueueGroup(a.service), micro.WithEndpointMetadata(metadata), limits)
+	if err != nil {
+		return err
+	}
+	return svc.AddEndpoint(p.ep.Verb+"-"+string(a.instance), handler, micro.WithEndpointSubject(p.subject),
+		micro.WithEndpointQueueGroup(a.Name()), micro.WithEndpointMetadata(map[string]string{"doc": p.ep.Doc}), limits)
+}
+
+func exampleJSON[T any]() string {
+	e, ok := any(new(T)).(interface{ Example() *T })
+	if !ok {
+		return ""
+	}
+	b, err := json.Marshal(e.Example())
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+func (p *port[Req, Resp]) unroute(n *Node) {
+	n.removeRoute(p.subject, p)
+	n.removeRoute(p.shared, p)
+}
+
+func (p *port[Req, Resp]) drain() {
+	if p.inbox != nil {
+		p.inbox.close()
+	}
+}
+
+// deliver runs the handler under its mailbox and mirrors both directions to the taps.
+func (p *port[Req, Resp]) deliver(ctx context.Context, req *Req) (*Resp, error) {
+	p.request.mirror(req)
+	err := ctx.Err()
+	if err == nil {
+		call := p.pool.get()
+		call.port, call.req = p, req
+		if err = p.mailbox.do(ctx, call); err == nil {
+			resp, failure := call.resp, call.err
+			p.pool.put(call)
+			if failure == nil {
+				p.reply.mirror(resp)
+				return resp, nil
+			}
+			err = failure
+		}
+		// Without its turn, a call may still be queued or running: it is not reused.
+	}
+	p.failed.Add(1)
+	e := p.fail(err)
+	p.reply.mirror(e)
+	return nil, e
+}
+
+// fail gives an error the name of the actor that reports it.
+func (p *port[Req, Resp]) fail(err error) *schemas.Error {
+	e := schemas.AsError(err, p.ep.Verb)
+	if e == nil { // a nil *schemas.Error, returned as an error
+		e = schemas.Errorf(schemas.KindInternal, p.ep.Verb, "the handler returned an error that is nil")
+	}
+	if e.Actor == "" {
+		c := *e
+		c.Actor = p.owner.Name()
+		e = &c
+	}
+	return e
+}
+
+// serveNATS takes a request that arrived over NATS.
+func (p *port[Req, Resp]) serveNATS(r micro.Request) {
+	if err := p.inbox.put(r); err != nil {
+		p.refuse(r, encodingOf(r.Headers().Get(headerContentType), r.Data()), err)
+	}
+}
+
+// answer decodes a request, delivers it and responds.
+func (p *port[Req, Resp]) answer(r micro.Request, arrived time.Time) {
+	enc := encodingOf(r.Headers().Get(headerContentType), r.Data())
+	req := new(Req)
+	if err := enc.decode(r.Data(), req); err != nil {
+		p.refuse(r, enc, schemas.Errorf(schemas.KindInvalid, "decode request", "%v", err).
+			WithHint("see the schema and example in `nats micro info %s`", p.owner.service))
+		return
+	}
+	ctx, cancel := context.WithDeadline(context.Background(), arrived.Add(p.patience(r.Headers().Get(HeaderTimeout))))
+	defer cancel()
+	resp, err := p.deliver(ctx, req)
+	if err != nil {
+		p.respondError(r, enc, p.fail(err))
+		return
+	}
+	body, err := enc.encode(resp)
+	if err != nil {
+		p.refuse(r, enc, schemas.Errorf(schemas.KindInternal, "encode reply", "%v", err))
+		return
+	}
+	if limit := p.owner.node.data.MaxPayload(); int64(len(body)) > limit {
+		p.refuse(r, enc, tooLarge("reply", len(body), limit))
+		return
+	}
+	if r.Reply() == "" {
+		return // published, not asked
+	}
+	if err := r.Respond(body); err != nil {
+		p.owner.node.log.Warn().Err(err).Str("subject", p.subject).Msg("reply not sent")
+	}
+}
+
+// patience is how long the caller waits: the endpoint's timeout, or less if the caller says so.
+func (p *port[Req, Resp]) patience(milliseconds string) time.Duration {
+	if ms, err := strconv.ParseInt(milliseconds, 10, 32); err == nil && ms > 0 {
+		return min(p.timeout, time.Duration(ms)*time.Millisecond)
+	}
+	return p.timeout
+}
+
+// refuse answers a request that did not come to a handler, or whose answer cannot travel.
+func (p *port[Req, Resp]) refuse(r micro.Request, enc encoding, e *schemas.Error) {
+	p.failed.Add(1)
+	p.respondError(r, enc, p.fail(e))
+}
+
+func (p *port[Req, Resp]) respondError(r micro.Request, enc encoding, e *schemas.Error) {
+	if r.Reply() == "" {
+		p.owner.node.log.Debug().Err(e).Str("subject", p.subject).Msg("a published message failed")
+		return
+	}
+	body, err := enc.encode(e)
+	if err != nil {
+		body = nil // the headers say the kind and the text
+	}
+	err = r.Error(strconv.Itoa(e.Kind.HTTPStatus()), headerSafe(e.Error()), body, micro.WithHeaders(micro.Headers{headerContentType: {enc.contentType()}}))
+	if err != nil {
+		p.owner.node.log.Warn().Err(err).Str("subject", p.subject).Msg("error reply not sent")
+	}
+}
+
+// call is a pooled task.
+type call[Req, Resp any] struct {
+	port *port[Req, Resp]
+	req  *Req
+	resp *Resp
+	err  error
+}
+
+func (c *call[Req, Resp]) actor() *Actor { return c.port.owner }
+
+func (c *call[Req, Resp]) run(ctx context.Context) {
+	p := c.port
+	if !p.owner.gate.enter() {
+		c.err = stopped(p.owner)
+		return
+	}
+	defer p.owner.gate.leave()
+	if p.concurrent {
+		// Pools do pure work on outside input: one request's bug must not end the others. Elsewhere a
+		// panic means that an actor's state is broken, and the process must not go on with it.
+		defer func() {
+			if r := recover(); r != nil {
+				p.owner.node.log.Error().Str("actor", p.owner.Name()).Any("panic", r).Bytes("stack", debug.Stack()).Msg("handler panicked")
+				c.err = schemas.Errorf(schemas.KindInternal, p.ep.Verb, "panic: %v", r).WithHint("this is a bug: please report it with the log's stack trace")
+			}
+		}()
+	}
+	c.resp, c.err = p.handle(ctx, c.req)
+	if c.resp == nil && c.err == nil {
+		c.err = schemas.Errorf(schemas.KindInternal, p.ep.Verb, "the handler returned neither reply nor error")
+	}
+}
+
+// callPool recycles calls, so that a local hop allocates nothing.
+type callPool[Req, Resp any] struct{ pool sync.Pool }
+
+func (p *callPool[Req, Resp]) get() *call[Req, Resp] {
+	if c, ok := p.pool.Get().(*call[Req, Resp]); ok {
+		return c
+	}
+	return &call[Req, Resp]{}
+}
+
+func (p *callPool[Req, Resp]) put(c *call[Req, Resp]) {
+	*c = call[Req, Resp]{}
+	p.pool.Put(c)
+}
