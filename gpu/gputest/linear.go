@@ -59,13 +59,13 @@ func testRMSNorm(s *suite) {
 // testMatMul covers every number of tokens up to 70 on small matrices, and awkward n and k.
 func testMatMul(s *suite) {
 	for tokens := 1; tokens <= 70; tokens++ {
-		n, k := 1+s.rng.IntN(150), 1+s.rng.IntN(90)
+		n, k := 1+s.rng.IntN(130), 1+s.rng.IntN(60)
 		dtype := []gpu.DType{gpu.F32, gpu.F16, gpu.BF16}[tokens%3]
 		s.matMul(dtype, tokens, n, k)
 	}
 	for _, dtype := range []gpu.DType{gpu.F32, gpu.F16, gpu.BF16} {
-		for _, shape := range [][3]int{{1, 1, 1}, {1, 16, 16}, {1, 300, 257}, {2, 17, 5000}, {12, 128, 64}, {13, 129, 64},
-			{24, 256, 100}, {1, 2048, 512}, {33, 513, 130}} {
+		for _, shape := range [][3]int{{1, 1, 1}, {1, 16, 16}, {1, 300, 257}, {2, 17, 4500}, {12, 128, 64}, {13, 129, 64},
+			{24, 256, 100}, {1, 1024, 200}, {33, 257, 130}} {
 			s.matMul(dtype, shape[0], shape[1], shape[2])
 		}
 	}

@@ -23,7 +23,11 @@ func testSample(s *suite) {
 		{Temperature: 1, TopP: 0.8, MinP: 1},
 	}
 	for _, vocab := range []int{1, 2, 15, 16, 100, 1000, 33000} {
-		for _, spread := range []float64{0.001, 3, 100} {
+		spreads := []float64{0.001, 3, 100}
+		if vocab > 1000 {
+			spreads = spreads[1:2] // the reference sorts
+		}
+		for _, spread := range spreads {
 			logits := make([]float32, 0, len(settings)*vocab)
 			for range settings {
 				logits = append(logits, s.normal(s.compute, vocab, spread)...)
