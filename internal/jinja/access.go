@@ -72,10 +72,6 @@ func (e *evaluator) item(obj, index any) (any, error) {
 			if err := e.scanned(len(s)); err != nil {
 				return nil, err
 			}
-			if i := o.findString(s); i >= 0 {
-				return o.vals[i], nil
-			}
-			return noItem(obj, index), nil
 		}
 		if hash, ok := hashKey(index); ok {
 			if i := o.find(hash); i >= 0 {
@@ -91,8 +87,11 @@ func (e *evaluator) item(obj, index any) (any, error) {
 			i = 1
 		}
 	}
+	if !ok {
+		return noItem(obj, index), nil
+	}
 	n, isSized := length(obj)
-	if !ok || !isSized {
+	if !isSized {
 		return noItem(obj, index), nil
 	}
 	if i < 0 {

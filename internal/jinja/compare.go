@@ -167,10 +167,7 @@ func (e *evaluator) order(l, r any, op string) (int, error) {
 	lItems, lKind := orderedItems(l)
 	rItems, rKind := orderedItems(r)
 	if lKind == 0 || lKind != rKind {
-		if u, ok := firstUndefined(l, r); ok {
-			return 0, errors.New(u.why)
-		}
-		return 0, fmt.Errorf("'%s' is not supported between '%s' and '%s'", op, typeName(l), typeName(r))
+		return 0, operandError(op, l, r)
 	}
 	c := 0
 	_, err := e.nested(func() (bool, error) {
@@ -191,15 +188,6 @@ func orderedItems(v any) (items []any, kind byte) {
 		return []any{v.grouper, v.list}, 't'
 	}
 	return nil, 0
-}
-
-func firstUndefined(values ...any) (undefined, bool) {
-	for _, v := range values {
-		if u, ok := v.(undefined); ok {
-			return u, true
-		}
-	}
-	return undefined{}, false
 }
 
 // orderLists compares the first elements that differ, as Python does; so lists of
@@ -232,9 +220,9 @@ func (e *evaluator) contains(container, v any) (bool, error) {
 		}
 		return strings.Contains(c, s), e.scanned(len(c))
 	case *Dict:
-		hash, ok := hashKey(v)
-		if !ok {
-			return false, fmt.Errorf("'%s' cannot be a dict key", typeName(v))
+		hash, err := e.hash(v)
+		if err != nil {
+			return false, err
 		}
 		return c.find(hash) >= 0, nil
 	case *namespace, *loop:

@@ -1,9 +1,9 @@
 package jinja
 
 import (
+	"fmt"
 	"iter"
 	"math"
-	"strings"
 )
 
 // dictLinearMax is the size up to which a scan beats a hash index. Messages and
@@ -104,28 +104,23 @@ func (d *Dict) add(hash, key, value any) {
 	}
 }
 
-// setAny is Set for any hashable key.
-func (d *Dict) setAny(key, value any) bool {
-	hash, ok := hashKey(key)
-	if !ok {
-		return false
-	}
+// setHashed is Set for any key and its hash key.
+func (d *Dict) setHashed(hash, key, value any) {
 	if i := d.find(hash); i >= 0 {
 		d.vals[i] = value
 	} else {
 		d.add(hash, key, value)
 	}
-	return true
 }
 
 type (
 	noneKey      struct{}
 	undefinedKey struct{}
-	tupleKey     string
 )
 
 // hashKey maps equal keys to the same comparable value: 1, 1.0 and true are one
-// key in Python. It reports false for values that cannot be keys.
+// key in Python. It reports false for values that cannot be keys; tuples are among
+// them, unlike in Python, for want of a use.
 func hashKey(key any) (any, bool) {
 	switch k := key.(type) {
 	case string, int64:
@@ -144,21 +139,31 @@ func hashKey(key any) (any, bool) {
 			return int64(k), true
 		}
 		return k, true
-	case tuple:
-		var b strings.Builder
-		for _, item := range k {
-			switch item.(type) {
-			case string, int64, nil, bool, float64:
-			default:
-				return nil, false // nested keys have no use in a chat template
-			}
-			w := reprWriter{out: &b}
-			if w.repr(item, 0) != nil {
-				return nil, false
-			}
-			b.WriteByte(',')
-		}
-		return tupleKey(b.String()), true
 	}
 	return nil, false
+}
+
+// hash is hashKey, charged for.
+func (e *evaluator) hash(key any) (any, error) {
+	if s, ok := key.(string); ok {
+		return s, e.scanned(len(s))
+	}
+	hash, ok := hashKey(key)
+	if !ok {
+		return nil, fmt.Errorf("'%s' cannot be a dict key", typeName(key))
+	}
+	return hash, nil
+}
+
+// put sets an entry and charges for it.
+func (e *evaluator) put(d *Dict, key, value any) error {
+	hash, err := e.hash(key)
+	if err == nil {
+		err = e.charge(2)
+	}
+	if err != nil {
+		return err
+	}
+	d.setHashed(hash, key, value)
+	return nil
 }

@@ -7,13 +7,14 @@
 // # Why it is written here
 //
 // A chat template is untrusted code that comes with a model, and its output must
-// match, byte for byte, what the model was trained on. The existing Go
-// implementations (gonja and pongo2) aim at web pages: they write values in Go's
-// notation instead of Python's repr, iterate maps in random or sorted order, have
-// no bound on steps, memory or recursion, and report no column. Making one of them
-// exact would mean replacing its values, filters and evaluator, which is most of
-// it. The language chat templates use is small enough to own: a lexer, a
-// recursive-descent parser and a tree-walking evaluator.
+// match, byte for byte, what the model was trained on. The Go implementations of
+// Jinja aim at web pages. gonja v2.9.1, the closest, renders 38 of huggingface.js' 53
+// real templates as expected, 69 of its 157 feature cases, and 345 of the 599 cases in
+// testdata/semantics.json as Jinja2 does; it decodes contexts without the order of
+// keys, and it bounds neither steps nor memory nor recursion. Making it exact would
+// mean replacing its values, filters and evaluator, which is most of it. The language
+// is small enough to own: a lexer, a recursive-descent parser, a tree-walking
+// evaluator, and tables of filters, tests and methods.
 //
 // # What it promises
 //
@@ -30,10 +31,13 @@
 //
 // # Known differences from Jinja2
 //
-// Integers computed by a template are 64 bits wide and overflow is an error
-// (larger ones in the context print exactly); safe and escape return plain
-// strings, so escaping twice escapes twice; filters evaluate their input eagerly;
-// recursive loops, autoescape, cycler, joiner and lipsum are refused.
+// Integers that a template computes are 64 bits wide, and overflow is an error (larger
+// ones in the context print exactly). safe and escape return plain strings, so
+// escaping twice escapes twice. Filters evaluate their input at once, so errors in
+// elements that are never used still count. Tuples cannot be dict keys. A render that
+// would return a method or macro prints it differently. Refused or absent: recursive
+// loops, blocks, autoescape, \N{...} escapes, cycler, joiner, lipsum, and the filters
+// filesizeformat, pprint, random, striptags, urlencode, urlize, wordwrap and xmlattr.
 //
 // Step 2a. In: messages and tools of a chat request. Out: the prompt's text.
 // Next: actors/tokenizer turns it into ids.

@@ -38,6 +38,7 @@ type Error struct {
 	Snippet string // the source line around Column, trimmed
 }
 
+// Error gives the message with its place and the source there, in one line.
 func (e *Error) Error() string {
 	if e.Line == 0 {
 		return "jinja: " + e.Message

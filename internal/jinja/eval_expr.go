@@ -156,11 +156,8 @@ func (e *evaluator) evalDict(x *dictExpr, s *scope) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := e.charge(2); err != nil {
+		if err := e.put(d, k, v); err != nil {
 			return nil, err
-		}
-		if !d.setAny(k, v) {
-			return nil, fmt.Errorf("'%s' cannot be a dict key", typeName(k))
 		}
 	}
 	return d, nil

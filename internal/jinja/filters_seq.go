@@ -206,8 +206,8 @@ func filterUnique(e *evaluator, v any, a callArgs) (any, error) {
 	var kept []any
 	for i, key := range keys {
 		n := seen.Len()
-		if !seen.setAny(key, nil) {
-			return nil, fmt.Errorf("unique: '%s' is not hashable", typeName(key))
+		if err := e.put(&seen, key, nil); err != nil {
+			return nil, err
 		}
 		if seen.Len() > n {
 			kept = append(kept, items[i])

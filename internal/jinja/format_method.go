@@ -50,6 +50,9 @@ func formatMethod(e *evaluator, s string, a callArgs) (any, error) {
 func (e *evaluator) formatField(field string, a callArgs, next *int) (string, error) {
 	field, specText, _ := strings.Cut(field, ":")
 	name, conversion, hasConversion := strings.Cut(field, "!")
+	if err := e.charge(len(a.keywords)); err != nil {
+		return "", err
+	}
 	v, err := fieldValue(name, a, next)
 	if err != nil {
 		return "", err

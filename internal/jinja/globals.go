@@ -73,11 +73,10 @@ func callDict(e *evaluator, a callArgs) (any, error) {
 
 func (e *evaluator) fillDict(d *Dict, from any) error {
 	if src, ok := from.(*Dict); ok {
-		if err := e.charge(2 * src.Len()); err != nil {
-			return err
-		}
 		for i, k := range src.keys {
-			d.setAny(k, src.vals[i])
+			if err := e.put(d, k, src.vals[i]); err != nil {
+				return err
+			}
 		}
 		return nil
 	}
@@ -93,11 +92,8 @@ func (e *evaluator) fillDict(d *Dict, from any) error {
 		if len(pair) != 2 {
 			return fmt.Errorf("dict: expected pairs, got an element of length %d", len(pair))
 		}
-		if err := e.charge(2); err != nil {
+		if err := e.put(d, pair[0], pair[1]); err != nil {
 			return err
-		}
-		if !d.setAny(pair[0], pair[1]) {
-			return fmt.Errorf("'%s' cannot be a dict key", typeName(pair[0]))
 		}
 	}
 	return nil
@@ -125,6 +121,9 @@ func callRaise(e *evaluator, a callArgs) (any, error) {
 	message, err := e.str(b.vals[0])
 	if err != nil {
 		return nil, err
+	}
+	if message == "" {
+		message = "the template refused the request without a message"
 	}
 	return nil, &Error{Kind: RaisedError, Message: message}
 }

@@ -25,7 +25,7 @@ func Parse(source string) (*Template, error) {
 // Limits bound one render. A zero field takes its default.
 type Limits struct {
 	// StepsMax bounds the work: evaluated nodes, plus one step per 16 bytes of
-	// values made and per 64 bytes of text scanned. Default 10 million, about half a
+	// values made and per 64 bytes of text scanned. Default 10 million, about a
 	// second.
 	StepsMax int
 	// OutputBytesMax bounds the output and every string on the way. Default 32 MiB.

@@ -106,6 +106,27 @@ func (d *Dict) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
+// MarshalJSON writes the entries in their order. Keys must be strings.
+func (d Dict) MarshalJSON() ([]byte, error) {
+	out := []byte{'{'}
+	for i, k := range d.keys {
+		name, ok := k.(string)
+		if !ok {
+			return nil, fmt.Errorf("jinja: cannot convert a '%s' key to JSON", typeName(k))
+		}
+		v, err := json.Marshal(d.vals[i])
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, quoteJSON(name, false)...)
+		out = append(append(out, ':'), v...)
+	}
+	return append(out, '}'), nil
+}
+
 // jsonWriter writes values as Python's json.dumps does.
 type jsonWriter struct {
 	reprWriter

@@ -52,7 +52,7 @@ func TestDict(t *testing.T) {
 	}
 }
 
-func TestDictUnmarshal(t *testing.T) {
+func TestDictKeepsOrderThroughJSON(t *testing.T) {
 	var request struct{ Tool Dict }
 	if err := json.Unmarshal([]byte(`{"tool": {"b": 1, "a": {"y": 1, "x": 2}}}`), &request); err != nil {
 		t.Fatal(err)
@@ -60,6 +60,10 @@ func TestDictUnmarshal(t *testing.T) {
 	got, err := renderString("{{ tool | tojson }}", map[string]any{"tool": &request.Tool})
 	if want := `{"b": 1, "a": {"y": 1, "x": 2}}`; err != nil || got != want {
 		t.Errorf("got %s, %v, want %s", got, err, want)
+	}
+	encoded, err := json.Marshal(request)
+	if want := `{"Tool":{"b":1,"a":{"y":1,"x":2}}}`; err != nil || string(encoded) != want {
+		t.Errorf("got %s, %v, want %s", encoded, err, want)
 	}
 	if err := json.Unmarshal([]byte(`{"tool": [1]}`), &request); err == nil {
 		t.Error("a list became a Dict")

@@ -6,6 +6,9 @@ import (
 	"unicode/utf8"
 )
 
+// nameBytesMax bounds identifiers, and with them the cost of a lookup.
+const nameBytesMax = 255
+
 type tokenKind uint8
 
 const (
@@ -271,7 +274,7 @@ func (l *lexer) tag(open int, delim string, end tokenKind) error {
 		case c >= '0' && c <= '9':
 			l.number()
 		case c == '_' || unicode.IsLetter(c):
-			l.name()
+			err = l.name()
 		case c == '"' || c == '\'':
 			err = l.string()
 		default:
@@ -284,7 +287,7 @@ func (l *lexer) tag(open int, delim string, end tokenKind) error {
 	return l.errorf(open, "tag is never closed: expected '%s'", delim)
 }
 
-func (l *lexer) name() {
+func (l *lexer) name() error {
 	start := l.i
 	for l.i < len(l.src) {
 		c, size := utf8.DecodeRuneInString(l.src[l.i:])
@@ -293,7 +296,11 @@ func (l *lexer) name() {
 		}
 		l.i += size
 	}
+	if l.i-start > nameBytesMax {
+		return l.errorf(start, "name is longer than %d bytes", nameBytesMax)
+	}
 	l.add(tokenName, l.src[start:l.i], start)
+	return nil
 }
 
 func (l *lexer) operator(brackets []byte) ([]byte, error) {

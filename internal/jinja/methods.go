@@ -48,9 +48,9 @@ func dictGet(e *evaluator, recv any, a callArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	hash, ok := hashKey(b.vals[0])
-	if !ok {
-		return nil, fmt.Errorf("'%s' cannot be a dict key", typeName(b.vals[0]))
+	hash, err := e.hash(b.vals[0])
+	if err != nil {
+		return nil, err
 	}
 	d := recv.(*Dict)
 	if i := d.find(hash); i >= 0 {

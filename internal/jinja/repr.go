@@ -26,27 +26,25 @@ func (e *evaluator) str(v any) (string, error) {
 
 // reprWriter writes Python's repr() of values; in the JS dialect JSON instead.
 type reprWriter struct {
-	e   *evaluator // nil if the size is known to be small
+	e   *evaluator
 	out *strings.Builder
 	js  bool
 }
 
 // put charges for and writes s.
 func (w *reprWriter) put(s string) error {
-	if w.e != nil {
-		if w.out.Len()+len(s) > w.e.limits.OutputBytesMax {
-			return errorf(LimitError, "string exceeds the limit of %d bytes", w.e.limits.OutputBytesMax)
-		}
-		if err := w.e.charge(1 + len(s)/bytesMadePerStep); err != nil {
-			return err
-		}
+	if w.out.Len()+len(s) > w.e.limits.OutputBytesMax {
+		return errorf(LimitError, "string exceeds the limit of %d bytes", w.e.limits.OutputBytesMax)
+	}
+	if err := w.e.charge(1 + len(s)/bytesMadePerStep); err != nil {
+		return err
 	}
 	w.out.WriteString(s)
 	return nil
 }
 
 func (w *reprWriter) repr(v any, depth int) error {
-	if w.e != nil && depth > w.e.limits.DepthMax {
+	if depth > w.e.limits.DepthMax {
 		return errorf(LimitError, "value is nested more than %d levels deep", w.e.limits.DepthMax)
 	}
 	switch v := v.(type) {

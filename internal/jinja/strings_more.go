@@ -167,11 +167,14 @@ func affixMethod(name string, has func(s, affix string) bool) method {
 				b.fail(0, "a string or a tuple of strings")
 				return nil, b.err
 			}
+			if err := e.charge(1 + min(len(s), len(affix))/bytesScannedPerStep); err != nil {
+				return nil, err
+			}
 			if has(s, affix) {
 				return true, nil
 			}
 		}
-		return false, e.charge(len(affixes))
+		return false, nil
 	})
 }
 

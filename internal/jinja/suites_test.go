@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 )
@@ -192,4 +193,23 @@ func TestLlamaCpp(t *testing.T) {
 	if passed != 29 {
 		t.Errorf("%d of 36 cases pass, expected 29", passed)
 	}
+}
+
+// TestConcurrentRenders shares a template and a context between goroutines.
+func TestConcurrentRenders(t *testing.T) {
+	tmpl, err := Parse("{% macro f(x) %}{{ x | tojson }}{% endmacro %}{% for t in tools %}{{ f(t) }}{% endfor %}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tools := mustJSON[[]any](t, []byte(`[{"b": 1, "a": {"c": [1, 2]}}, {"x": "y"}]`))
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			got, err := tmpl.Render(map[string]any{"tools": tools})
+			if want := `{"b": 1, "a": {"c": [1, 2]}}{"x": "y"}`; err != nil || got != want {
+				t.Errorf("got %s, %v", got, err)
+			}
+		})
+	}
+	group.Wait()
 }

@@ -165,7 +165,7 @@ func (e *evaluator) seq(v any) ([]any, error) {
 		v.items = nil
 		return items, nil
 	case string:
-		if err := e.charge(len(v)); err != nil {
+		if err := e.pieces(len(v)); err != nil {
 			return nil, err
 		}
 		items := make([]any, 0, len(v))

@@ -95,7 +95,7 @@ nested
 (1, 'a', none)
 ()
 [true, none, 1.0, 'q"', "it's", quotes, ctl, uni]
-{'a': 1, 2: 'b', none: 3, (1, 2): 4, true: 5, 1: 6}
+{'a': 1, 2: 'b', none: 3, 2.5: 4, true: 5, 1: 6}
 1.0
 1e16
 123456789012345680.0
