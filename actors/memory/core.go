@@ -100,6 +100,9 @@ func NewCore(cfg Config) (*Core, error) {
 //
 // A repeat of the last (Epoch, Step) gets the identical reply, whatever else it says. Any other epoch
 // than the last is new and starts from an empty pool. The reply is immutable.
+//
+// Granted places count as computed from the next request on. A scheduler that was granted a row must
+// therefore run it, or start a new epoch: otherwise others would find its blocks with nothing in them.
 func (c *Core) Reserve(req *schemas.ReserveRequest) (*schemas.ReserveReply, *schemas.Error) {
 	if req == nil {
 		return nil, schemas.Errorf(schemas.KindInvalid, "reserve", "request: nil")
