@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"strconv"
+
+	"github.com/invopop/jsonschema"
 )
 
 // What clients send. The same objects travel over HTTP (/v1/chat/completions, /v1/completions) and
@@ -198,6 +200,30 @@ func (p Prompts) MarshalJSON() ([]byte, error) {
 		return json.Marshal(p.Tokens[0])
 	}
 	return json.Marshal(p.Tokens)
+}
+
+// JSONSchema describes the number.
+func (Seed) JSONSchema() *jsonschema.Schema {
+	return &jsonschema.Schema{Type: "integer", Description: "choice i draws with seed+i"}
+}
+
+// JSONSchema describes both forms.
+func (StringList) JSONSchema() *jsonschema.Schema {
+	return oneOrMany(&jsonschema.Schema{Type: "string"})
+}
+
+// JSONSchema describes the four forms.
+func (Prompts) JSONSchema() *jsonschema.Schema {
+	text, tokens := &jsonschema.Schema{Type: "string"}, arrayOf(&jsonschema.Schema{Type: "integer"})
+	return &jsonschema.Schema{OneOf: []*jsonschema.Schema{text, arrayOf(text), tokens, arrayOf(tokens)}}
+}
+
+func oneOrMany(s *jsonschema.Schema) *jsonschema.Schema {
+	return &jsonschema.Schema{OneOf: []*jsonschema.Schema{s, arrayOf(s)}}
+}
+
+func arrayOf(s *jsonschema.Schema) *jsonschema.Schema {
+	return &jsonschema.Schema{Type: "array", Items: s}
 }
 
 // Validate names the first field that is out of range. Limits that depend on the model are checked

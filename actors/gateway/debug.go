@@ -1,0 +1,135 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+const debugAskTimeMax = 5 * time.Second
+
+// debugVerbs are the exchanges that /debug/{service}/{verb} offers: what shows an actor's state without
+// changing it, and (true) what may also be changed by POST.
+var debugVerbs = map[string]bool{
+	"gateway.state": false, "tokenizer.state": false, "scheduler.state": false, "scheduler.info": false, "scheduler.policy": true,
+	"memory.state": false, "compute.state": false, "compute.kernels": true,
+}
+
+// debugEntry describes one exchange in the listing.
+type debugEntry struct {
+	Subject        string          `json:"subject"`
+	Path           string          `json:"path,omitempty"` // over HTTP
+	Doc            string          `json:"doc"`
+	RequestSchema  json.RawMessage `json:"request_schema"`
+	RequestExample any             `json:"request_example"`
+	ReplySchema    json.RawMessage `json:"reply_schema"`
+	ReplyExample   any             `json:"reply_example"`
+	EventSchema    json.RawMessage `json:"event_schema,omitempty"`
+	EventExample   any             `json:"event_example,omitempty"`
+}
+
+// serveDebug lists every exchange, with schemas and example data.
+func (g *Gateway) serveDebug(w http.ResponseWriter, _ *http.Request) {
+	var listing struct {
+		Clients []debugEntry            `json:"clients"`
+		Actors  map[string][]debugEntry `json:"actors"`
+	}
+	for _, e := range schemas.ClientEndpoints() {
+		d := debugEntry{Subject: e.Subject(), Path: e.Path, Doc: e.Doc,
+			RequestSchema: json.RawMessage(schemas.JSONSchema(e.Request)), RequestExample: e.RequestExample,
+			ReplySchema: json.RawMessage(schemas.JSONSchema(e.Reply)), ReplyExample: e.ReplyExample}
+		if e.Event != nil {
+			d.EventSchema, d.EventExample = json.RawMessage(schemas.JSONSchema(e.Event)), e.EventExample
+		}
+		listing.Clients = append(listing.Clients, d)
+	}
+	listing.Actors = map[string][]debugEntry{}
+	for _, e := range schemas.Endpoints() {
+		d := debugEntry{Subject: e.Subject(), Doc: e.Doc,
+			RequestSchema: json.RawMessage(schemas.JSONSchema(e.Request)), RequestExample: e.RequestExample,
+			ReplySchema: json.RawMessage(schemas.JSONSchema(e.Reply)), ReplyExample: e.ReplyExample}
+		if _, offered := debugVerbs[e.Service+"."+e.Verb]; offered {
+			d.Path = "/debug/" + e.Service + "/" + e.Verb
+		}
+		listing.Actors[e.Service] = append(listing.Actors[e.Service], d)
+	}
+	g.writeJSON(w, http.StatusOK, listing)
+}
+
+// serveDebugVerb asks an actor over the bus, wherever it runs, and returns what it says. ?instance= chooses
+// another actor than those this gateway works with.
+func (g *Gateway) serveDebugVerb(w http.ResponseWriter, r *http.Request) {
+	service, verb := r.PathValue("service"), r.PathValue("verb")
+	mayChange, offered := debugVerbs[service+"."+verb]
+	if !offered {
+		g.writeError(w, schemas.Errorf(schemas.KindNotFound, "debug", "there is no /debug/%s/%s", clip(service), clip(verb)).WithHint("GET /debug lists what there is"))
+		return
+	}
+	instance := g.debugInstance(service)
+	if asked := r.URL.Query().Get("instance"); asked != "" {
+		if strings.ContainsAny(asked, ".*> \t\r\n") || len(asked) > 128 {
+			g.writeError(w, invalid("instance", "instance is %q; expected a name such as replica0", clip(asked)))
+			return
+		}
+		instance = schemas.Instance(asked)
+	}
+	body := []byte("{}")
+	if r.Method == http.MethodPost {
+		if !mayChange {
+			w.Header().Set("Allow", "GET, HEAD")
+			g.writeErrorStatus(w, http.StatusMethodNotAllowed, schemas.Errorf(schemas.KindInvalid, "debug", "%s/%s can only be read", service, verb))
+			return
+		}
+		// Browsers send other types to foreign sites without asking them.
+		if kind, _, _ := mime.ParseMediaType(r.Header.Get(headerContentType)); kind != "application/json" {
+			g.writeErrorStatus(w, http.StatusUnsupportedMediaType, invalid("", "Content-Type is %q; expected application/json", clip(kind)))
+			return
+		}
+		var ok bool
+		if body, ok = g.readBody(w, r); !ok {
+			return
+		}
+	}
+	g.askActor(r.Context(), w, schemas.SubjectPrefix+service+"."+verb+"."+string(instance), body)
+}
+
+// debugInstance is the actor of a service that this gateway works with. A replica's actors share its name.
+func (g *Gateway) debugInstance(service string) schemas.Instance {
+	switch service {
+	case "gateway":
+		return g.cfg.Instance
+	case "tokenizer":
+		return g.cfg.Tokenizer
+	}
+	return g.cfg.Scheduler
+}
+
+func (g *Gateway) askActor(ctx context.Context, w http.ResponseWriter, subject string, body []byte) {
+	ctx, cancel := context.WithTimeout(ctx, debugAskTimeMax)
+	defer cancel()
+	m := nats.NewMsg(subject)
+	m.Header.Set(headerContentType, "application/json")
+	m.Data = body
+	reply, err := g.node.Conn().RequestMsgWithContext(ctx, m)
+	if err != nil {
+		g.writeError(w, schemas.Errorf(schemas.KindUnavailable, "debug", "%s: %v", subject, err).WithHint("`nats micro ls` lists the actors that run"))
+		return
+	}
+	if reply.Header.Get(micro.ErrorCodeHeader) != "" {
+		e := &schemas.Error{}
+		if json.Unmarshal(reply.Data, e) != nil || e.Kind == "" {
+			e = schemas.Errorf(schemas.KindInternal, "debug", "%s: %s", subject, reply.Header.Get(micro.ErrorHeader))
+		}
+		g.writeError(w, e)
+		return
+	}
+	g.writeJSON(w, http.StatusOK, json.RawMessage(reply.Data))
+}

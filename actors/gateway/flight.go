@@ -1,0 +1,315 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// retryAfterMs is what a client that is refused for load or for draining is told to wait, if nobody
+// knows better.
+const retryAfterMs = 1000
+
+// cancelTimeMax bounds telling the scheduler that a request is over.
+const cancelTimeMax = 10 * time.Second
+
+// flight is one client request on its way through the engine: the shell around an answer. Its context
+// ends with the reason why the request cannot go on; the first reason wins.
+type flight struct {
+	g      *Gateway
+	job    *job
+	id     schemas.RequestID // of the first part; the client's id is made from it
+	answer *answer
+	parts  []*part
+	began  time.Time
+	ctx    context.Context
+	abort  context.CancelCauseFunc // with a *schemas.Error
+	free   context.CancelFunc      // of the deadline's timer
+
+	submitted int                      // parts that the scheduler may know
+	requests  []*schemas.SubmitRequest // what they were submitted as
+	disarm    func() bool              // stops the cancellation that follows an abort; nil before submission
+
+	mu     sync.Mutex
+	rows   []row // at most one per choice: text that waits for a slow client is joined
+	queued int   // bytes of text in rows
+	latest time.Time
+	wake   chan struct{}
+}
+
+// sink is where an answer goes. Only one goroutine uses it.
+type sink interface {
+	// send delivers events of a stream, all or none, and flushes.
+	send(ctx context.Context, events []event) error
+	// idle is called every idleEvery while there is nothing to send. An error says that the client is gone.
+	idle() error
+	idleEvery() time.Duration
+}
+
+// begin admits a job, encodes its prompts and submits them. The caller must call end.
+func (g *Gateway) begin(parent context.Context, id schemas.RequestID, j *job) (*flight, *schemas.Error) {
+	engine, err := g.ready()
+	if err != nil {
+		return nil, err
+	}
+	if j.model, err = g.servedModel(j.model); err != nil {
+		return nil, err
+	}
+	f := g.newFlight(parent, id, j)
+	if err := g.requests.admit(f); err != nil {
+		f.abort(nil)
+		f.free()
+		return nil, err
+	}
+	if err := f.start(engine); err != nil {
+		f.end(err)
+		return nil, err
+	}
+	return f, nil
+}
+
+func (g *Gateway) newFlight(parent context.Context, id schemas.RequestID, j *job) *flight {
+	now := time.Now()
+	prefix := "cmpl-"
+	if j.chat {
+		prefix = "chatcmpl-"
+	}
+	f := &flight{g: g, job: j, id: id, began: now, latest: now, wake: make(chan struct{}, 1),
+		answer: newAnswer(prefix+id.String(), now.Unix(), j)}
+	deadline := schemas.Errorf(schemas.KindTimeout, "answer", "the request took longer than %s", g.cfg.RequestTimeMax).
+		WithHint("ask for fewer tokens, or raise request_time_max")
+	ctx, free := context.WithDeadlineCause(parent, now.Add(g.cfg.RequestTimeMax), deadline)
+	f.ctx, f.abort = context.WithCancelCause(ctx)
+	f.free = free
+	for i := range j.prompts {
+		if i > 0 {
+			id = g.newRequestID()
+		}
+		arrived := make([]time.Time, j.n)
+		for c := range arrived {
+			arrived[c] = now
+		}
+		f.parts = append(f.parts, &part{flight: f, index: i, id: id, tokens: make([]int32, j.n), ended: make([]bool, j.n), arrived: arrived})
+	}
+	return f
+}
+
+// start encodes every prompt before it submits the first: most of what is wrong shows by then.
+func (f *flight) start(engine *schemas.EngineInfo) *schemas.Error {
+	for i, p := range f.parts {
+		spec := f.job.detok
+		spec.Gateway, spec.Scheduler = f.g.cfg.Instance, f.g.cfg.Scheduler
+		req := f.job.prompts[i]
+		req.Request, req.Detok = p.id, &spec
+		reply, err := f.g.encode.Call(f.ctx, &req)
+		if err != nil {
+			return f.reason(err, "encode")
+		}
+		submit, refused := f.job.submission(p.id, reply.Tokens, engine, &f.g.cfg)
+		if refused != nil {
+			return refused
+		}
+		submit.DeadlineMs = f.began.Add(f.g.cfg.RequestTimeMax).UnixMilli()
+		f.requests = append(f.requests, submit)
+		f.answer.prompts[i] = int32(len(reply.Tokens))
+	}
+	f.g.requests.setPrompts(f)
+	defer f.arm() // not earlier: a cancellation must not overtake the submission
+	for _, submit := range f.requests {
+		f.submitted++ // even if the call fails: the scheduler may have heard it
+		if _, err := f.g.submit.Call(f.ctx, submit); err != nil {
+			return f.reason(err, "submit")
+		}
+		f.g.metrics.admitted(submit)
+	}
+	return nil
+}
+
+// arm makes any end of the flight's context, from now on or before, free what it holds in the engine, even
+// while the flight's goroutine is stuck in a write.
+func (f *flight) arm() {
+	f.g.background.Add(1)
+	f.disarm = context.AfterFunc(f.ctx, func() {
+		defer f.g.background.Done()
+		f.cancelSeqs()
+	})
+}
+
+// reason prefers why the flight ended over the error that it caused.
+func (f *flight) reason(err error, op string) *schemas.Error {
+	if cause := context.Cause(f.ctx); cause != nil {
+		err = cause
+	}
+	if errors.Is(err, bus.ErrReceiverGone) || err == context.Canceled {
+		return schemas.Errorf(schemas.KindCanceled, op, "the client went away")
+	}
+	return schemas.AsError(err, op)
+}
+
+// push adds a row for the client. It never waits: a client that does not keep up is cancelled.
+func (f *flight) push(r row, now time.Time) {
+	f.mu.Lock()
+	f.latest = now
+	f.queued += len(r.text)
+	overflow := f.queued > f.g.cfg.QueueBytesMax
+	if !overflow {
+		f.join(r)
+	}
+	f.mu.Unlock()
+	if overflow {
+		f.abort(schemas.Errorf(schemas.KindCanceled, "answer", "the client does not read: more than %d bytes of text wait for it", f.g.cfg.QueueBytesMax).
+			WithHint("read the stream faster, or ask for less"))
+		return
+	}
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// join merges a row with the one that waits for the same choice.
+func (f *flight) join(r row) {
+	for i := range f.rows {
+		if w := &f.rows[i]; w.choice == r.choice {
+			r.text = w.text + r.text
+			*w = r
+			return
+		}
+	}
+	f.rows = append(f.rows, r)
+}
+
+// take returns the rows that wait.
+func (f *flight) take() []row {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	rows := f.rows
+	f.rows, f.queued = nil, 0
+	return rows
+}
+
+func (f *flight) queuedBytes() int32 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return int32(f.queued)
+}
+
+func (f *flight) stalled() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return time.Since(f.latest) > f.g.cfg.StallTimeMax
+}
+
+// run carries the answer to s until it is complete. The error is why it is not.
+func (f *flight) run(s sink) *schemas.Error {
+	ticker := time.NewTicker(s.idleEvery())
+	defer ticker.Stop()
+	stall := time.NewTicker(f.g.cfg.StallTimeMax)
+	defer stall.Stop()
+	events := f.answer.opening()
+	for {
+		if len(events) > 0 {
+			if err := s.send(f.ctx, events); err != nil {
+				return f.reason(err, "send")
+			}
+		}
+		if f.answer.done() {
+			break
+		}
+		rows, err := f.next(s, ticker.C, stall.C)
+		if err != nil {
+			return f.reason(err, "answer")
+		}
+		var failed *schemas.Error
+		if events, failed = f.answer.step(rows); failed != nil {
+			return failed
+		}
+	}
+	if events = f.answer.closing(); len(events) > 0 {
+		if err := s.send(f.ctx, events); err != nil {
+			return f.reason(err, "send")
+		}
+	}
+	return nil
+}
+
+// next waits for rows.
+func (f *flight) next(s sink, idle, stall <-chan time.Time) ([]row, error) {
+	for {
+		select {
+		case <-f.ctx.Done():
+			return nil, context.Cause(f.ctx)
+		case <-f.wake:
+			if rows := f.take(); len(rows) > 0 {
+				return rows, nil
+			}
+		case <-idle:
+			if err := s.idle(); err != nil {
+				return nil, err
+			}
+		case <-stall:
+			if err := f.resubmit(); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// resubmit asks for the same work again when no token has come for long. A scheduler that knows the
+// request changes nothing; one that was restarted computes it anew, and since the same seed draws the
+// same tokens, rows that came before do not advance their sequences and the answer goes on where it was.
+func (f *flight) resubmit() error {
+	if !f.stalled() {
+		return nil
+	}
+	for _, r := range f.requests {
+		if _, err := f.g.submit.Call(f.ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end takes the flight out of the gateway. err is nil for a complete answer.
+func (f *flight) end(err *schemas.Error) {
+	if err != nil {
+		f.abort(err)
+	} else if f.disarm() {
+		f.g.background.Done()
+	}
+	f.abort(nil)
+	f.free()
+	f.g.requests.remove(f)
+	f.g.report(f, err)
+}
+
+// cancelSeqs frees what the flight still holds in the engine.
+func (f *flight) cancelSeqs() {
+	seqs := f.g.requests.unfinished(f, f.submitted)
+	if len(seqs) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeMax)
+	defer cancel()
+	if _, err := f.g.cancel.Call(ctx, &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel}); err != nil {
+		f.g.log.Warn().Err(err).Stringer("request", f.id).Msg("sequences could not be cancelled")
+	}
+}
+
+// parsePublicID reads the id that clients see.
+func parsePublicID(id string) (schemas.RequestID, *schemas.Error) {
+	hex := id
+	if i := strings.LastIndexByte(id, '-'); i >= 0 {
+		hex = id[i+1:]
+	}
+	var r schemas.RequestID
+	if len(hex) != 16 || r.UnmarshalJSON([]byte(`"`+hex+`"`)) != nil {
+		return 0, invalid("id", "id is %q; expected chatcmpl-… or cmpl-… and 16 hexadecimal digits", clip(id))
+	}
+	return r, nil
+}

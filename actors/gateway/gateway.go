@@ -1,0 +1,263 @@
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/micro"
+	"github.com/rs/zerolog"
+
+	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+const (
+	engineAskEvery     = 2 * time.Second        // once the engine has answered
+	engineRetryEvery   = 100 * time.Millisecond // until then
+	engineAskTimeMax   = 2 * time.Second
+	engineSilencesMax  = 3               // questions without an answer before the gateway is not ready
+	drainCancelTimeMax = 5 * time.Second // for cancelled requests to say so to their clients
+)
+
+// Gateway is the actor at the front: it takes requests over HTTP and NATS and streams the answers.
+type Gateway struct {
+	cfg  Config
+	node *bus.Node
+	log  zerolog.Logger
+
+	actor    *bus.Actor
+	api      micro.Service // the subjects that clients use
+	requests *requests
+	metrics  *metrics
+
+	encode *bus.Ref[schemas.EncodeRequest, schemas.EncodeReply]
+	submit *bus.Ref[schemas.SubmitRequest, schemas.SubmitReply]
+	cancel *bus.Ref[schemas.CancelRequest, schemas.CancelReply]
+	ask    *bus.Ref[schemas.InfoRequest, schemas.EngineInfo]
+
+	engine    atomic.Pointer[schemas.EngineInfo] // nil until the engine has answered
+	silence   atomic.Pointer[schemas.Error]      // why it is not ready although it once was
+	readers   chan struct{}                      // bounds request bodies in memory
+	prefix    uint32                             // of request ids; its low 24 bits count
+	counter   atomic.Uint32
+	startedAt time.Time
+
+	background sync.WaitGroup // everything that outlives a call
+	stop       chan struct{}
+	closeOnce  sync.Once
+	closing    sync.RWMutex // held to start work for NATS
+	closed     bool         // guarded by closing
+}
+
+// New prepares a gateway on a node. Nothing is reachable before Start.
+func New(node *bus.Node, cfg Config) (*Gateway, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	var random [4]byte
+	_, _ = rand.Read(random[:]) // never fails (crypto/rand)
+	g := &Gateway{cfg: cfg, node: node, log: cfg.Log.With().Str("actor", "gateway."+string(cfg.Instance)).Logger(),
+		requests: newRequests(cfg.RequestsMax),
+		encode:   bus.NewRef(node, schemas.Encode, cfg.Tokenizer),
+		submit:   bus.NewRef(node, schemas.Submit, cfg.Scheduler),
+		cancel:   bus.NewRef(node, schemas.CancelSeqs, cfg.Scheduler),
+		ask:      bus.NewRef(node, schemas.Engine, cfg.Scheduler),
+		readers:  make(chan struct{}, 2*cfg.RequestsMax),
+		prefix:   binary.LittleEndian.Uint32(random[:]) & 0xffffff, startedAt: time.Now(), stop: make(chan struct{})}
+	g.metrics = newMetrics(g)
+	g.actor = bus.NewActor(node, "gateway", cfg.Instance, "Takes requests over HTTP and NATS and streams the answers.")
+	bus.Handle(g.actor, schemas.Deltas, bus.NewGroup(), g.deltas)
+	bus.Handle(g.actor, schemas.GatewayInfo, bus.NewPool(stateAsksMax), g.state)
+	return g, nil
+}
+
+// stateAsksMax bounds concurrent looks at the gateway's state.
+const stateAsksMax = 2
+
+// Start makes the gateway reachable on the bus and begins to ask for the engine. It does not wait for it:
+// until the engine answers, requests get KindUnavailable.
+func (g *Gateway) Start() error {
+	if err := g.actor.Start(); err != nil {
+		return err
+	}
+	if err := g.startNATS(); err != nil {
+		g.Close()
+		return err
+	}
+	g.background.Go(g.watchEngine)
+	return nil
+}
+
+// watchEngine asks the engine what it serves, forever: a replica may be replaced while the gateway runs.
+func (g *Gateway) watchEngine() {
+	silences := 0
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), engineAskTimeMax)
+		info, err := g.ask.Call(ctx, &schemas.InfoRequest{})
+		cancel()
+		wait := engineAskEvery
+		switch {
+		case err == nil:
+			if g.engine.Swap(info) == nil {
+				g.log.Info().Str("model", info.Model).Str("device", info.Device).Int32("context_max", info.ContextMax).Msg("the engine is ready")
+			}
+			g.silence.Store(nil)
+			silences = 0
+		default:
+			if silences++; silences >= engineSilencesMax {
+				g.silence.Store(schemas.AsError(err, "ask engine"))
+			}
+			wait = engineRetryEvery
+		}
+		select {
+		case <-g.stop:
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// ready returns what the engine serves, or why requests cannot be taken.
+func (g *Gateway) ready() (*schemas.EngineInfo, *schemas.Error) {
+	wait := func(format string, args ...any) *schemas.Error {
+		e := schemas.Errorf(schemas.KindUnavailable, "admit", format, args...).WithHint("try again later")
+		e.RetryAfterMs = retryAfterMs
+		return e
+	}
+	if closed := g.requests.refusal(); closed != nil {
+		return nil, closed
+	}
+	engine := g.engine.Load()
+	if engine == nil {
+		return nil, wait("the engine %s has not answered yet", g.cfg.Scheduler)
+	}
+	if silence := g.silence.Load(); silence != nil {
+		return nil, wait("the engine %s does not answer: %s", g.cfg.Scheduler, silence.Detail)
+	}
+	return engine, nil
+}
+
+// modelName is what the served model is called, "" if that is not known yet.
+func (g *Gateway) modelName() string {
+	if g.cfg.ModelName != "" {
+		return g.cfg.ModelName
+	}
+	if engine := g.engine.Load(); engine != nil {
+		return engine.Model
+	}
+	return ""
+}
+
+// servedModel checks the model that a request names, and returns the name to answer with.
+func (g *Gateway) servedModel(name string) (string, *schemas.Error) {
+	served := g.modelName()
+	if name == "" || name == served {
+		return served, nil
+	}
+	if slices.Contains(g.cfg.Aliases, name) {
+		return name, nil
+	}
+	return "", schemas.Errorf(schemas.KindNotFound, schemas.OpModel, "there is no model %q here", clip(name)).
+		WithParam("model").WithHint("this server has %q", served)
+}
+
+// models lists the names under which the model is served.
+func (g *Gateway) models() *schemas.ModelList {
+	list := &schemas.ModelList{Object: "list", Data: []schemas.ModelCard{}}
+	engine := g.engine.Load()
+	if engine == nil {
+		return list
+	}
+	root := ""
+	for _, name := range append([]string{g.modelName()}, g.cfg.Aliases...) {
+		list.Data = append(list.Data, schemas.ModelCard{ID: name, Object: "model", Created: g.startedAt.Unix(), OwnedBy: "troupe",
+			Root: root, MaxModelLen: engine.ContextMax})
+		root = g.modelName() // of the aliases that follow
+	}
+	return list
+}
+
+func (g *Gateway) newRequestID() schemas.RequestID {
+	return schemas.NewRequestID(g.prefix, g.counter.Add(1))
+}
+
+// cancelByID ends a request of this gateway and reports whether there was one.
+func (g *Gateway) cancelByID(id schemas.RequestID) bool {
+	f := g.requests.find(id)
+	if f == nil {
+		return false
+	}
+	e := schemas.Errorf(schemas.KindCanceled, "cancel", "the request was cancelled")
+	e.Request = f.id
+	f.abort(e)
+	return true
+}
+
+func (g *Gateway) state(context.Context, *schemas.InfoRequest) (*schemas.GatewayState, error) {
+	s := g.requests.state(time.Now())
+	s.Ready = true
+	if _, err := g.ready(); err != nil {
+		s.Ready, s.Reason = false, err.Detail
+	}
+	return s, nil
+}
+
+// Drain refuses new requests and lets the running ones finish. When ctx ends, those that are left are
+// cancelled with a reason. It returns nil if all of them finished by themselves.
+func (g *Gateway) Drain(ctx context.Context) error {
+	refusal := schemas.Errorf(schemas.KindUnavailable, "admit", "the server is shutting down").WithHint("try again at another server, or later")
+	refusal.RetryAfterMs = retryAfterMs
+	idle := g.requests.drain(refusal)
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+	}
+	left := g.requests.all()
+	for _, f := range left {
+		f.abort(schemas.Errorf(schemas.KindUnavailable, "answer", "the server is shutting down; the answer is incomplete"))
+	}
+	select {
+	case <-idle:
+	case <-time.After(drainCancelTimeMax):
+	}
+	return schemas.Errorf(schemas.KindCanceled, "drain", "%d requests were cancelled: %v", len(left), ctx.Err())
+}
+
+// Close makes the gateway unreachable and ends what is left. Drain first.
+func (g *Gateway) Close() {
+	g.closeOnce.Do(func() {
+		idle := g.requests.drain(schemas.Errorf(schemas.KindUnavailable, "admit", "the server has shut down"))
+		close(g.stop)
+		for _, f := range g.requests.all() {
+			f.abort(schemas.Errorf(schemas.KindUnavailable, "answer", "the server has shut down; the answer is incomplete"))
+		}
+		g.stopNATS()
+		<-idle // the abort ends every flight, within abortWriteTimeMax
+		g.background.Wait()
+		g.actor.Stop()
+		g.metrics.unregister(g.cfg.Registry)
+	})
+}
+
+// report writes one line and the metrics of a flight that has ended.
+func (g *Gateway) report(f *flight, err *schemas.Error) {
+	usage := f.answer.counts()
+	took := time.Since(f.began)
+	g.metrics.ended(f, usage, err, took)
+	line := g.log.Info()
+	if err != nil {
+		line = g.log.Warn().Str("error", err.Error()).Str("kind", string(err.Kind))
+	}
+	if f.job.trace != "" {
+		line = line.Str("trace_id", f.job.trace)
+	}
+	line.Stringer("request", f.id).Bool("chat", f.job.chat).Bool("stream", f.job.stream).Int64("prompt_tokens", usage.PromptTokens).
+		Int64("completion_tokens", usage.CompletionTokens).Dur("took_ms", took).Msg("request ended")
+}

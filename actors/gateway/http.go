@@ -1,0 +1,269 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// HTTPServer returns a server for Handler with the configured limits. The caller sets Addr and runs it.
+func (g *Gateway) HTTPServer() *http.Server {
+	return &http.Server{Handler: g.Handler(), ReadHeaderTimeout: g.cfg.HeaderTimeMax, IdleTimeout: g.cfg.IdleTimeMax,
+		MaxHeaderBytes: g.cfg.HeaderBytesMax, ErrorLog: stdlog.New(g.log, "", 0)}
+}
+
+// Handler serves the HTTP API. Bodies are limited in size and time by itself; headers by HTTPServer.
+func (g *Gateway) Handler() http.Handler {
+	metrics := promhttp.HandlerFor(mirrored{g.cfg.Registry, g.modelName}, promhttp.HandlerOpts{ErrorLog: stdlog.New(g.log, "", 0)})
+	mux := http.NewServeMux()
+	for path, methods := range map[string]map[string]http.HandlerFunc{
+		"/v1/chat/completions":    {"POST": g.serveJob(parseChat)},
+		"/v1/completions":         {"POST": g.serveJob(parseCompletion)},
+		"/v1/models":              {"GET": g.serveModels},
+		"/v1/models/{id...}":      {"GET": g.serveModel},
+		"/health":                 {"GET": g.serveHealth},
+		"/health/ready":           {"GET": g.serveReady},
+		"/metrics":                {"GET": metrics.ServeHTTP},
+		"/debug":                  {"GET": g.serveDebug},
+		"/debug/{service}/{verb}": {"GET": g.serveDebugVerb, "POST": g.serveDebugVerb},
+		"/":                       {},
+	} {
+		mux.HandleFunc(path, g.byMethod(methods))
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer g.recoverHTTP(w, r)
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// byMethod chooses a handler, or answers 404 (no methods at all) or 405 in the API's error shape.
+func (g *Gateway) byMethod(methods map[string]http.HandlerFunc) http.HandlerFunc {
+	var allowed []string
+	for m := range methods {
+		allowed = append(allowed, m)
+		if m == "GET" {
+			allowed = append(allowed, "HEAD")
+		}
+	}
+	slices.Sort(allowed)
+	return func(w http.ResponseWriter, r *http.Request) {
+		method := r.Method
+		if method == "HEAD" {
+			method = "GET"
+		}
+		if h := methods[method]; h != nil {
+			h(w, r)
+			return
+		}
+		if len(methods) == 0 {
+			g.writeError(w, schemas.Errorf(schemas.KindNotFound, "route", "there is no %s", clip(r.URL.Path)).WithHint("GET /debug lists what there is"))
+			return
+		}
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+		g.writeErrorStatus(w, http.StatusMethodNotAllowed, schemas.Errorf(schemas.KindInvalid, "route", "%s does not take %s", clip(r.URL.Path), clip(r.Method)).
+			WithHint("use %s", strings.Join(allowed, " or ")))
+	}
+}
+
+// recoverHTTP turns a panic in a handler, which is a bug, into an error for its client alone.
+func (g *Gateway) recoverHTTP(w http.ResponseWriter, r *http.Request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if p == http.ErrAbortHandler {
+		panic(p)
+	}
+	g.log.Error().Any("panic", p).Str("path", r.URL.Path).Bytes("stack", debug.Stack()).Msg("handler panicked")
+	g.writeError(w, schemas.Errorf(schemas.KindInternal, "serve", "the handler panicked").WithHint("this is a bug: please report it with the log's stack trace"))
+}
+
+type parser func(fields, *Config) (*job, *schemas.Error)
+
+// serveJob answers a generating request, as one object or as a stream of events.
+func (g *Gateway) serveJob(parse parser) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		id := g.newRequestID()
+		w.Header().Set("X-Request-Id", id.String())
+		j, ok := g.readJob(w, r, parse)
+		if !ok {
+			return
+		}
+		f, err := g.begin(r.Context(), id, j)
+		if err != nil {
+			g.writeError(w, err)
+			return
+		}
+		err = schemas.Errorf(schemas.KindInternal, "serve", "the handler panicked") // unless it gets further
+		defer func() { f.end(err) }()
+		if j.stream {
+			s := newEventStream(w, f)
+			err = f.run(s)
+			s.close(err)
+			return
+		}
+		if err = f.run(wholeHTTP{}); err != nil {
+			g.writeError(w, err)
+			return
+		}
+		g.writeJSON(w, http.StatusOK, f.answer.whole())
+	}
+}
+
+// wholeHTTP is the sink of an answer that is sent as one object. The client's absence ends the flight's
+// context.
+type wholeHTTP struct{}
+
+func (wholeHTTP) send(context.Context, []event) error { return nil }
+func (wholeHTTP) idle() error                         { return nil }
+func (wholeHTTP) idleEvery() time.Duration            { return time.Hour }
+
+// readJob reads and parses a body. If it reports false, it has answered.
+func (g *Gateway) readJob(w http.ResponseWriter, r *http.Request, parse parser) (*job, bool) {
+	select {
+	case g.readers <- struct{}{}:
+		defer func() { <-g.readers }()
+	default:
+		g.writeError(w, g.tooManyReaders())
+		return nil, false
+	}
+	body, ok := g.readBody(w, r)
+	if !ok {
+		return nil, false
+	}
+	f, err := fieldsOfJSON(body)
+	if err != nil {
+		g.writeError(w, err)
+		return nil, false
+	}
+	j, err := parse(f, &g.cfg)
+	if err != nil {
+		g.writeError(w, err)
+		return nil, false
+	}
+	j.trace = traceID(r.Header.Get("traceparent"))
+	return j, true
+}
+
+func (g *Gateway) tooManyReaders() *schemas.Error {
+	err := schemas.Errorf(schemas.KindOverloaded, "admit", "%d requests are being read already", cap(g.readers)).WithHint("try again later")
+	err.RetryAfterMs = retryAfterMs
+	return err
+}
+
+// readBody reads a body that is limited in size and time. If it reports false, it has answered.
+func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
+	tooLarge := func() {
+		w.Header().Set("Connection", "close") // what is left of the body is not read
+		g.writeError(w, schemas.Errorf(schemas.KindTooLarge, "read body", "the body is larger than %d bytes", g.cfg.BodyBytesMax).
+			WithHint("send less, or raise body_bytes_max"))
+	}
+	if r.ContentLength > g.cfg.BodyBytesMax {
+		tooLarge()
+		return nil, false
+	}
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(g.cfg.BodyTimeMax)) // not supported by test recorders only
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, g.cfg.BodyBytesMax))
+	if err == nil {
+		_ = rc.SetReadDeadline(time.Time{})
+		return body, true
+	}
+	var limit *http.MaxBytesError
+	switch {
+	case errors.As(err, &limit):
+		tooLarge()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		w.Header().Set("Connection", "close")
+		g.writeErrorStatus(w, http.StatusRequestTimeout, schemas.Errorf(schemas.KindTimeout, "read body", "the body did not arrive within %s", g.cfg.BodyTimeMax))
+	default:
+		g.writeError(w, schemas.Errorf(schemas.KindInvalid, "read body", "the body could not be read: %v", err))
+	}
+	return nil, false
+}
+
+func (g *Gateway) serveModels(w http.ResponseWriter, _ *http.Request) {
+	g.writeJSON(w, http.StatusOK, g.models())
+}
+
+func (g *Gateway) serveModel(w http.ResponseWriter, r *http.Request) {
+	for _, card := range g.models().Data {
+		if card.ID == r.PathValue("id") {
+			g.writeJSON(w, http.StatusOK, card)
+			return
+		}
+	}
+	if _, err := g.servedModel(r.PathValue("id")); err != nil {
+		g.writeError(w, err)
+		return
+	}
+	g.writeError(w, schemas.Errorf(schemas.KindUnavailable, "list models", "the engine has not answered yet").WithHint("try again later"))
+}
+
+func (g *Gateway) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	g.writeJSON(w, http.StatusOK, map[string]string{"status": "ok", "version": g.cfg.Version})
+}
+
+func (g *Gateway) serveReady(w http.ResponseWriter, _ *http.Request) {
+	if _, err := g.ready(); err != nil {
+		g.writeError(w, err)
+		return
+	}
+	g.writeJSON(w, http.StatusOK, map[string]string{"status": "ready", "model": g.modelName()})
+}
+
+func (g *Gateway) writeError(w http.ResponseWriter, e *schemas.Error) {
+	g.writeErrorStatus(w, e.Kind.HTTPStatus(), e)
+}
+
+func (g *Gateway) writeErrorStatus(w http.ResponseWriter, status int, e *schemas.Error) {
+	g.metrics.refused.WithLabelValues(string(e.Kind)).Inc()
+	if seconds := retryAfterSeconds(e); seconds > 0 {
+		w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
+	}
+	g.writeJSON(w, status, schemas.NewErrorReply(e))
+}
+
+// retryAfterSeconds is when to come back, rounded up; 0 if that would not help.
+func retryAfterSeconds(e *schemas.Error) int64 {
+	if e.Kind != schemas.KindOverloaded && e.Kind != schemas.KindUnavailable {
+		return 0
+	}
+	return max(1, (e.RetryAfterMs+999)/1000)
+}
+
+func (g *Gateway) writeJSON(w http.ResponseWriter, status int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("gateway: reply %T: %v", v, err)) // our own types always marshal
+	}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(g.cfg.WriteTimeMax))
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n')) // an error means that the client is gone
+}
+
+// traceID returns the trace id of a W3C traceparent header, "" if there is none or it is malformed.
+// Format: https://www.w3.org/TR/trace-context/#traceparent-header
+func traceID(header string) string {
+	parts := strings.Split(header, "-")
+	if len(parts) < 4 || len(parts[0]) != 2 || parts[0] == "ff" || len(parts[1]) != 32 || strings.Trim(parts[1], "0") == "" ||
+		strings.Trim(parts[1], "0123456789abcdef") != "" {
+		return ""
+	}
+	return parts[1]
+}

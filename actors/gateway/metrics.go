@@ -1,0 +1,234 @@
+package gateway
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// Metric names start with ours; /metrics shows every family that vLLM has too a second time under vLLM's
+// name. docs/metrics.md lists both.
+const (
+	prefixOurs    = "troupe_"
+	prefixVLLM    = "vllm:"
+	scrapeTimeMax = 500 * time.Millisecond // for scheduler and memory to answer a scrape
+)
+
+var (
+	secondsBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600}
+	tokenBuckets   = []float64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000}
+)
+
+// metrics are what the gateway counts itself. What scheduler and memory count is asked at each scrape.
+type metrics struct {
+	prompt, generation               prometheus.Counter
+	firstToken, interToken, endToEnd prometheus.Histogram
+	promptTokens, outputTokens, n    prometheus.Histogram
+	success                          *prometheus.CounterVec // by finished_reason
+	refused                          *prometheus.CounterVec // by kind
+	running                          prometheus.GaugeFunc
+	engine                           *engineCollector
+}
+
+func newMetrics(g *Gateway) *metrics {
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: prefixOurs + name, Help: help, Buckets: buckets})
+	}
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: prefixOurs + name, Help: help})
+	}
+	m := &metrics{
+		prompt:       counter("prompt_tokens_total", "Prompt tokens of admitted requests."),
+		generation:   counter("generation_tokens_total", "Output tokens."),
+		firstToken:   histogram("time_to_first_token_seconds", "From a request's arrival to the first token of each of its choices.", secondsBuckets),
+		interToken:   histogram("inter_token_latency_seconds", "Between two tokens of one choice.", secondsBuckets),
+		endToEnd:     histogram("e2e_request_latency_seconds", "From a request's arrival to its end.", secondsBuckets),
+		promptTokens: histogram("request_prompt_tokens", "Prompt tokens of a request.", tokenBuckets),
+		outputTokens: histogram("request_generation_tokens", "Output tokens of a request.", tokenBuckets),
+		n:            histogram("request_params_n", "Choices a request asks for.", tokenBuckets[:7]),
+		success: prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefixOurs + "request_success_total",
+			Help: "Choices that ended, by reason; abort is the client's doing or the server's shutdown."}, []string{"finished_reason"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefixOurs + "gateway_errors_total",
+			Help: "Requests that got an error, by kind."}, []string{"kind"}),
+		running: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefixOurs + "gateway_requests_running",
+			Help: "Client requests in the gateway."}, func() float64 { return float64(g.requests.count()) }),
+		engine: newEngineCollector(g.node, g.cfg.Scheduler),
+	}
+	for _, reason := range []string{"stop", "length", "abort", "error"} {
+		m.success.WithLabelValues(reason)
+	}
+	g.cfg.Registry.MustRegister(m.collectors()...)
+	return m
+}
+
+func (m *metrics) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.prompt, m.generation, m.firstToken, m.interToken, m.endToEnd, m.promptTokens, m.outputTokens,
+		m.n, m.success, m.refused, m.running, m.engine}
+}
+
+func (m *metrics) unregister(r *prometheus.Registry) {
+	for _, c := range m.collectors() {
+		r.Unregister(c)
+	}
+}
+
+// admitted counts a prompt that the scheduler has taken.
+func (m *metrics) admitted(r *schemas.SubmitRequest) {
+	m.prompt.Add(float64(len(r.Tokens)))
+	m.promptTokens.Observe(float64(len(r.Tokens)))
+	m.n.Observe(float64(r.Choices))
+}
+
+// advanced counts tokens of a choice, which came together.
+func (m *metrics) advanced(tokens int32, first bool, since time.Duration) {
+	m.generation.Add(float64(tokens))
+	if first {
+		m.firstToken.Observe(since.Seconds())
+		return
+	}
+	for range min(tokens, interTokenSamplesMax) {
+		m.interToken.Observe(since.Seconds() / float64(tokens))
+	}
+}
+
+// interTokenSamplesMax bounds the work for one row, whose count comes from outside.
+const interTokenSamplesMax = 64
+
+// ended counts a request that was admitted.
+func (m *metrics) ended(f *flight, usage *schemas.Usage, err *schemas.Error, took time.Duration) {
+	m.endToEnd.Observe(took.Seconds())
+	m.outputTokens.Observe(float64(usage.CompletionTokens))
+	reason := "error"
+	if err != nil && (err.Kind == schemas.KindCanceled || err.Kind == schemas.KindUnavailable) {
+		reason = "abort"
+	}
+	for i := range f.answer.choices {
+		switch finish := f.answer.choices[i].finish; finish {
+		case schemas.FinishStop, schemas.FinishLength:
+			m.success.WithLabelValues(finish.String()).Inc()
+		default:
+			m.success.WithLabelValues(reason).Inc()
+		}
+	}
+}
+
+// engineCollector asks scheduler and memory for their counts when somebody scrapes.
+type engineCollector struct {
+	scheduler *bus.Ref[schemas.InfoRequest, schemas.SchedulerState]
+	memory    *bus.Ref[schemas.InfoRequest, schemas.MemoryState]
+	up        *prometheus.Desc
+	states    []engineMetric[schemas.SchedulerState]
+	pools     []engineMetric[schemas.MemoryState]
+}
+
+type engineMetric[S any] struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+	read func(*S) float64
+}
+
+func newEngineCollector(node *bus.Node, replica schemas.Instance) *engineCollector {
+	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(prefixOurs+name, help, nil, nil) }
+	const gauge, counter = prometheus.GaugeValue, prometheus.CounterValue
+	type S = schemas.SchedulerState
+	type M = schemas.MemoryState
+	return &engineCollector{
+		scheduler: bus.NewRef(node, schemas.SchedulerInfo, replica),
+		memory:    bus.NewRef(node, schemas.MemoryInfo, replica),
+		up:        desc("engine_up", "1 if scheduler and memory answered this scrape."),
+		states: []engineMetric[S]{
+			{desc("num_requests_running", "Sequences that run."), gauge, func(s *S) float64 { return float64(s.Running) }},
+			{desc("num_requests_waiting", "Sequences that wait."), gauge, func(s *S) float64 { return float64(s.Waiting) }},
+			{desc("num_preemptions_total", "Sequences that lost their KV blocks to others."), counter, func(s *S) float64 { return float64(s.Preemptions) }},
+			{desc("scheduler_steps_total", "Steps that finished."), counter, func(s *S) float64 { return float64(s.Ledger.Steps) }},
+			{desc("scheduler_step_errors_total", "Steps that the device failed."), counter, func(s *S) float64 { return float64(s.StepErrors) }},
+			{desc("scheduler_overloads_total", "Requests refused because the queue was full."), counter, func(s *S) float64 { return float64(s.Overloads) }},
+			{desc("scheduler_discarded_tokens_total", "Tokens computed after their sequence had ended."), counter, func(s *S) float64 { return float64(s.Discarded) }},
+			{desc("device_seconds_total", "Time in the model and the sampler."), counter, func(s *S) float64 { return float64(s.Ledger.Device) / 1e9 }},
+			{desc("device_idle_seconds_total", "Time the device waited for a plan."), counter, func(s *S) float64 { return float64(s.Ledger.Idle) / 1e9 }},
+		},
+		pools: []engineMetric[M]{
+			{desc("kv_cache_usage_perc", "Share of the KV blocks that sequences use, 0 to 1."), gauge, func(m *M) float64 { return float64(m.Used) / float64(max(m.Total, 1)) }},
+			{desc("kv_cache_blocks", "KV blocks in the pool."), gauge, func(m *M) float64 { return float64(m.Total) }},
+			{desc("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache."), counter, func(m *M) float64 { return float64(m.QueryTokens) }},
+			{desc("prefix_cache_hits_total", "Prompt tokens found there."), counter, func(m *M) float64 { return float64(m.HitTokens) }},
+			{desc("kv_evictions_total", "Cached KV blocks given up."), counter, func(m *M) float64 { return float64(m.Evictions) }},
+		},
+	}
+}
+
+// Describe sends every description.
+func (c *engineCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- c.up
+	for _, m := range c.states {
+		ch <- m.desc
+	}
+	for _, m := range c.pools {
+		ch <- m.desc
+	}
+}
+
+// Collect asks and sends. What does not answer is left out.
+func (c *engineCollector) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeMax)
+	defer cancel()
+	state, err := c.scheduler.Call(ctx, &schemas.InfoRequest{})
+	if err == nil {
+		for _, m := range c.states {
+			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.read(state))
+		}
+	}
+	pool, poolErr := c.memory.Call(ctx, &schemas.InfoRequest{})
+	if poolErr == nil {
+		for _, m := range c.pools {
+			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.read(pool))
+		}
+	}
+	up := 0.0
+	if err == nil && poolErr == nil {
+		up = 1
+	}
+	ch <- prometheus.MustNewConstMetric(c.up, prometheus.GaugeValue, up)
+}
+
+// shared are the families that vLLM has under the same name after its prefix.
+var shared = map[string]bool{"num_requests_running": true, "num_requests_waiting": true, "num_preemptions_total": true,
+	"kv_cache_usage_perc": true, "prefix_cache_queries_total": true, "prefix_cache_hits_total": true,
+	"prompt_tokens_total": true, "generation_tokens_total": true, "time_to_first_token_seconds": true,
+	"inter_token_latency_seconds": true, "e2e_request_latency_seconds": true, "request_prompt_tokens": true,
+	"request_generation_tokens": true, "request_params_n": true, "request_success_total": true}
+
+// mirrored gathers a registry and adds the families that vLLM has too under vLLM's names, each sample with
+// the model's name as vLLM labels it.
+type mirrored struct {
+	prometheus.Gatherer
+	model func() string
+}
+
+// Gather implements prometheus.Gatherer.
+func (m mirrored) Gather() ([]*dto.MetricFamily, error) {
+	families, err := m.Gatherer.Gather()
+	label, model := "model_name", m.model()
+	out := families
+	for _, f := range families {
+		name, ours := strings.CutPrefix(f.GetName(), prefixOurs)
+		if !ours || !shared[name] {
+			continue
+		}
+		name = prefixVLLM + name
+		copied := &dto.MetricFamily{Name: &name, Help: f.Help, Type: f.Type, Unit: f.Unit}
+		for _, s := range f.Metric {
+			copied.Metric = append(copied.Metric, &dto.Metric{
+				Label: append([]*dto.LabelPair{{Name: &label, Value: &model}}, s.Label...),
+				Gauge: s.Gauge, Counter: s.Counter, Histogram: s.Histogram, Summary: s.Summary, Untyped: s.Untyped})
+		}
+		out = append(out, copied)
+	}
+	return out, err
+}

@@ -1,0 +1,245 @@
+package gateway
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// requests routes rows of text to the client requests that wait for them. A client request is one
+// flight with one part per prompt; a part has a request id of its own among the actors.
+type requests struct {
+	mu      sync.Mutex
+	parts   map[schemas.RequestID]*part
+	flights map[*flight]struct{}
+	closed  *schemas.Error // why no flight may start; nil while they may
+	limit   int
+	idle    chan struct{} // closed when the last flight ends after drain
+
+	started, finished, forgotten, repeated uint64
+}
+
+// part is one prompt of a flight. Guarded by requests.mu.
+type part struct {
+	flight  *flight
+	index   int         // of the prompt
+	tokens  []int32     // per choice: output so far
+	ended   []bool      // per choice
+	arrived []time.Time // per choice: of the last row that advanced it
+	prompt  int32       // tokens
+	id      schemas.RequestID
+}
+
+func newRequests(limit int) *requests {
+	return &requests{parts: map[schemas.RequestID]*part{}, flights: map[*flight]struct{}{}, limit: limit}
+}
+
+// admit registers a flight, or says why it may not start.
+func (q *requests) admit(f *flight) *schemas.Error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed != nil {
+		return q.closed
+	}
+	if len(q.flights) >= q.limit {
+		err := schemas.Errorf(schemas.KindOverloaded, "admit", "%d requests are running already; the limit is %d", len(q.flights), q.limit).
+			WithHint("try again later")
+		err.RetryAfterMs = retryAfterMs
+		return err
+	}
+	q.flights[f] = struct{}{}
+	for _, p := range f.parts {
+		q.parts[p.id] = p
+	}
+	q.started++
+	return nil
+}
+
+// count is the number of flights.
+func (q *requests) count() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.flights)
+}
+
+// refusal is why no flight may start, or nil.
+func (q *requests) refusal() *schemas.Error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.closed
+}
+
+// remove forgets a flight. Rows for it are answered with Forgotten from now on.
+func (q *requests) remove(f *flight) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, known := q.flights[f]; !known {
+		return
+	}
+	delete(q.flights, f)
+	for _, p := range f.parts {
+		delete(q.parts, p.id)
+	}
+	q.finished++
+	q.signalIdle()
+}
+
+func (q *requests) signalIdle() {
+	if q.idle != nil && len(q.flights) == 0 {
+		close(q.idle)
+		q.idle = nil
+	}
+}
+
+// drain refuses flights from now on, with err, and returns a channel that closes when none is left.
+func (q *requests) drain(err *schemas.Error) <-chan struct{} {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = err
+	if q.idle == nil {
+		q.idle = make(chan struct{})
+	}
+	idle := q.idle
+	q.signalIdle()
+	return idle
+}
+
+// find returns the flight that a request id belongs to, or nil.
+func (q *requests) find(id schemas.RequestID) *flight {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if p := q.parts[id]; p != nil {
+		return p.flight
+	}
+	return nil
+}
+
+// all lists the flights.
+func (q *requests) all() []*flight {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	list := make([]*flight, 0, len(q.flights))
+	for f := range q.flights {
+		list = append(list, f)
+	}
+	return list
+}
+
+// setPrompts notes how long the prompts of a flight are.
+func (q *requests) setPrompts(f *flight) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i, p := range f.parts {
+		p.prompt = f.answer.prompts[i]
+	}
+}
+
+// unfinished lists the sequences of a flight's submitted parts that have not ended.
+func (q *requests) unfinished(f *flight, submitted int) schemas.U64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var seqs schemas.U64
+	for _, p := range f.parts[:submitted] {
+		for i, ended := range p.ended {
+			if !ended {
+				seqs = append(seqs, uint64(p.id.Seq(i)))
+			}
+		}
+	}
+	return seqs
+}
+
+// deliver routes a batch. It neither waits nor keeps the batch. The bus may repeat a batch, and a
+// tokenizer may have been told twice what it says: a row that does not advance its sequence is ignored.
+func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time, m *metrics) (*schemas.Ack, *schemas.Error) {
+	if err := checkBatch(b); err != nil {
+		return nil, err
+	}
+	ack := &schemas.Ack{}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i, seq := range b.Seq {
+		id := schemas.SeqID(seq)
+		p := q.parts[id.Request()]
+		if p == nil || id.Choice() >= len(p.tokens) {
+			ack.Forgotten = append(ack.Forgotten, seq)
+			q.forgotten++
+			continue
+		}
+		finish := schemas.FinishReason(b.Finish[i])
+		c := id.Choice()
+		gained := b.Tokens[i] - p.tokens[c]
+		if p.ended[c] || gained < 0 || gained == 0 && finish == schemas.FinishNone {
+			q.repeated++
+			continue
+		}
+		if gained > 0 {
+			m.advanced(gained, p.tokens[c] == 0, now.Sub(p.arrived[c]))
+			p.tokens[c], p.arrived[c] = b.Tokens[i], now
+		}
+		r := row{choice: p.index*len(p.tokens) + c, text: b.Text[i], tokens: b.Tokens[i], cached: b.Cached[i], finish: finish}
+		if finish != schemas.FinishNone {
+			p.ended[c] = true
+			r.err = errorFor(b, id)
+		}
+		p.flight.push(r, now)
+	}
+	return ack, nil
+}
+
+// checkBatch refuses a batch whose columns differ in length.
+func checkBatch(b *schemas.DeltaBatch) *schemas.Error {
+	n := len(b.Seq)
+	for _, c := range []struct {
+		name string
+		rows int
+	}{{"text", len(b.Text)}, {"tokens", len(b.Tokens)}, {"ids", len(b.IDs)}, {"finish", len(b.Finish)}, {"cached", len(b.Cached)}} {
+		if c.rows != n {
+			return schemas.Errorf(schemas.KindInvalid, "deltas", "column %s has %d rows, seq has %d", c.name, c.rows, n).WithParam(c.name)
+		}
+	}
+	return nil
+}
+
+func errorFor(b *schemas.DeltaBatch, id schemas.SeqID) *schemas.Error {
+	for i := range b.Errors {
+		if b.Errors[i].Seq == id {
+			return &b.Errors[i].Error
+		}
+	}
+	return nil
+}
+
+// state fills in the part of a GatewayState that is known here.
+func (q *requests) state(now time.Time) *schemas.GatewayState {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := &schemas.GatewayState{Draining: q.closed != nil, Running: int32(len(q.flights)), RunningMax: int32(q.limit),
+		Started: q.started, Finished: q.finished, Forgotten: q.forgotten, Repeated: q.repeated, Requests: []schemas.RequestState{}}
+	for id, p := range q.parts {
+		r := schemas.RequestState{Request: id, PromptTokens: p.prompt, Choices: int32(len(p.tokens)),
+			QueuedBytes: p.flight.queuedBytes(), AgeMs: now.Sub(p.flight.began).Milliseconds()}
+		for _, t := range p.tokens {
+			r.OutputTokens += t
+		}
+		s.Requests = append(s.Requests, r)
+	}
+	slices.SortFunc(s.Requests, func(a, b schemas.RequestState) int { return cmp.Compare(a.Request, b.Request) })
+	if more := len(s.Requests) - schemas.SeqStatesMax; more > 0 {
+		s.Requests, s.More = s.Requests[:schemas.SeqStatesMax], int32(more)
+	}
+	return s
+}
+
+// deltas serves schemas.Deltas.
+func (g *Gateway) deltas(_ context.Context, b *schemas.DeltaBatch) (*schemas.Ack, error) {
+	ack, err := g.requests.deliver(b, time.Now(), g.metrics)
+	if err != nil {
+		return nil, err
+	}
+	return ack, nil
+}

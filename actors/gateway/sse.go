@@ -1,0 +1,96 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// abortWriteTimeMax is how long a write may still take once its request has been aborted.
+const abortWriteTimeMax = time.Second
+
+// eventStream is a sink that writes server-sent events
+// (https://html.spec.whatwg.org/multipage/server-sent-events.html): one per object, then [DONE].
+type eventStream struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	flight  *flight
+	buffer  bytes.Buffer
+	broken  bool // a write failed: the client cannot be told anything
+	unwatch func() bool
+}
+
+func newEventStream(w http.ResponseWriter, f *flight) *eventStream {
+	s := &eventStream{w: w, control: http.NewResponseController(w), flight: f}
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "no-cache")
+	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
+	w.WriteHeader(http.StatusOK)
+	// A write that waits for a client which does not read must not outlive its request.
+	s.unwatch = context.AfterFunc(f.ctx, func() {
+		_ = s.control.SetWriteDeadline(time.Now().Add(abortWriteTimeMax))
+	})
+	return s
+}
+
+func (s *eventStream) idleEvery() time.Duration { return s.flight.g.cfg.KeepAliveEvery }
+
+// idle keeps proxies from closing a silent connection.
+func (s *eventStream) idle() error {
+	s.buffer.WriteString(": keep-alive\n\n")
+	return s.flush()
+}
+
+func (s *eventStream) send(_ context.Context, events []event) error {
+	for _, e := range events {
+		s.add(e)
+	}
+	return s.flush()
+}
+
+func (s *eventStream) add(v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		panic("gateway: event: " + err.Error()) // our own types always marshal
+	}
+	s.buffer.WriteString("data: ")
+	s.buffer.Write(body)
+	s.buffer.WriteString("\n\n")
+}
+
+// flush writes what was added in one piece.
+func (s *eventStream) flush() error {
+	_ = s.control.SetWriteDeadline(time.Now().Add(s.flight.g.cfg.WriteTimeMax)) // not supported by test recorders only
+	_, err := s.w.Write(s.buffer.Bytes())
+	s.buffer.Reset()
+	if err == nil {
+		err = s.control.Flush()
+	}
+	if err != nil {
+		s.broken = true
+		return schemas.Errorf(schemas.KindCanceled, "send", "the client does not read: %v", err)
+	}
+	return nil
+}
+
+// close ends the stream, with the reason if the answer is incomplete. A client that cannot be told sees
+// the connection break.
+func (s *eventStream) close(err *schemas.Error) {
+	s.unwatch()
+	if !s.broken {
+		if err != nil {
+			s.flight.g.metrics.refused.WithLabelValues(string(err.Kind)).Inc()
+			s.add(schemas.NewErrorReply(err))
+		}
+		s.buffer.WriteString("data: [DONE]\n\n")
+		_ = s.flush() // sets broken
+	}
+	if s.broken {
+		panic(http.ErrAbortHandler)
+	}
+}
