@@ -7,10 +7,10 @@ import (
 	"github.com/troupe-engine/troupe/gpu"
 )
 
-// attention executes gpu.Attention. A work item is one token and one KV head, so the query
-// heads that share keys find them in cache. Each query head is computed alone, over its keys
-// in order: scores, their maximum, exponentials, then the weighted sum of values. Nothing
-// depends on which other queries are in the step.
+// attention executes gpu.Attention. A work item is one token and one KV head with the group of
+// query heads that share it, so keys and values come from memory once per group. Each query
+// head's result is computed over its keys in order: scores, their maximum, exponentials, then
+// the weighted sum of values. Nothing depends on which other queries are in the step.
 func (d *Device) attention(t *tier, a *gpu.Attention) error {
 	tokens := a.Positions.Len()
 	kvHeads, blockSize, dim := a.KPool.Dims[1], a.KPool.Dims[2], a.KPool.Dims[3]
@@ -97,46 +97,56 @@ func (p *attentionTask) table(t int) []int32 {
 
 func (p *attentionTask) run(worker, from, to int) {
 	for item := from; item < to; item++ {
-		token, kvHead := item/p.kvHeads, item%p.kvHeads
+		p.heads(&p.workers[worker], item/p.kvHeads, item%p.kvHeads)
+	}
+}
+
+// heads computes the query heads of one token that share a KV head.
+func (p *attentionTask) heads(space *workerSpace, token, kvHead int) {
+	first, last := p.span(token)
+	count := last - first + 1
+	padded := (count + 15) &^ 15
+	space.scores = grow(space.scores, p.group*padded)
+	table := p.table(token)
+	queries := p.q[token*p.stride+p.column+kvHead*p.group*p.dim:][:p.group*p.dim]
+	for at := first; at <= last; {
+		keys, n := p.keyRun(p.k, table, kvHead, at, last)
 		for g := range p.group {
-			p.head(&p.workers[worker], token, kvHead, kvHead*p.group+g)
+			p.tier.dots(space.scores[g*padded+at-first:][:n], queries[g*p.dim:][:p.dim], keys, p.scale)
+		}
+		at += n
+	}
+	out := p.out[(token*p.kvHeads+kvHead)*p.group*p.dim:][:p.group*p.dim]
+	clear(out)
+	space.totals = grow(space.totals, p.group)
+	for g := range p.group {
+		space.totals[g] = p.softmax(space.scores[g*padded:][:padded], count)
+	}
+	for at := first; at <= last; {
+		values, n := p.keyRun(p.v, table, kvHead, at, last)
+		for g := range p.group {
+			p.tier.mix(out[g*p.dim:][:p.dim], space.scores[g*padded+at-first:][:n], values)
+		}
+		at += n
+	}
+	for g, total := range space.totals {
+		inverse := 1 / total
+		for i := range p.dim {
+			out[g*p.dim+i] *= inverse
 		}
 	}
 }
 
-// head computes one query head.
-func (p *attentionTask) head(space *workerSpace, token, kvHead, head int) {
-	first, last := p.span(token)
-	count := last - first + 1
-	padded := (count + 15) &^ 15
-	space.scores = grow(space.scores, padded)
-	scores := space.scores
-	table := p.table(token)
-	q := p.q[token*p.stride+p.column+head*p.dim:][:p.dim]
-	for at := first; at <= last; {
-		keys, n := p.keyRun(p.k, table, kvHead, at, last)
-		p.tier.dots(scores[at-first:][:n], q, keys, p.scale)
-		at += n
-	}
+// softmax turns the first count scores into exponentials and returns their sum.
+func (p *attentionTask) softmax(scores []float32, count int) (total float32) {
 	if p.softCap > 0 {
 		softCapAll(scores[:count], p.softCap)
 	}
-	for i := count; i < padded; i++ {
+	for i := count; i < len(scores); i++ {
 		scores[i] = negativeInfinity // weighs nothing
 	}
 	largest, _ := p.tier.largest(scores)
-	total := p.tier.expShift(scores, largest)
-	out := p.out[(token*p.kvHeads*p.group+head)*p.dim:][:p.dim]
-	clear(out)
-	for at := first; at <= last; {
-		values, n := p.keyRun(p.v, table, kvHead, at, last)
-		p.tier.mix(out, scores[at-first:][:n], values)
-		at += n
-	}
-	inverse := 1 / total
-	for i := range out {
-		out[i] *= inverse
-	}
+	return p.tier.expShift(scores, largest)
 }
 
 // keyRun returns the vectors of positions at.. that are contiguous in pool, up to last, and

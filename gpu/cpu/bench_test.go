@@ -163,3 +163,51 @@ func BenchmarkSample(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkAttention reports the rate of multiply-adds as GFLOP/s, and for decode also the KV
+// bytes read, for 32 query and 8 KV heads of 128.
+func BenchmarkAttention(b *testing.B) {
+	const heads, kvHeads, dim, block = 32, 8, 128, 16
+	for _, c := range []struct{ tokens, context int }{{1, 512}, {1, 4096}, {128, 128}, {512, 512}} {
+		b.Run(fmt.Sprintf("T=%d/context=%d", c.tokens, c.context), func(b *testing.B) {
+			d := open(b, Options{})
+			alloc := func(dtype gpu.DType, dims ...int) gpu.Tensor {
+				t, err := d.Alloc(dtype, dims...)
+				if err != nil {
+					b.Fatal(err)
+				}
+				return t
+			}
+			blocks := c.context / block
+			a := &gpu.Attention{
+				Out: alloc(gpu.F32, c.tokens, heads*dim), Q: alloc(gpu.F32, c.tokens, heads*dim), Heads: heads,
+				KPool: alloc(gpu.F32, blocks, kvHeads, block, dim), VPool: alloc(gpu.F32, blocks, kvHeads, block, dim),
+				BlockTables: alloc(gpu.I32, 1, blocks), Slots: alloc(gpu.I32, 1), QueryStart: alloc(gpu.I32, 2),
+				Positions: alloc(gpu.I32, c.tokens), Scale: 0.1,
+			}
+			for i := range blocks {
+				d.Int32s(a.BlockTables)[i] = int32(i)
+			}
+			d.Int32s(a.QueryStart)[1] = int32(c.tokens)
+			pairs := 0
+			for t := range c.tokens {
+				d.Int32s(a.Positions)[t] = int32(c.context - c.tokens + t)
+				pairs += c.context - c.tokens + t + 1
+			}
+			for b.Loop() {
+				if err := d.Launch(gpu.OpAttention, a); err != nil {
+					b.Fatal(err)
+				}
+			}
+			ns := float64(b.Elapsed().Nanoseconds()) / float64(b.N)
+			b.ReportMetric(float64(4*pairs*heads*dim)/ns, "GFLOP/s")
+			if c.tokens == 1 {
+				b.ReportMetric(float64(2*4*c.context*kvHeads*dim)/ns, "KV-GB/s")
+			}
+			for x := range d.table.All() {
+				d.Free(x)
+			}
+			d.Close()
+		})
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"math"
 	"os"
 	"runtime"
-	"strconv"
 	"sync/atomic"
 	"unsafe"
 
@@ -65,7 +64,7 @@ func Open(o Options) (*Device, error) {
 		return nil, err
 	}
 	d := &Device{
-		description: processorName() + ", " + strconv.Itoa(threads) + " threads, " + best.name,
+		description: fmt.Sprintf("%s, %d %s, %s", processorName(), threads, plural(threads, "thread"), best.name),
 		limit:       o.MemoryLimitBytes,
 		pool:        newPool(threads),
 		ops:         map[gpu.Op]*operation{},
@@ -73,6 +72,13 @@ func Open(o Options) (*Device, error) {
 	d.work.workers = make([]workerSpace, threads)
 	d.registerAll(best.name)
 	return d, nil
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return noun
+	}
+	return noun + "s"
 }
 
 // Info implements gpu.Device.
@@ -95,8 +101,8 @@ func (d *Device) Alloc(dtype gpu.DType, dims ...int) (gpu.Tensor, error) {
 		if n < 0 {
 			return gpu.Tensor{}, fmt.Errorf("cpu: Alloc(%v, %v): negative dimension", dtype, dims)
 		}
-		if n > 0 && bytes > math.MaxInt64/int64(n) {
-			return gpu.Tensor{}, fmt.Errorf("%w: Alloc(%v, %v): size overflows 64 bits", gpu.ErrOutOfMemory, dtype, dims)
+		if n > 0 && bytes > math.MaxInt/int64(n) {
+			return gpu.Tensor{}, fmt.Errorf("%w: Alloc(%v, %v): size overflows an int", gpu.ErrOutOfMemory, dtype, dims)
 		}
 		bytes *= int64(n)
 	}
@@ -140,7 +146,7 @@ func (b *buffer) release() {
 	if b.mapped {
 		unmap(b.raw)
 	}
-	b.raw, b.weight = nil, nil
+	*b = buffer{}
 }
 
 // Upload implements gpu.Device.

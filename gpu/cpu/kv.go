@@ -12,17 +12,28 @@ func (d *Device) ropeTable(a *gpu.RoPETable) error {
 	positions, freq := d.Int32s(a.Positions), d.Float32s(a.InvFreq)
 	mustLen(gpu.OpRoPETable, "Cos", a.Cos, len(positions)*len(freq))
 	mustLen(gpu.OpRoPETable, "Sin", a.Sin, len(positions)*len(freq))
-	cos, sin := d.Float32s(a.Cos), d.Float32s(a.Sin)
-	i := 0
-	for _, p := range positions {
-		for _, f := range freq {
-			s, c := math.Sincos(float64(float32(p) * f))
-			cos[i] = float32(c * float64(a.Scale))
-			sin[i] = float32(s * float64(a.Scale))
-			i++
+	p := &d.work.ropeTable
+	*p = ropeTableTask{cos: d.Float32s(a.Cos), sin: d.Float32s(a.Sin), freq: freq, positions: positions, scale: a.Scale}
+	d.share(p, len(positions), 20*float64(len(p.cos)))
+	*p = ropeTableTask{}
+	return nil
+}
+
+type ropeTableTask struct {
+	cos, sin, freq []float32
+	positions      []int32
+	scale          float32
+}
+
+func (p *ropeTableTask) run(_, from, to int) {
+	for t := from; t < to; t++ {
+		cos, sin := p.cos[t*len(p.freq):], p.sin[t*len(p.freq):]
+		for i, f := range p.freq {
+			s, c := math.Sincos(float64(float32(p.positions[t]) * f))
+			cos[i] = float32(c * float64(p.scale))
+			sin[i] = float32(s * float64(p.scale))
 		}
 	}
-	return nil
 }
 
 // rope executes gpu.RoPE.

@@ -25,7 +25,7 @@ func (d *Device) PackMatrix(name string, dtype gpu.DType, n, k int, parts ...[]b
 			gpu.ErrNotSupported, name, dtype)
 	}
 	size := dtype.Size()
-	if n <= 0 || k <= 0 || int64(k) > math.MaxInt64/int64(panelRows*size)/(int64(n)+panelRows) {
+	if n <= 0 || k <= 0 || int64(k) > math.MaxInt/int64(panelRows*size)/(int64(n)+panelRows) {
 		return gpu.Tensor{}, fmt.Errorf("cpu: weight %q has impossible shape [%d, %d]", name, n, k)
 	}
 	row, total := k*size, 0

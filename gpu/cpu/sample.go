@@ -62,20 +62,24 @@ type ranked struct {
 func (s *drawSpace) row(t *tier, logits []float32, p *gpu.SampleParams) int32 {
 	n := len(logits)
 	s.scaled = grow(s.scaled, (n+15)&^15)
-	greedy := !(p.Temperature > 0)
 	copy(s.scaled, logits)
 	for i := n; i < len(s.scaled); i++ {
 		s.scaled[i] = negativeInfinity
-	}
-	if !greedy && p.Temperature != 1 {
-		t.divide(s.scaled, p.Temperature)
 	}
 	largest, nan := t.largest(s.scaled)
 	if nan {
 		return -1
 	}
-	if greedy || math.IsInf(float64(largest), 0) {
-		return first(s.scaled, largest)
+	if !(p.Temperature > 0) {
+		return first(logits, largest)
+	}
+	if p.Temperature != 1 {
+		t.divide(s.scaled, p.Temperature)
+	}
+	greedy := largest
+	largest /= p.Temperature // division is monotonic, so this is the largest quotient
+	if math.IsInf(float64(largest), 0) {
+		return first(logits, greedy)
 	}
 	s.weights = grow(s.weights, len(s.scaled))
 	copy(s.weights, s.scaled)
@@ -84,8 +88,9 @@ func (s *drawSpace) row(t *tier, logits []float32, p *gpu.SampleParams) int32 {
 	return s.gumbelMax(s.scaled[:n], keep, largest, ref.NoiseKey(p.Seed, p.Position))
 }
 
-func first(x []float32, value float32) int32 {
-	for i, v := range x {
+// first returns the lowest id whose logit is the given value.
+func first(logits []float32, value float32) int32 {
+	for i, v := range logits {
 		if v == value {
 			return int32(i)
 		}

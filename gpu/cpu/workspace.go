@@ -21,6 +21,7 @@ type workspace struct {
 	actMul    actMulTask
 	sample    sampleTask
 	norm      normTask
+	ropeTable ropeTableTask
 	rope      ropeTask
 	softCap   softCapTask
 	exps      []float32 // log_softmax: a chunk of exponentials
@@ -30,7 +31,8 @@ type workspace struct {
 // cache line.
 type workerSpace struct {
 	sums   []float32 // matmul: a tile's accumulators
-	scores []float32 // attention: one query head's scores
+	scores []float32 // attention: the scores of a group of query heads
+	totals []float32 // attention: the sums of their exponentials
 	draw   drawSpace
 	_      [64]byte
 }

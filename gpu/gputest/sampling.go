@@ -19,6 +19,7 @@ func testSample(s *suite) {
 		{Temperature: 2, TopP: 0.95, MinP: 0.01, TopK: 100},
 		{Temperature: 1, TopP: 0},
 		{Temperature: 1e-30, TopP: 1},
+		{Temperature: 1e-40, TopP: 1},
 		{Temperature: 1, TopP: 0.999999, TopK: 1 << 30},
 		{Temperature: 1, TopP: 0.8, MinP: 1},
 	}

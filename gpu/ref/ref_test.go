@@ -61,6 +61,7 @@ func TestSampleRowFilters(t *testing.T) {
 		{"greedy ties to the lowest id", []float32{1, 3, 3}, 0, 1, 0, 0, map[int32]bool{1: true}},
 		{"nan", []float32{1, nan}, 1, 1, 0, 0, map[int32]bool{-1: true}},
 		{"infinite", []float32{1, inf, inf}, 1, 1, 0, 0, map[int32]bool{1: true}},
+		{"next to zero temperature", []float32{5, 6}, 1e-40, 1, 0, 0, map[int32]bool{1: true}},
 		{"everything masked", []float32{-inf, -inf}, 1, 1, 0, 0, map[int32]bool{0: true}},
 		{"top-k", row, 1, 1, 0, 2, map[int32]bool{1: true, 3: true}},
 		{"top-k ties to the lower id", row, 1, 1, 0, 3, map[int32]bool{0: true, 1: true, 3: true}},

@@ -9,7 +9,8 @@ import (
 // gpu.SampleParams. It returns -1 if any logit is NaN.
 //
 // The scaled logit is the float32 quotient logit/temperature. Where the largest of them is
-// infinite there is no distribution to draw from, and the draw is greedy.
+// infinite, because a logit is or the temperature is next to zero, there is no distribution to
+// draw from, and the draw is greedy.
 //
 // Tokens are ordered by descending scaled logit, ties by ascending id; TopK and TopP keep a
 // prefix of that order. A token passes MinP if its scaled logit is at least the largest plus
@@ -21,19 +22,17 @@ func SampleRow(logits []float32, temperature, topP, minP float32, topK int32, se
 			return -1
 		}
 	}
-	order := make([]int32, len(logits))
-	scaled := make([]float32, len(logits))
-	greedy := !(temperature > 0)
-	for i := range order {
-		order[i], scaled[i] = int32(i), logits[i]
-		if !greedy {
-			scaled[i] /= temperature
-		}
+	if !(temperature > 0) {
+		return ranking(logits)[0]
 	}
-	slices.SortStableFunc(order, func(a, b int32) int { return descending(scaled[a], scaled[b]) })
+	scaled := make([]float32, len(logits))
+	for i, v := range logits {
+		scaled[i] = v / temperature
+	}
+	order := ranking(scaled)
 	largest := scaled[order[0]]
-	if greedy || math.IsInf(float64(largest), 0) {
-		return order[0]
+	if math.IsInf(float64(largest), 0) {
+		return ranking(logits)[0]
 	}
 	if minP > 0 {
 		threshold := MinPThreshold(minP)
@@ -53,6 +52,16 @@ func SampleRow(logits []float32, temperature, topP, minP float32, topK int32, se
 		}
 	}
 	return bestID
+}
+
+// ranking is the ids in descending order of value, ties by ascending id.
+func ranking(values []float32) []int32 {
+	order := make([]int32, len(values))
+	for i := range order {
+		order[i] = int32(i)
+	}
+	slices.SortStableFunc(order, func(a, b int32) int { return descending(values[a], values[b]) })
+	return order
 }
 
 // MinPThreshold is log(minP), at most 0: how far below the largest a scaled logit may be.
