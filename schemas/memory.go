@@ -1,12 +1,12 @@
 package schemas
 
 // ReserveRequest is the one question a scheduler asks memory per step: everything that changed since
-// the last step, and the rows it would like to run next. Memory applies, in order: Epoch, Release,
-// Learn, Admit, then the rows. A repeated Step gets the first answer again.
+// the last step, and the rows it would like to run next. Memory applies, in order: Epoch, Learn,
+// Release, Admit, then the rows. A repeated Step gets the first answer again.
 type ReserveRequest struct {
 	_msgpack struct{} `msgpack:",as_array"`
 
-	Epoch Epoch  `json:"epoch"` // a new epoch forgets every sequence (the prefix cache too)
+	Epoch Epoch  `json:"epoch"` // a later epoch forgets every sequence (the prefix cache too)
 	Step  StepID `json:"step"`
 
 	Release U64 `json:"release,omitempty"` // sequences that ended: blocks are let go, the sequence is forgotten
@@ -24,6 +24,9 @@ type ReserveRequest struct {
 	// the prefix cache or its fork parent, which is part of its want but costs no budget. A row gets
 	// what the budget leaves of its want, or, if the blocks for that cannot be had, nothing. The budget
 	// is TokensMax for all rows together; a want of 1 is not charged: the scheduler has set it aside.
+	// A row that starts is also limited to the tokens memory knows; a running one is not, since what a
+	// decode row will write is sampled on the device. Granted rows must run: memory counts their places
+	// as computed from the next step on.
 	TokensMax int32 `json:"tokens_max"`
 	Seq       U64   `json:"seq"`
 	WantMax   I32   `json:"want_max"`

@@ -36,6 +36,8 @@ type Actor struct {
 	step  schemas.StepID // last one queued
 	ended bool
 
+	ctx     context.Context // ends with the actor
+	cancel  context.CancelFunc
 	queued  atomic.Int32
 	mu      sync.Mutex
 	ledger  schemas.Ledger
@@ -49,6 +51,7 @@ func New(node *bus.Node, mb bus.Mailbox, cfg Config, dev gpu.Device, m *model.Mo
 		log: log.With().Str("actor", "compute."+string(cfg.Replica)).Logger(),
 		exec: &executor{dev: dev, model: m, tables: newTables(m.Options()), observe: cfg.Observe,
 			queue: make(chan *schemas.StepPlan, QueuedMax), results: make(chan *schemas.StepResult, QueuedMax)}}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.actor = bus.NewActor(node, "compute", cfg.Replica, "Executes step plans with a model on a device.")
 	bus.Handle(a.actor, schemas.Execute, mb, a.execute)
 	bus.Handle(a.actor, schemas.ComputeInfo, mb, func(context.Context, *schemas.InfoRequest) (*schemas.ComputeState, error) {
@@ -75,9 +78,10 @@ func (a *Actor) Start() error {
 	return nil
 }
 
-// Stop waits for queued steps and then stops driving the device.
+// Stop waits for queued steps, whose results nobody gets any more, and stops driving the device.
 func (a *Actor) Stop() {
 	a.actor.Stop()
+	a.cancel()
 	close(a.exec.queue)
 	a.stopped.Wait()
 }
@@ -111,7 +115,7 @@ func (a *Actor) report() {
 		a.ledger.Add(r.Ledger)
 		a.ran = r.Step
 		a.mu.Unlock()
-		if _, err := a.done.Call(context.Background(), r); err != nil {
+		if _, err := a.done.Call(a.ctx, r); err != nil && a.ctx.Err() == nil {
 			a.log.Error().Err(err).Uint64("step", uint64(r.Step)).Msg("a step's result could not be delivered")
 		}
 	}

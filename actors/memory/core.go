@@ -32,6 +32,7 @@ type Core struct {
 	incoming map[schemas.SeqID]*sequence // admissions of the request being looked at
 	in       resolved
 	out      reply
+	starved  bool // a row of the request being looked at was denied for lack of blocks
 
 	queryTokens, hitTokens, preemptions, copies uint64
 
@@ -98,8 +99,8 @@ func NewCore(cfg Config) (*Core, error) {
 // Reserve applies one step's changes and grants its rows. An error means that the request had no
 // effect; it names the field, and the sequence where one is at fault.
 //
-// A repeat of the last (Epoch, Step) gets the identical reply, whatever else it says. Any other epoch
-// than the last is new and starts from an empty pool. The reply is immutable.
+// A repeat of the last (Epoch, Step) gets the identical reply, whatever else it says. A later epoch
+// than the last is new and starts from an empty pool; an earlier one is an error. The reply is immutable.
 //
 // Granted places count as computed from the next request on. A scheduler that was granted a row must
 // therefore run it, or start a new epoch: otherwise others would find its blocks with nothing in them.
@@ -120,10 +121,10 @@ func (c *Core) Reserve(req *schemas.ReserveRequest) (*schemas.ReserveReply, *sch
 	c.step = req.Step
 
 	c.settle()
+	c.learn(req) // before the releases: what an ended sequence said may be the next one's prefix
 	for _, id := range req.Release {
 		c.release(schemas.SeqID(id))
 	}
-	c.learn(req)
 	for _, a := range req.Admit {
 		c.seqs[a.Seq] = c.incoming[a.Seq]
 	}

@@ -11,6 +11,7 @@ import (
 // oracle is the memory manager written for obviousness: content is the whole prefix as a string,
 // holders are counted by looking at all tables, and what might fail is tried on a copy.
 type oracle struct {
+	starved  bool // a row was denied for lack of blocks
 	size     int
 	cacheOff bool
 	epoch    schemas.Epoch
@@ -170,18 +171,18 @@ func (o *oracle) reserve(cfg Config, req *schemas.ReserveRequest) *schemas.Reser
 		o.nameFull(o.seqs[id])
 	}
 	o.grown = nil
-	for _, id := range req.Release {
-		if s := o.seqs[id]; s != nil {
-			o.letGo(s)
-			delete(o.seqs, id)
-		}
-	}
 	tokens := req.LearnTokens
 	for i, id := range req.LearnSeq {
 		s, n := o.seqs[id], int(req.LearnCount[i])
 		s.tokens = append(slices.Clone(s.tokens), tokens[:n]...)
 		tokens = tokens[n:]
 		o.nameFull(s)
+	}
+	for _, id := range req.Release {
+		if s := o.seqs[id]; s != nil {
+			o.letGo(s)
+			delete(o.seqs, id)
+		}
 	}
 	for _, a := range req.Admit {
 		o.seqs[uint64(a.Seq)] = &oracleSeq{tokens: a.Tokens, prompt: len(a.Tokens), salt: a.Salt, fork: uint64(a.Fork)}
@@ -192,8 +193,13 @@ func (o *oracle) reserve(cfg Config, req *schemas.ReserveRequest) *schemas.Reser
 		*column = make(schemas.I32, rows)
 	}
 	budget := int(req.TokensMax)
+	o.starved = false
 	for i := range req.Seq {
-		budget -= o.row(req, reply, i, budget)
+		if req.WantMax[i] == 1 {
+			o.row(req, reply, i, 1)
+		} else {
+			budget -= o.row(req, reply, i, budget)
+		}
 	}
 	for i, id := range req.Seq {
 		if reply.Granted[i] == 0 {
@@ -209,6 +215,9 @@ func (o *oracle) row(req *schemas.ReserveRequest, reply *schemas.ReserveReply, i
 	id := req.Seq[i]
 	want := min(int(req.WantMax[i]), budget)
 	if want == 0 || slices.Contains(o.preempted, id) {
+		return 0
+	}
+	if o.starved && len(o.seqs[id].table) == 0 {
 		return 0
 	}
 	trial := o.clone()
@@ -244,6 +253,7 @@ func (o *oracle) row(req *schemas.ReserveRequest, reply *schemas.ReserveReply, i
 		if yields && len(was) > 0 && !o.source[id] {
 			o.preempt(id)
 		}
+		o.starved = true
 		return 0
 	}
 	cached := 0

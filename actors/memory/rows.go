@@ -11,7 +11,12 @@ import (
 func (c *Core) grantRows(req *schemas.ReserveRequest) {
 	c.out.begin(req.Step, len(req.Seq))
 	budget := req.TokensMax
+	c.starved = false
 	for i, s := range c.in.rows {
+		if req.WantMax[i] == 1 { // set aside by the scheduler
+			c.grantRow(req, i, s, 1)
+			continue
+		}
 		budget -= c.grantRow(req, i, s, min(req.WantMax[i], budget))
 	}
 	for i, s := range c.in.rows {
@@ -45,6 +50,9 @@ func (c *Core) grantRow(req *schemas.ReserveRequest, i int, s *sequence, want in
 	}
 	var from start
 	if len(s.table) == 0 {
+		if c.starved {
+			return 0 // it would take what an earlier row is waiting for
+		}
 		from = c.startOf(s)
 		want = min(want, s.known()-from.cached)
 	}
@@ -66,6 +74,7 @@ func (c *Core) grantRow(req *schemas.ReserveRequest, i int, s *sequence, want in
 	if need > int64(c.pool.available()-from.revived) {
 		var ok bool
 		if victims, ok = c.findRoom(req, i, s, from, need); !ok {
+			c.starved = true
 			return 0
 		}
 	}

@@ -18,6 +18,9 @@ func (c *Core) validate(req *schemas.ReserveRequest) *schemas.Error {
 		return invalid("step", 0, "0, want at least 1")
 	}
 	fresh := c.isNew(req.Epoch)
+	if c.step != 0 && req.Epoch < c.epoch {
+		return invalid("epoch", 0, "%d is over; the current one is %d", req.Epoch, c.epoch)
+	}
 	if !fresh && req.Step < c.step {
 		return invalid("step", 0, "step %d comes after step %d of the same epoch", req.Step, c.step).
 			WithHint("a repeat must name step %d, a new request a later one", c.step)
@@ -27,15 +30,15 @@ func (c *Core) validate(req *schemas.ReserveRequest) *schemas.Error {
 	c.in.victims, c.in.victimsSet = c.in.victims[:0], false
 	clear(c.incoming)
 
+	if err := c.validateLearn(req, fresh); err != nil {
+		return err
+	}
 	if !fresh {
 		for _, id := range req.Release {
 			if s := c.seqs[schemas.SeqID(id)]; s != nil {
 				s.releasedAt = c.round
 			}
 		}
-	}
-	if err := c.validateLearn(req, fresh); err != nil {
-		return err
 	}
 	if err := c.validateAdmit(req, fresh); err != nil {
 		return err
@@ -51,8 +54,7 @@ func (c *Core) validateLearn(req *schemas.ReserveRequest, fresh bool) *schemas.E
 	for i, id := range req.LearnSeq {
 		s := c.resolve(schemas.SeqID(id), fresh)
 		if s == nil {
-			return invalid("learn_seq", id, "element %d: sequence %s is unknown or released in this request",
-				i, schemas.SeqID(id))
+			return invalid("learn_seq", id, "element %d: sequence %s is unknown", i, schemas.SeqID(id))
 		}
 		n := req.LearnCount[i]
 		if n < 0 {

@@ -119,8 +119,9 @@ type Core struct {
 	slots   []schemas.Slot              // free ones; the last is taken first
 	flights []*flight                   // planned steps that have not finished, oldest first
 	asked   *proposal                   // the reserve request that memory has yet to answer
+	refused bool                        // memory granted nothing; it will not until something happens
 
-	release  schemas.U64 // ended sequences that memory has yet to hear of
+	release  []*Sequence // ended sequences that memory has yet to hear of
 	arrivals uint64
 	recent   recentRequests
 	emit     []Emission
@@ -224,6 +225,11 @@ func NewCore(cfg Config, epoch schemas.Epoch) (*Core, error) {
 func (c *Core) Step(nowNs int64, event Event) Effects {
 	c.now = nowNs
 	var fx Effects
+	switch event.(type) {
+	case Granted, More:
+	default:
+		c.refused = false
+	}
 	switch e := event.(type) {
 	case Submitted:
 		fx.Accepted, fx.Refused = c.submit(e.Request)

@@ -24,7 +24,7 @@ func (c *Core) propose() *schemas.ReserveRequest {
 		return nil
 	}
 	p := &proposal{}
-	if len(c.flights) < int(c.cfg.PipelineDepth) {
+	if len(c.flights) < int(c.cfg.PipelineDepth) && !c.refused {
 		c.chooseRows(p)
 	}
 	if len(p.rows) == 0 && len(c.release) == 0 {
@@ -74,8 +74,12 @@ func (s *Sequence) startable() bool {
 
 // request writes the proposal down for memory, with everything that memory has yet to hear.
 func (c *Core) request(p *proposal) *schemas.ReserveRequest {
-	r := &schemas.ReserveRequest{Epoch: c.epoch, Step: p.step, Release: c.release}
-	c.release = nil
+	r := &schemas.ReserveRequest{Epoch: c.epoch, Step: p.step}
+	for _, s := range c.release {
+		learn(r, s)
+		r.Release = append(r.Release, uint64(s.id))
+	}
+	c.release = c.release[:0]
 	budget := c.cfg.TokensStepMax
 	for i, s := range p.rows {
 		if !s.admitted {
@@ -86,12 +90,7 @@ func (c *Core) request(p *proposal) *schemas.ReserveRequest {
 			r.Admit = append(r.Admit, a)
 			s.admitted = true
 		}
-		if n := int32(len(s.output)) - s.learned; n > 0 {
-			r.LearnSeq = append(r.LearnSeq, uint64(s.id))
-			r.LearnCount = append(r.LearnCount, n)
-			r.LearnTokens = append(r.LearnTokens, s.output[s.learned:]...)
-			s.learned += n
-		}
+		learn(r, s)
 		if p.wants[i] == 1 {
 			budget--
 		}
@@ -107,6 +106,16 @@ func (c *Core) request(p *proposal) *schemas.ReserveRequest {
 		r.Victims = append(r.Victims, uint64(p.rows[i].id))
 	}
 	return r
+}
+
+// learn tells memory the output tokens of s that became known, so that blocks of them can be reused.
+func learn(r *schemas.ReserveRequest, s *Sequence) {
+	if n := s.OutputTokens() - s.learned; n > 0 {
+		r.LearnSeq = append(r.LearnSeq, uint64(s.id))
+		r.LearnCount = append(r.LearnCount, n)
+		r.LearnTokens = append(r.LearnTokens, s.output[s.learned:]...)
+		s.learned += n
+	}
 }
 
 // granted turns memory's answer into the step's plan; nil if no row was granted.
@@ -127,14 +136,14 @@ func (c *Core) granted(reply *schemas.ReserveReply) *schemas.StepPlan {
 	for i, s := range p.rows {
 		blocks := reply.Blocks[next : next+reply.BlockCount[i]]
 		next += reply.BlockCount[i]
-		// A sequence cancelled while memory was asked has been released in the same breath: no row.
-		if reply.Granted[i] == 0 || s.ended {
+		if reply.Granted[i] == 0 {
 			continue
 		}
 		c.addRow(plan, f, s, rowGrant{start: reply.Start[i], count: reply.Granted[i], cached: reply.Cached[i],
 			blockFrom: reply.BlockFrom[i], blocks: blocks})
 	}
 	if len(f.rows) == 0 {
+		c.refused = len(p.rows) > 0
 		return nil
 	}
 	c.flights = append(c.flights, f)

@@ -123,7 +123,7 @@ func (c *Core) end(s *Sequence) {
 		c.waiting = remove(c.waiting, s)
 	}
 	if s.admitted {
-		c.release = append(c.release, uint64(s.id))
+		c.release = append(c.release, s)
 	}
 	c.count.finished++
 	c.recent.add(s.id.Request())
