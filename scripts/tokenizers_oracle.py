@@ -10,13 +10,21 @@ Install the reference in a virtual environment first: pip install tokenizers==0.
                     every code point. Its parts use different Unicode versions (9.0 to 17.0), so no
                     single Unicode table reproduces it.
   train DIR         write small tokenizers of many kinds to DIR/NAME.json, trained on made-up text
+  bench TEXT NAME…  compare speed on one thread: tokenizers NAME of ../shared/tokenizers on the lines of the file
+                    TEXT (short prompts) and on all of it (long text), the Go benchmarks in the same run
   vectors DIR       write what the reference makes of random and adversarial text to DIR/NAME.jsonl, for every
                     DIR/NAME.json; --count says how many texts, --seed which ones
 """
 import argparse
+import gzip
 import json
+import os
 import pathlib
 import random
+import re
+import statistics
+import subprocess
+import time
 
 import tokenizers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -414,11 +422,47 @@ def train(directory, only):
             print(name, flush=True)
 
 
+def seconds(function, runs):
+    """The median time of some runs, after one that warms up."""
+    times = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def bench(path, names, runs):
+    os.environ.update(TOKENIZERS_PARALLELISM="false", GOMAXPROCS="1")
+    root = pathlib.Path(__file__).resolve().parent.parent
+    text = pathlib.Path(path).read_text()
+    prompts = [line for line in text.splitlines() if len(line) >= 40][:1000]
+    command = ["go", "test", "./internal/tokenizers", "-run", "^$", "-bench", "Encode", f"-count={runs}", "-benchtime=300ms",
+               "-args", "-text", str(pathlib.Path(path).resolve())]
+    output = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+    print(f"{'':24}{'PyPI encode':>14}{'PyPI batch_fast':>17}{'Go':>10}{'ratio':>15}")
+    for name in names:
+        file = root.parent / "shared" / "tokenizers" / name / "tokenizer.json"
+        data = file.read_bytes() if file.exists() else gzip.open(str(file) + ".gz").read()
+        tokenizer = Tokenizer.from_str(data.decode())
+        for kind, texts in (("long", [text]), ("short", prompts)):
+            plain = seconds(lambda: [tokenizer.encode(t, add_special_tokens=False) for t in texts], runs)
+            fast = seconds(lambda: tokenizer.encode_batch_fast(texts, add_special_tokens=False), runs)
+            found = re.findall(rf"^BenchmarkEncode/{re.escape(name)}/{kind}\S*\s+\d+\s+([\d.]+) ns/op", output, re.M)
+            ours = statistics.median(map(float, found)) / 1e9
+            print(f"{name:18}{kind:6}{plain * 1e3:11.2f} ms{fast * 1e3:14.2f} ms{ours * 1e3:7.2f} ms"
+                  f"{plain / ours:6.1f}x {fast / ours:5.1f}x")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     tables = commands.add_parser("tables")
     tables.add_argument("out")
+    speed = commands.add_parser("bench")
+    speed.add_argument("text")
+    speed.add_argument("names", nargs="+")
+    speed.add_argument("--runs", type=int, default=5)
     small = commands.add_parser("train")
     small.add_argument("dir")
     small.add_argument("--only", nargs="*", help="names of the tokenizers to make")
@@ -430,6 +474,8 @@ def main():
     args = parser.parse_args()
     if args.command == "tables":
         write_tables(args.out)
+    elif args.command == "bench":
+        bench(args.text, args.names, args.runs)
     elif args.command == "train":
         train(args.dir, args.only)
     elif args.command == "vectors":

@@ -34,7 +34,7 @@ type oracleRow struct {
 // the directory of the flag -oracle, if it is given.
 func TestOracle(t *testing.T) {
 	t.Parallel()
-	dirs := []string{}
+	dirs := []string{filepath.Join("testdata", "oracle")}
 	if *oracleDir != "" {
 		dirs = append(dirs, *oracleDir)
 	}
