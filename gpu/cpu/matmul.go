@@ -45,13 +45,26 @@ func (d *Device) multiply(t *tier, out, x []float32, tokens int, m *matrix, bias
 		w.tiles = planTiles(w.tiles[:0], kernels, tokens)
 		x = d.packActivations(x, tokens, m.k)
 	}
+	group, groups, parts := divideWork(m.panels(), group, len(w.tiles), d.pool.threads)
 	w.matmul = matmulTask{out: out, x: x, m: m, bias: bias, accumulate: accumulate,
-		addTo: t.addTo, tiles: w.tiles, group: group, workers: w.workers}
-	groups := (m.panels() + group - 1) / group
+		addTo: t.addTo, tiles: w.tiles, group: group, groups: groups, parts: parts, workers: w.workers}
 	macs := float64(tokens) * float64(m.n) * float64(m.k)
 	ns := max(macs/t.macsPerNs, float64(len(m.data))/t.bytesPerNs)
-	d.share(&w.matmul, groups, ns)
+	d.share(&w.matmul, groups*parts, ns)
 	w.matmul = matmulTask{}
+}
+
+// divideWork gives every thread something to do: with few panels for the threads, groups get
+// smaller, and then the tiles of tokens are divided as well.
+func divideWork(panels, group, tiles, threads int) (groupPanels, groups, parts int) {
+	for group > 1 && panels < group*threads {
+		group /= 2
+	}
+	groups, parts = (panels+group-1)/group, 1
+	for groups*parts < threads && 2*parts <= tiles {
+		parts *= 2
+	}
+	return group, groups, parts
 }
 
 // share runs t on the pool if its estimated cost is worth it, in chunks small enough that the
@@ -148,7 +161,7 @@ func interleave4(dst []float32, width int, a, b, c, d []float32) {
 	}
 }
 
-// matmulTask has one item per group of panels.
+// matmulTask has one item per group of panels and part of the tiles.
 type matmulTask struct {
 	out, x     []float32
 	m          *matrix
@@ -156,17 +169,20 @@ type matmulTask struct {
 	accumulate bool
 	addTo      func(dst, src []float32)
 	tiles      []tileRun
-	group      int
+	group      int // panels in a group
+	groups     int
+	parts      int // the tiles are divided too where there are fewer groups than threads
 	workers    []workerSpace
 }
 
 func (p *matmulTask) run(worker, from, to int) {
 	space := &p.workers[worker]
-	panels := p.m.panels()
-	for g := from; g < to; g++ {
-		end := min((g+1)*p.group, panels)
-		for i := range p.tiles {
-			r := &p.tiles[i]
+	for item := from; item < to; item++ {
+		g, part := item%p.groups, item/p.groups
+		end := min((g+1)*p.group, p.m.panels())
+		tiles := p.tiles[len(p.tiles)*part/p.parts : len(p.tiles)*(part+1)/p.parts]
+		for i := range tiles {
+			r := &tiles[i]
 			for panel := g * p.group; panel < end; {
 				count := 1
 				if panel+r.tile.panels <= end {
