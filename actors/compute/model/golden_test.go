@@ -61,20 +61,9 @@ func eachGolden(t *testing.T, run func(t *testing.T, g *golden)) {
 	for _, name := range []string{"llama", "llama-tied", "llama3-rope", "mistral-swa", "qwen2", "qwen3", "qwen3-moe", "mixtral", "phi3", "gemma2", "gemma3"} {
 		t.Run("shared/"+name, func(t *testing.T) {
 			g := readGolden(t, sharedDir(t, "golden", name))
-			g.roundFrequencies()
+			g.spec.roundFrequencies() // the shared goldens' models were cast as a whole
 			run(t, g)
 		})
-	}
-}
-
-// roundFrequencies repeats what happened to the shared goldens: their models were rounded to
-// bfloat16 and widened again as a whole, rotary frequencies included. transformers 5.17 gives
-// exactly these logits with rounded frequencies, and differs from them as we do without.
-func (g *golden) roundFrequencies() {
-	for i := range g.spec.RoPE {
-		for j, f := range g.spec.RoPE[i].InvFreq {
-			g.spec.RoPE[i].InvFreq[j] = roundBF16(f)
-		}
 	}
 }
 

@@ -30,6 +30,9 @@ type Options struct {
 	ContextMax       int // tokens of one sequence; 0 is the model's own limit
 	BlockSize        int // tokens per KV block
 	KVBlocks         int // blocks in the pool
+	// RoPEBF16 rounds the rotary frequencies to bfloat16, as a torch model computes that was cast as a
+	// whole by model.to(torch.bfloat16). transformers' from_pretrained keeps them in float32.
+	RoPEBF16 bool
 }
 
 // Model is a decoder on a device: weights, paged key-value pools and work space. It is used by
@@ -66,6 +69,9 @@ func Load(dev gpu.Device, files fs.FS, opts Options, progress func(done, total i
 	spec, err := ReadSpec(files)
 	if err != nil {
 		return nil, err
+	}
+	if opts.RoPEBF16 {
+		spec.roundFrequencies()
 	}
 	return load(dev, files, spec, opts, progress)
 }

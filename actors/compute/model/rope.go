@@ -239,3 +239,12 @@ func narrow(f []float64) []float32 {
 	}
 	return out
 }
+
+// roundFrequencies rounds the rotary frequencies to bfloat16: see Options.RoPEBF16.
+func (s *Spec) roundFrequencies() {
+	for i := range s.RoPE {
+		for j, f := range s.RoPE[i].InvFreq {
+			s.RoPE[i].InvFreq[j] = roundBF16(f)
+		}
+	}
+}

@@ -1,0 +1,201 @@
+// Package replica assembles the actors that share a model on a device: scheduler, memory and compute, in
+// one inline group.
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/rs/zerolog"
+
+	"github.com/troupe-engine/troupe/actors/compute"
+	"github.com/troupe-engine/troupe/actors/compute/model"
+	"github.com/troupe-engine/troupe/actors/memory"
+	"github.com/troupe-engine/troupe/actors/scheduler"
+	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// Config sizes a replica. Zero fields take the defaults below.
+type Config struct {
+	Name           schemas.Instance // default "replica0"
+	ModelName      string
+	Files          fs.FS // the model: config.json, *.safetensors
+	ContextMax     int   // tokens; default and upper bound: the model's
+	SequencesMax   int   // running at once
+	WaitingMax     int   // queued
+	TokensStepMax  int   // token budget of a step
+	BlockSize      int   // tokens per KV block
+	KVBlocks       int   // default: from KVBytesMax, at most what SequencesMax full contexts need
+	KVBytesMax     int64 // default: a quarter of the free memory, at most KVBytesDefault
+	PipelineDepth  int
+	Policy         string
+	PrefixCacheOff bool
+	RoPEBF16       bool // see model.Options
+	Observe        compute.Observer
+	Progress       func(done, total int64) // weight bytes loaded
+}
+
+// Defaults.
+const (
+	SequencesDefault  = 64
+	WaitingDefault    = 1024
+	TokensStepDefault = 512
+	BlockSizeDefault  = 16
+	DepthDefault      = 2
+	PolicyDefault     = "fcfs"
+	KVBytesDefault    = 4 << 30
+	recoveriesMax     = 3
+	recentlyDoneMax   = 8192
+)
+
+func (c *Config) setDefaults() {
+	setDefault(&c.Name, "replica0")
+	setDefault(&c.SequencesMax, SequencesDefault)
+	setDefault(&c.WaitingMax, WaitingDefault)
+	setDefault(&c.TokensStepMax, max(TokensStepDefault, c.SequencesMax))
+	setDefault(&c.BlockSize, BlockSizeDefault)
+	setDefault(&c.PipelineDepth, DepthDefault)
+	setDefault(&c.Policy, PolicyDefault)
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Replica is a running scheduler, memory manager and computation manager. It owns the device.
+type Replica struct {
+	Model     *model.Model
+	dev       gpu.Device
+	scheduler *scheduler.Actor
+	memory    *bus.Actor
+	compute   *compute.Actor
+	started   int
+}
+
+// Open loads the model onto dev and starts the actors. On error it closes dev.
+func Open(node *bus.Node, dev gpu.Device, cfg Config, log zerolog.Logger) (*Replica, error) {
+	r := &Replica{dev: dev}
+	if err := r.open(node, cfg, log); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
+}
+
+func (r *Replica) open(node *bus.Node, cfg Config, log zerolog.Logger) error {
+	cfg.setDefaults()
+	spec, err := model.ReadSpec(cfg.Files)
+	if err != nil {
+		return err
+	}
+	if cfg.ContextMax == 0 {
+		cfg.ContextMax = spec.ContextMax
+	}
+	if cfg.ContextMax < 1 || cfg.ContextMax > spec.ContextMax {
+		return schemas.Errorf(schemas.KindInvalid, "replica", "context_max is %d; expected 1 to the model's %d", cfg.ContextMax, spec.ContextMax).WithParam("context_max")
+	}
+	blockBytes := spec.KVBytesPerBlock(cfg.BlockSize, r.dev.Info().Compute)
+	if cfg.KVBlocks == 0 {
+		if cfg.KVBlocks, err = r.kvBlocks(cfg, blockBytes); err != nil {
+			return err
+		}
+	}
+	r.Model, err = model.Load(r.dev, cfg.Files, model.Options{SequencesMax: cfg.SequencesMax, TokensPerStepMax: cfg.TokensStepMax,
+		ContextMax: cfg.ContextMax, BlockSize: cfg.BlockSize, KVBlocks: cfg.KVBlocks, RoPEBF16: cfg.RoPEBF16}, cfg.Progress)
+	if err != nil {
+		return err
+	}
+	if unused := r.Model.UnusedTensors(); len(unused) > 0 {
+		log.Warn().Strs("tensors", unused[:min(len(unused), 8)]).Int("count", len(unused)).Msg("the checkpoint has tensors that this architecture does not use")
+	}
+	return r.start(node, cfg, spec, blockBytes, log)
+}
+
+func (r *Replica) start(node *bus.Node, cfg Config, spec *model.Spec, blockBytes int64, log zerolog.Logger) error {
+	group := bus.NewGroup()
+	var err error
+	r.memory, err = memory.New(node, group, cfg.Name, memory.Config{Blocks: int32(cfg.KVBlocks), BlockSize: int32(cfg.BlockSize),
+		PrefixCacheOff: cfg.PrefixCacheOff, BytesPerBlock: blockBytes})
+	if err != nil {
+		return err
+	}
+	r.compute = compute.New(node, group, compute.Config{Replica: cfg.Name, ModelName: cfg.ModelName, Observe: cfg.Observe}, r.dev, r.Model, log)
+	r.scheduler, err = scheduler.New(node, group, scheduler.Config{Model: cfg.ModelName, Replica: cfg.Name, Device: r.dev.Info().Name,
+		VocabSize: int32(spec.VocabSize), ContextMax: int32(cfg.ContextMax), SequencesMax: int32(cfg.SequencesMax),
+		WaitingMax: int32(cfg.WaitingMax), TokensStepMax: int32(cfg.TokensStepMax), BlockSize: int32(cfg.BlockSize),
+		Blocks: int32(cfg.KVBlocks), PipelineDepth: int32(cfg.PipelineDepth), Policy: cfg.Policy, EndTokens: spec.Generation.EOS,
+		PrefixCacheOff: cfg.PrefixCacheOff, RecoveriesMax: recoveriesMax, RecentlyDoneMax: recentlyDoneMax}, log)
+	if err != nil {
+		return err
+	}
+	for _, start := range []func() error{r.memory.Start, r.compute.Start, r.scheduler.Start} {
+		if err := start(); err != nil {
+			return err
+		}
+		r.started++
+	}
+	return nil
+}
+
+// kvBlocks sizes the pool from the device's free memory after the weights.
+func (r *Replica) kvBlocks(cfg Config, blockBytes int64) (int, error) {
+	useful := int64(cfg.SequencesMax) * int64((cfg.ContextMax+cfg.BlockSize-1)/cfg.BlockSize)
+	budget := cfg.KVBytesMax
+	free := r.dev.Info().MemoryFree - weightBytes(cfg.Files)
+	if budget == 0 {
+		budget = min(free/4, KVBytesDefault)
+	}
+	n := min(useful, budget/blockBytes)
+	if n < 1 {
+		return 0, schemas.Errorf(schemas.KindNoMemory, "replica", "one KV block of %d tokens takes %d bytes; %d bytes are allowed and %d are free beside the weights",
+			cfg.BlockSize, blockBytes, budget, free).WithParam("kv_bytes_max").WithHint("raise kv_bytes_max, or use a smaller model")
+	}
+	return int(n), nil
+}
+
+func weightBytes(files fs.FS) (total int64) {
+	entries, err := fs.ReadDir(files, ".")
+	if err != nil {
+		return 0
+	}
+	for _, e := range entries {
+		if strings.EqualFold(path.Ext(e.Name()), ".safetensors") {
+			if info, err := e.Info(); err == nil {
+				total += info.Size()
+			}
+		}
+	}
+	return total
+}
+
+// Device is what the replica runs on.
+func (r *Replica) Device() gpu.Device { return r.dev }
+
+// Close stops the actors, in the order that leaves none waiting for another, and releases the model and
+// the device. Drain the gateway first: sequences that still run are abandoned.
+func (r *Replica) Close() error {
+	if r.started > 2 {
+		r.scheduler.Stop()
+	}
+	if r.started > 1 {
+		r.compute.Stop()
+	}
+	if r.started > 0 {
+		r.memory.Stop()
+	}
+	var err error
+	if r.Model != nil {
+		err = r.Model.Close()
+	}
+	if closeErr := r.dev.Close(); closeErr != nil {
+		err = errors.Join(err, fmt.Errorf("replica: %w", closeErr))
+	}
+	return err
+}

@@ -1,0 +1,195 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"math"
+	"slices"
+
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/internal/replica"
+)
+
+// Result is how one way of running the golden prompt compared.
+type Result struct {
+	Scenario    string  `json:"scenario"`
+	MaxError    float64 `json:"max_abs_logit_error"` // against the golden logits, over positions computed
+	Positions   int     `json:"positions"`           // compared with the golden
+	Greedy      int     `json:"greedy_match"`        // leading golden tokens reproduced
+	GreedyOf    int     `json:"greedy_of"`
+	Identical   bool    `json:"identical"` // bit for bit the logits and tokens of the prompt run alone
+	Cached      int32   `json:"cached_tokens"`
+	Preemptions uint64  `json:"preemptions"`
+	RoPEBF16    bool    `json:"rope_bf16"`         // compared with rotary frequencies rounded to bfloat16
+	Failure     string  `json:"failure,omitempty"` // why the scenario does not pass
+}
+
+// scenario is a way to run requests: limits that force the engine to do it, and what must be seen to
+// believe that it did.
+type scenario struct {
+	name     string
+	config   replica.Config
+	requests func(g *Golden) [][]request // rounds; the golden prompt is the first request of the last
+	happened func(r *Result) string
+}
+
+func scenarios(g *Golden) []scenario {
+	n := int32(len(g.Greedy))
+	whole := request{prompt: g.Prompt, tokens: n}
+	others := func(count int) []request {
+		list := []request{whole}
+		for i := 1; i < count; i++ { // other lengths and other tokens
+			p := slices.Clone(g.Prompt[:max(1, len(g.Prompt)*i/count)])
+			slices.Reverse(p)
+			list = append(list, request{prompt: p, tokens: n})
+		}
+		return list
+	}
+	one := func(list ...request) func(*Golden) [][]request {
+		return func(*Golden) [][]request { return [][]request{list} }
+	}
+	length := len(g.Prompt) + len(g.Greedy)
+	chunks := func(budget int) replica.Config {
+		return replica.Config{TokensStepMax: budget, SequencesMax: min(budget, 4), ContextMax: length + 1, PrefixCacheOff: true, BlockSize: 4}
+	}
+	tight := 2*((length+3)/4) + 3 // blocks of 4 tokens: room for two sequences of four
+	return []scenario{
+		{name: "alone", config: replica.Config{ContextMax: length + 1, PrefixCacheOff: true}, requests: one(whole)},
+		{name: "batched with 7 others", config: replica.Config{ContextMax: length + 1, PrefixCacheOff: true}, requests: one(others(8)...)},
+		{name: "chunks of 3", config: chunks(3), requests: one(whole)},
+		{name: "chunks of 7, batched", config: chunks(7), requests: one(others(4)...)},
+		{name: "preempted and resumed", config: replica.Config{ContextMax: length + 1, SequencesMax: 4, BlockSize: 4, KVBlocks: tight, PrefixCacheOff: true},
+			// The golden prompt comes last, so it is the one that must give way.
+			requests: func(*Golden) [][]request { l := others(4); return [][]request{append(l[1:], whole)} },
+			happened: func(r *Result) string {
+				if r.Preemptions == 0 {
+					return "nothing was preempted"
+				}
+				return ""
+			}},
+		{name: "from the prefix cache", config: replica.Config{ContextMax: length + 1, BlockSize: 4},
+			requests: func(*Golden) [][]request { return [][]request{{whole}, {whole}} },
+			happened: func(r *Result) string {
+				if r.Cached == 0 {
+					return "nothing came from the cache"
+				}
+				return ""
+			}},
+		{name: "3 choices sharing blocks", config: replica.Config{ContextMax: length + 1, BlockSize: 16}, requests: one(request{prompt: g.Prompt, tokens: n, n: 3})},
+	}
+}
+
+// Run executes every scenario on a device that open provides and compares with the golden. tol bounds the
+// absolute logit error. Some references were cast to bfloat16 as a whole, rotary frequencies included; if
+// only that explains the golden, the scenarios run that way, and their results say so.
+func Run(ctx context.Context, files fs.FS, g *Golden, open func() (gpu.Device, error), tol float64, report func(Result)) error {
+	var alone *outcome
+	rounded := false
+	for _, s := range scenarios(g) {
+		s.config.RoPEBF16 = rounded
+		list, r, err := runScenario(ctx, files, g, open, s)
+		if err == nil && alone == nil {
+			if compare(r, list[0], g, list[0]); !(r.MaxError <= tol) {
+				s.config.RoPEBF16 = true
+				l, cast, castErr := runScenario(ctx, files, g, open, s)
+				if castErr == nil {
+					compare(cast, l[0], g, l[0])
+					rounded = cast.MaxError <= tol
+				}
+				if rounded {
+					list, r = l, cast
+				}
+			}
+			alone = list[0]
+		} else if err == nil {
+			for _, o := range list {
+				compare(r, o, g, alone)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		r.RoPEBF16 = rounded
+		r.judge(tol, s.happened)
+		report(*r)
+	}
+	return nil
+}
+
+// judge fills in Failure.
+func (r *Result) judge(tol float64, happened func(*Result) string) {
+	switch {
+	case r.Failure != "":
+	case !(r.MaxError <= tol): // also for NaN
+		r.Failure = fmt.Sprintf("logit error %.3g is over %.3g", r.MaxError, tol)
+	case r.Greedy < r.GreedyOf:
+		r.Failure = fmt.Sprintf("greedy token %d differs", r.Greedy)
+	case !r.Identical:
+		r.Failure = "not bit-identical to the prompt run alone"
+	case happened != nil:
+		r.Failure = happened(r)
+	}
+}
+
+// runScenario returns the outcomes of the golden prompt's choices.
+func runScenario(ctx context.Context, files fs.FS, g *Golden, open func() (gpu.Device, error), s scenario) (_ []*outcome, _ *Result, err error) {
+	e, err := openEngine(files, open, s.config)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if closeErr := e.close(); err == nil {
+			err = closeErr
+		}
+	}()
+	var golden []*outcome
+	rounds := s.requests(g)
+	for _, round := range rounds {
+		list, err := e.run(ctx, round)
+		if err != nil {
+			return nil, nil, err
+		}
+		golden = golden[:0]
+		at := 0
+		for _, r := range round {
+			n := int(max(r.n, 1))
+			if slices.Equal(r.prompt, g.Prompt) {
+				golden = append(golden, list[at:at+n]...)
+			}
+			at += n
+		}
+	}
+	state, err := e.schedulerState()
+	if err != nil {
+		return nil, nil, err
+	}
+	return golden, &Result{Scenario: s.name, Identical: true, Greedy: len(g.Greedy), GreedyOf: len(g.Greedy), Preemptions: state.Preemptions, Cached: golden[0].cached}, nil
+}
+
+// compare holds one outcome of the golden prompt to the golden and to the one that ran alone.
+func compare(r *Result, o *outcome, g *Golden, alone *outcome) {
+	if o.err != nil {
+		r.Failure = o.err.Error()
+	}
+	match := 0
+	for match < min(len(g.Greedy), len(o.tokens)) && o.tokens[match] == g.Greedy[match] {
+		match++
+	}
+	r.Greedy = min(r.Greedy, match)
+	r.Identical = r.Identical && slices.Equal(o.tokens, alone.tokens)
+	for pos, row := range o.logits {
+		if want := alone.logits[pos]; want == nil || !slices.Equal(row, want) {
+			r.Identical = false
+		}
+		if int(pos) >= len(g.Prompt) {
+			continue
+		}
+		r.Positions++
+		for i, v := range row {
+			if d := math.Abs(float64(v) - float64(g.Logits[pos][i])); !(d <= r.MaxError) {
+				r.MaxError = d
+			}
+		}
+	}
+}
