@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 
-	"github.com/vmihailenco/msgpack/v5"
+	"github.com/troupe-engine/troupe/schemas"
 )
 
 const headerContentType = "Content-Type"
@@ -43,64 +42,36 @@ func encodingOf(contentType string, payload []byte) encoding {
 	return msgpackEncoding
 }
 
-type encoderBuffer struct {
-	buf bytes.Buffer
-	enc *msgpack.Encoder
-}
-
-var encoders = sync.Pool{New: func() any {
-	b := &encoderBuffer{}
-	b.enc = msgpack.NewEncoder(&b.buf)
-	b.enc.UseCompactInts(true)
-	return b
-}}
-
-// encoderKeepMax is the largest buffer a pooled encoder keeps, in bytes.
-const encoderKeepMax = 1 << 20
-
 func (e encoding) encode(v any) ([]byte, error) {
 	if e == jsonEncoding {
 		return json.Marshal(v)
 	}
-	b := encoders.Get().(*encoderBuffer)
-	b.buf.Reset()
-	if err := b.enc.Encode(v); err != nil {
-		return nil, err // the encoder may be in any state: it is not reused
-	}
-	out := bytes.Clone(b.buf.Bytes())
-	if b.buf.Cap() <= encoderKeepMax {
-		encoders.Put(b)
-	}
-	return out, nil
+	return schemas.Marshal(v)
 }
-
-var decoders = sync.Pool{New: func() any { return msgpack.NewDecoder(nil) }}
 
 // decode reads one message into v, a pointer. The payload is checked for length and depth first.
 func (e encoding) decode(payload []byte, v any) (err error) {
+	// A guard for decoder bugs on hostile input; none is known.
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%s: %v", e.contentType(), r)
+		}
+	}()
 	if e == jsonEncoding {
 		return decodeJSON(payload, v)
 	}
 	if err := Prescan(payload); err != nil {
 		return err
 	}
-	// A guard for decoder bugs on hostile input; none is known.
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("msgpack: %v", r)
-		}
-	}()
-	d := decoders.Get().(*msgpack.Decoder)
-	d.Reset(bytes.NewReader(payload))
-	err = d.Decode(v)
-	d.Reset(nil)
-	decoders.Put(d)
-	return err
+	return schemas.Unmarshal(payload, v)
 }
 
 func decodeJSON(payload []byte, v any) error {
 	if len(bytes.TrimSpace(payload)) == 0 {
 		return nil // an empty request is the zero request
+	}
+	if err := prescanJSON(payload); err != nil {
+		return err
 	}
 	d := json.NewDecoder(bytes.NewReader(payload))
 	d.DisallowUnknownFields()
@@ -116,5 +87,6 @@ func decodeJSON(payload []byte, v any) error {
 // Marshal encodes a message as msgpack, as it travels between actors.
 func Marshal(v any) ([]byte, error) { return msgpackEncoding.encode(v) }
 
-// Unmarshal decodes a message from msgpack after checking it for hostile lengths and depth.
+// Unmarshal decodes a message from msgpack after checking it for hostile lengths and depth. Columns of v
+// may share memory with the payload, so neither may change afterwards.
 func Unmarshal(payload []byte, v any) error { return msgpackEncoding.decode(payload, v) }

@@ -5,18 +5,22 @@ import (
 	"fmt"
 )
 
-// MsgpackDepthMax bounds nesting in a payload.
-const MsgpackDepthMax = 32
+// Limits of a payload, msgpack or JSON. An element of one byte can become a structure of two hundred, so
+// their number is bounded too; columns count as one, whatever their length.
+const (
+	PayloadDepthMax  = 32
+	PayloadValuesMax = 256 << 10
+)
 
 // Prescan checks that payload is exactly one msgpack value whose every length is backed by bytes that
-// are there, and that nests at most MsgpackDepthMax deep. The decoder trusts lengths: five hostile bytes
-// would make it allocate gigabytes. Prescan allocates nothing.
+// are there, and that keeps the limits. The decoder trusts lengths: five hostile bytes would make it
+// allocate gigabytes. Prescan allocates nothing.
 func Prescan(payload []byte) error {
 	// pending[d] counts the values still to come at depth d.
-	var pending [MsgpackDepthMax + 1]uint64
+	var pending [PayloadDepthMax + 1]uint64
 	pending[0] = 1
 	depth, at := 0, 0
-	for {
+	for values := 0; ; values++ {
 		for depth > 0 && pending[depth] == 0 {
 			depth--
 		}
@@ -25,6 +29,9 @@ func Prescan(payload []byte) error {
 		}
 		if at >= len(payload) {
 			return fmt.Errorf("msgpack: truncated at byte %d", at)
+		}
+		if values == PayloadValuesMax {
+			return fmt.Errorf("msgpack: more than %d values; send columns as bin fields", PayloadValuesMax)
 		}
 		pending[depth]--
 		size, children, err := valueAt(payload, at)
@@ -40,8 +47,8 @@ func Prescan(payload []byte) error {
 			if children > uint64(len(payload)-at) {
 				return fmt.Errorf("msgpack: the container ending its header at byte %d claims %d elements, %d bytes are left", at, children, len(payload)-at)
 			}
-			if depth == MsgpackDepthMax {
-				return fmt.Errorf("msgpack: nested deeper than %d at byte %d", MsgpackDepthMax, at)
+			if depth == PayloadDepthMax {
+				return fmt.Errorf("msgpack: nested deeper than %d at byte %d", PayloadDepthMax, at)
 			}
 			depth++
 			pending[depth] = children
@@ -110,4 +117,34 @@ func valueAt(payload []byte, at int) (size, children uint64, err error) {
 		return 1 + 2<<(c-0xde), 2 * n, err
 	}
 	return 0, 0, fmt.Errorf("msgpack: byte %d is 0xc1, which is never used", at)
+}
+
+// prescanJSON checks that payload keeps the limits. Its form is left to the decoder. It allocates nothing.
+func prescanJSON(payload []byte) error {
+	depth, values, inString := 0, 1, false
+	for i := 0; i < len(payload); i++ {
+		switch c := payload[i]; {
+		case inString:
+			if c == '\\' {
+				i++
+			}
+			inString = c != '"'
+		case c == '"':
+			inString = true
+		case c == '[' || c == '{':
+			depth++
+			values++
+		case c == ']' || c == '}':
+			depth--
+		case c == ',':
+			values++
+		}
+		if depth > PayloadDepthMax {
+			return fmt.Errorf("JSON: nested deeper than %d at byte %d", PayloadDepthMax, i)
+		}
+		if values > PayloadValuesMax {
+			return fmt.Errorf("JSON: more than %d values at byte %d", PayloadValuesMax, i)
+		}
+	}
+	return nil
 }

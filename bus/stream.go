@@ -2,10 +2,13 @@ package bus
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,7 +22,7 @@ import (
 //   - data messages, each with a sequence number from 1 in its body;
 //   - one end marker: an empty payload with headers, so that `nats req --wait-for-empty` and the
 //     JavaScript client's requestMany know that it is over. It counts the data messages and carries the
-//     error, if any, as the usual Nats-Service-Error headers.
+//     error, if any, as the usual Nats-Service-Error headers and as JSON in Troupe-Error.
 //
 // A receiver that wants flow control sends Troupe-Credit with the request and then grants more messages
 // by publishing counts to the subject in the first message's Troupe-Credit-Subject header.
@@ -31,8 +34,14 @@ const (
 	HeaderCount         = "Troupe-Count"          // end marker: data messages sent
 )
 
-// StreamStallMax is how long a stream waits for credit before it is cancelled.
-const StreamStallMax = 30 * time.Second
+const (
+	// StreamStallMax is how long a stream waits for credit before it is cancelled.
+	StreamStallMax = 30 * time.Second
+	// StreamCreditMax bounds the credit of a stream, in messages: a receiver that grants more has no more.
+	StreamCreditMax = 1 << 20
+	// presencePoll is how often a stream that waits for credit looks whether its receiver is still there.
+	presencePoll = 200 * time.Millisecond
+)
 
 // ErrReceiverGone means that nobody subscribes to a stream's inbox any more.
 var ErrReceiverGone = errors.New("bus: the stream's receiver is gone")
@@ -44,8 +53,7 @@ type StreamWriter struct {
 	id       string
 	encoding encoding
 	sent     uint64
-	credit   chan int64 // grants that arrived; nil without flow control
-	left     int64
+	credit   *credit // nil without flow control
 	sub      *nats.Subscription
 }
 
@@ -64,19 +72,49 @@ func (n *Node) NewStreamWriter(m *nats.Msg, id string) (*StreamWriter, error) {
 	if err != nil || window < 1 {
 		return nil, schemas.Errorf(schemas.KindInvalid, "stream", "%s is %.40q; expected a positive count of messages", HeaderCredit, text).WithParam(HeaderCredit)
 	}
-	w.left, w.credit = window, make(chan int64, 64)
+	if err := checkInstance(schemas.Instance(id)); err != nil {
+		return nil, schemas.Errorf(schemas.KindInvalid, "stream", "request id %.80q cannot be part of a subject", id).WithParam("id")
+	}
+	w.credit = &credit{arrived: make(chan struct{}, 1)}
+	w.credit.add(window)
 	w.sub, err = n.data.Subscribe(creditSubject(id), func(g *nats.Msg) {
-		if count, err := strconv.ParseInt(string(g.Data), 10, 32); err == nil && count > 0 {
-			select {
-			case w.credit <- count:
-			default: // 64 unread grants: the receiver floods; losing one only slows itself
-			}
+		if count, err := strconv.ParseInt(string(g.Data), 10, 32); err == nil {
+			w.credit.add(count)
 		}
 	})
 	if err != nil {
-		return nil, schemas.AsError(err, "stream")
+		return nil, natsError(err, "stream")
 	}
 	return w, nil
+}
+
+// credit counts the messages that the receiver can take.
+type credit struct {
+	left    atomic.Int64
+	arrived chan struct{} // wakes the sender
+}
+
+func (c *credit) add(count int64) {
+	for {
+		old := c.left.Load()
+		sum := min(old+count, StreamCreditMax)
+		if count <= 0 || c.left.CompareAndSwap(old, sum) {
+			break
+		}
+	}
+	select {
+	case c.arrived <- struct{}{}:
+	default:
+	}
+}
+
+// take uses up one message's credit. There is one sender.
+func (c *credit) take() bool {
+	if c.left.Load() == 0 {
+		return false
+	}
+	c.left.Add(-1)
+	return true
 }
 
 func creditSubject(id string) string { return schemas.SubjectPrefix + "credit." + id }
@@ -90,11 +128,14 @@ func (w *StreamWriter) Sequence() uint64 { return w.sent + 1 }
 // Send publishes one data message. It waits for credit, if the receiver uses it, and returns
 // ErrReceiverGone when nobody listens any more.
 func (w *StreamWriter) Send(ctx context.Context, body []byte) error {
-	if err := w.waitCredit(ctx); err != nil {
-		return err
+	if limit := w.node.data.MaxPayload(); int64(len(body)) > limit {
+		return tooLarge("stream message", len(body), limit)
 	}
 	if !w.ReceiverPresent() {
 		return ErrReceiverGone
+	}
+	if err := w.waitCredit(ctx); err != nil {
+		return err
 	}
 	m := &nats.Msg{Subject: w.inbox, Data: body}
 	if w.sent == 0 {
@@ -104,7 +145,7 @@ func (w *StreamWriter) Send(ctx context.Context, body []byte) error {
 		}
 	}
 	if err := w.node.data.PublishMsg(m); err != nil {
-		return schemas.AsError(err, "stream")
+		return natsError(err, "stream")
 	}
 	w.sent++
 	return nil
@@ -116,23 +157,20 @@ func (w *StreamWriter) ReceiverPresent() bool {
 }
 
 func (w *StreamWriter) waitCredit(ctx context.Context) error {
-	if w.credit == nil {
+	if w.credit == nil || w.credit.take() {
 		return nil
 	}
-	for drained := false; !drained; {
+	stall := time.NewTimer(StreamStallMax)
+	defer stall.Stop()
+	look := time.NewTicker(presencePoll)
+	defer look.Stop()
+	for !w.credit.take() {
 		select {
-		case c := <-w.credit:
-			w.left += c
-		default:
-			drained = true
-		}
-	}
-	if w.left == 0 {
-		stall := time.NewTimer(StreamStallMax)
-		defer stall.Stop()
-		select {
-		case c := <-w.credit:
-			w.left += c
+		case <-w.credit.arrived:
+		case <-look.C:
+			if !w.ReceiverPresent() {
+				return ErrReceiverGone
+			}
 		case <-ctx.Done():
 			return schemas.AsError(ctx.Err(), "stream")
 		case <-stall.C:
@@ -140,11 +178,11 @@ func (w *StreamWriter) waitCredit(ctx context.Context) error {
 				WithHint("publish a count of messages to %s", creditSubject(w.id))
 		}
 	}
-	w.left--
 	return nil
 }
 
-// End publishes the end marker and releases the writer. err is nil for a complete stream.
+// End publishes the end marker and releases the writer; it is called once. err is nil for a complete
+// stream. A receiver that is gone is not an error.
 func (w *StreamWriter) End(err *schemas.Error) error {
 	if w.sub != nil {
 		_ = w.sub.Unsubscribe() // an error means that the connection is gone, and the subscription with it
@@ -157,13 +195,20 @@ func (w *StreamWriter) End(err *schemas.Error) error {
 		m.Header.Set(HeaderEnd, "error")
 		m.Header.Set(micro.ErrorHeader, headerSafe(err.Error()))
 		m.Header.Set(micro.ErrorCodeHeader, strconv.Itoa(err.Kind.HTTPStatus()))
+		if whole, failed := json.Marshal(err); failed == nil {
+			m.Header.Set(HeaderError, headerSafe(string(whole)))
+		}
 	}
-	return w.node.data.PublishMsg(m)
+	if err := w.node.data.PublishMsg(m); err != nil {
+		return natsError(err, "stream")
+	}
+	return nil
 }
 
 // StreamReader receives one stream over any NATS connection. It grants credit as it is read.
 type StreamReader struct {
 	conn    *nats.Conn
+	subject string // of the request
 	sub     *nats.Subscription
 	grantTo string
 	unread  int64
@@ -178,7 +223,7 @@ const StreamWindow = 256
 
 // OpenStream sends a request whose answer is a stream.
 func OpenStream(conn *nats.Conn, subject string, body []byte, header nats.Header) (*StreamReader, error) {
-	r := &StreamReader{conn: conn, window: StreamWindow}
+	r := &StreamReader{conn: conn, subject: subject, window: StreamWindow}
 	m := nats.NewMsg(subject)
 	for k, v := range header {
 		m.Header[k] = v
@@ -187,30 +232,31 @@ func OpenStream(conn *nats.Conn, subject string, body []byte, header nats.Header
 	m.Reply, m.Data = conn.NewInbox(), body
 	var err error
 	if r.sub, err = conn.SubscribeSync(m.Reply); err != nil {
-		return nil, schemas.AsError(err, "stream")
+		return nil, natsError(err, "stream")
+	}
+	if err := r.sub.SetPendingLimits(subPendingMsgsMax, subPendingBytesMax); err != nil {
+		r.Close()
+		return nil, natsError(err, "stream")
 	}
 	if err := conn.PublishMsg(m); err != nil {
 		r.Close()
-		return nil, schemas.AsError(err, "stream")
+		return nil, natsError(err, "stream")
 	}
 	return r, nil
 }
 
 // Next returns the body of the next data message, io.EOF after a complete stream, or the error the
-// stream ended with. A lost data message is an error at the end of the stream.
+// stream ended with. A lost data message is an error at the end of the stream. A sender that died sends
+// no end: ctx bounds the wait.
 func (r *StreamReader) Next(ctx context.Context) ([]byte, error) {
 	m, err := r.sub.NextMsgWithContext(ctx)
 	if err != nil {
-		if errors.Is(err, nats.ErrNoResponders) {
-			return nil, schemas.Errorf(schemas.KindUnavailable, "stream", "nobody serves this subject").
-				WithHint("`nats micro ls` lists the actors that run")
-		}
-		return nil, schemas.AsError(err, "stream")
+		return nil, natsError(err, "stream "+r.subject)
 	}
 	if id := m.Header.Get(HeaderRequestID); id != "" {
 		r.ID = id
 	}
-	if s := m.Header.Get(HeaderCreditSubject); s != "" {
+	if s := m.Header.Get(HeaderCreditSubject); strings.HasPrefix(s, creditSubject("")) {
 		r.grantTo = s
 	}
 	if err := errorOf(m); err != nil {
