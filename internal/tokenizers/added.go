@@ -89,6 +89,9 @@ func loadAddedToken(v value) (addedToken, error) {
 	if t.content, err = o.at("content").str(); err != nil {
 		return addedToken{}, err
 	}
+	if len(t.content) > maxTokenBytes {
+		return addedToken{}, o.at("content").errorf("token has %d bytes, more than the %d supported", len(t.content), maxTokenBytes)
+	}
 	for _, f := range []struct {
 		name string
 		to   *bool
@@ -113,6 +116,9 @@ func (a *addedVocab) buildTries(v value) error {
 		form, ok := a.normalForms[id]
 		if !ok {
 			form = token.content
+		}
+		if len(form) > maxTokenBytes {
+			return v.errorf("token %.40q has more than %d bytes once it is normalized", token.content, maxTokenBytes)
 		}
 		if form == "" {
 			return v.errorf("token %.40q is empty once it is normalized", token.content)

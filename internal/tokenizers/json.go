@@ -2,6 +2,7 @@ package tokenizers
 
 import (
 	"fmt"
+	"math/bits"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -271,11 +272,53 @@ func (v value) integer(most int64) (int64, error) {
 }
 
 func (v value) float() (float64, error) {
-	f, err := strconv.ParseFloat(v.raw, 64)
-	if err != nil {
+	if v.raw == "" || v.raw[0] != '-' && (v.raw[0] < '0' || v.raw[0] > '9') {
 		return 0, v.want("a number")
 	}
-	return f, nil
+	return looseFloat(v.raw), nil
+}
+
+// looseFloat reads a well-formed JSON number as Rust's serde_json does by default: the digits as one integer,
+// cut off where it would exceed 64 bits, times or divided by a power of ten. The result can differ from the
+// nearest float64 in its last bit, which decides between ways to cut a text that are otherwise equally good.
+func looseFloat(text string) float64 {
+	text, negative := strings.CutPrefix(text, "-")
+	mantissa, exponentText, _ := strings.Cut(strings.ToLower(text), "e")
+	exponent, err := strconv.Atoi(exponentText)
+	if err != nil {
+		exponent = 0 // there is none: the number is well-formed and in range
+	}
+	whole, fraction, _ := strings.Cut(mantissa, ".")
+	significand, full := uint64(0), false
+	for i, digit := range []byte(whole + fraction) {
+		high, low := bits.Mul64(significand, 10)
+		sum, carry := bits.Add64(low, uint64(digit-'0'), 0)
+		full = full || high+carry != 0
+		switch {
+		case !full:
+			significand = sum
+			if i >= len(whole) {
+				exponent--
+			}
+		case i < len(whole):
+			exponent++
+		}
+	}
+	f := float64(significand)
+	for ; exponent < -308 && f != 0; exponent += 308 {
+		f /= 1e308
+	}
+	if power, err := strconv.ParseFloat("1e"+strconv.Itoa(max(exponent, -exponent)), 64); err == nil {
+		if exponent < 0 {
+			f /= power
+		} else {
+			f *= power
+		}
+	}
+	if negative {
+		return -f
+	}
+	return f
 }
 
 // oneRune decodes a string of exactly one character.

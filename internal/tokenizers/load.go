@@ -40,12 +40,8 @@ func Load(tokenizerJSON []byte) (*Tokenizer, error) {
 		return nil, err
 	}
 	for i, addSpecial := range []bool{false, true} {
-		encodings, err := post.process([][]part{{{text: true}}}, addSpecial)
-		if err != nil {
+		if t.result[i], err = resultOf(post, o.at("post_processor"), addSpecial); err != nil {
 			return nil, err
-		}
-		for _, parts := range encodings {
-			t.result[i] = append(t.result[i], parts...)
 		}
 	}
 	if t.truncation, err = loadTruncation(o.at("truncation"), post.added()); err != nil {

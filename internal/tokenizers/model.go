@@ -85,6 +85,9 @@ func loadWordPiece(o object) (*wordPiece, error) {
 	}
 	whole, rest := map[string]int32{}, map[string]int32{}
 	for token, id := range m.ids {
+		if len(token) > maxTokenBytes {
+			return nil, tokenTooLong(o.at("vocab"), token)
+		}
 		if token != "" {
 			whole[token] = id
 		}
@@ -94,6 +97,10 @@ func loadWordPiece(o object) (*wordPiece, error) {
 	}
 	m.whole, m.rest = newTrie(whole), newTrie(rest)
 	return m, nil
+}
+
+func tokenTooLong(v value, token string) error {
+	return value{path: v.member(token)}.errorf("token has %d bytes, more than the %d supported", len(token), maxTokenBytes)
 }
 
 func (m *wordPiece) tokenize(piece string, ids []int32) ([]int32, error) {

@@ -1,6 +1,7 @@
 package tokenizers
 
 import (
+	"fmt"
 	"strings"
 	"unicode"
 
@@ -79,10 +80,14 @@ func loadNormalizerSequence(o object) (normalizer, error) {
 		all = append(all, n)
 	}
 	return func(text string) (string, error) {
+		most := growthBase + growthPerByte*len(text)
 		for _, n := range all {
 			var err error
 			if text, err = n(text); err != nil {
 				return "", err
+			}
+			if len(text) > most {
+				return "", fmt.Errorf("the normalized text has more than %d bytes", most)
 			}
 		}
 		return text, nil
@@ -129,7 +134,14 @@ func loadReplace(o object) (normalizer, error) {
 		return nil, err
 	}
 	if !isRegex && pattern != "" {
-		return pure(func(text string) string { return strings.ReplaceAll(text, pattern, content) }), nil
+		return func(text string) (string, error) {
+			if grows := len(content) - len(pattern); grows > 0 {
+				if err := checkGrowth(len(text), strings.Count(text, pattern), grows); err != nil {
+					return "", err
+				}
+			}
+			return strings.ReplaceAll(text, pattern, content), nil
+		}, nil
 	}
 	re, err := onig.Compile(pattern)
 	if err != nil {
@@ -139,16 +151,38 @@ func loadReplace(o object) (normalizer, error) {
 		if text == "" {
 			return text, nil
 		}
+		var matches []span
+		err := re.FindAll(text, func(start, end int) { matches = append(matches, span{start, end, true}) })
+		if err == nil {
+			err = checkGrowth(len(text), len(matches), len(content))
+		}
+		if err != nil {
+			return "", err
+		}
 		var b strings.Builder
 		last := 0
-		err := re.FindAll(text, func(start, end int) {
-			b.WriteString(text[last:start])
+		for _, m := range matches {
+			b.WriteString(text[last:m.start])
 			b.WriteString(content)
-			last = end
-		})
+			last = m.end
+		}
 		b.WriteString(text[last:])
-		return b.String(), err
+		return b.String(), nil
 	}, nil
+}
+
+// A replacement may make a text this many bytes longer, plus this many for each byte it has, so that no file
+// can ask for memory without bound.
+const (
+	growthBase    = 1 << 20
+	growthPerByte = 64
+)
+
+func checkGrowth(size, count, each int) error {
+	if most := growthBase + growthPerByte*size; each > 0 && count > most/each {
+		return fmt.Errorf("%d replacements of %d bytes each would make a text of %d bytes too long", count, each, size)
+	}
+	return nil
 }
 
 // nmt is sentencepiece's nmt rule set: it drops control characters and makes a space of other white space.

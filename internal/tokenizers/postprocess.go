@@ -14,6 +14,32 @@ type postProcessor interface {
 	added() int
 }
 
+// maxResultParts and maxAddedIDs bound what post-processing adds to a text.
+const (
+	maxResultParts = 256
+	maxAddedIDs    = 1 << 16
+)
+
+// resultOf returns the parts of the result of post-processing a single text.
+func resultOf(p postProcessor, v value, addSpecial bool) ([]part, error) {
+	encodings, err := p.process([][]part{{{text: true}}}, addSpecial)
+	if err != nil {
+		return nil, err
+	}
+	var parts []part
+	ids := 0
+	for _, encoding := range encodings {
+		parts = append(parts, encoding...)
+	}
+	for _, p := range parts {
+		ids += len(p.ids)
+	}
+	if len(parts) > maxResultParts || ids > maxAddedIDs {
+		return nil, v.errorf("adds %d special tokens in %d parts, more than the %d in %d supported", ids, len(parts), maxAddedIDs, maxResultParts)
+	}
+	return parts, nil
+}
+
 func loadPostProcessor(v value) (postProcessor, error) {
 	if v.isNull() {
 		return postSequence(nil), nil

@@ -84,6 +84,9 @@ func (m *unigram) loadScores(v value) error {
 		if err != nil {
 			return err
 		}
+		if len(token) > maxTokenBytes {
+			return item.errorf("token has %d bytes, more than the %d supported", len(token), maxTokenBytes)
+		}
 		score, err := pair[1].float()
 		if err != nil {
 			return err

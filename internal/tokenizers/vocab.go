@@ -4,6 +4,10 @@ package tokenizers
 // file cannot demand a large table.
 const vocabSlack = 1 << 20
 
+// maxTokenBytes bounds tokens that are searched for in text, so that a search takes time in proportion to the
+// text. Known vocabularies stay below 1 KB.
+const maxTokenBytes = 4096
+
 // maxID is the largest id that fits an int32.
 const maxID = 1<<31 - 1
 
@@ -28,12 +32,6 @@ func (v *vocab) token(id int32) (string, bool) {
 
 func (v *vocab) size() int { return len(v.ids) }
 
-// set registers a token; the id must be below the capacity reserved by reserve.
-func (v *vocab) reserve(n int) {
-	v.tokens = make([]string, n)
-	v.known = make([]bool, n)
-}
-
 // loadVocab reads {"token": id, …}. Ids must be unique.
 func loadVocab(v value) (vocab, error) {
 	type entry struct {
@@ -43,8 +41,8 @@ func loadVocab(v value) (vocab, error) {
 	var entries []entry
 	largest := int32(-1)
 	err := v.each(func(token string, raw value) error {
-		id, err := smallInt(raw.raw)
-		if !err {
+		id, ok := smallInt(raw.raw)
+		if !ok {
 			raw.path = v.member(token)
 			return raw.errorf("want non-negative integer up to %d, found %.30s", maxID, raw.raw)
 		}
@@ -55,11 +53,14 @@ func loadVocab(v value) (vocab, error) {
 	if err != nil {
 		return vocab{}, err
 	}
-	if int(largest) > len(entries)+vocabSlack {
+	if int(largest) >= len(entries)+vocabSlack {
 		return vocab{}, v.errorf("largest id %d is far above the number of tokens, %d", largest, len(entries))
 	}
-	out := vocab{ids: make(map[string]int32, len(entries))}
-	out.reserve(int(largest) + 1)
+	out := vocab{
+		ids:    make(map[string]int32, len(entries)),
+		tokens: make([]string, largest+1),
+		known:  make([]bool, largest+1),
+	}
 	for _, e := range entries {
 		if old, ok := out.ids[e.token]; ok { // a repeated key: the last counts
 			out.tokens[old], out.known[old] = "", false

@@ -9,8 +9,11 @@ import (
 	"github.com/troupe-engine/troupe/internal/tokenizers/ucd"
 )
 
-// fallbackTimeout bounds one search by regexp2.
-const fallbackTimeout = 2 * time.Second
+// fallbackTimeout bounds one search by regexp2, and all searches in a text together with fallbackPerByte.
+const (
+	fallbackTimeout = 2 * time.Second
+	fallbackPerByte = 20 * time.Microsecond
+)
 
 // fallback runs the pattern on regexp2.
 type fallback struct{ re *regexp2.Regexp }
@@ -33,13 +36,15 @@ type fallbackSearcher struct {
 	re    *regexp2.Regexp
 	runes []rune
 	// offset[i] is the byte position of rune i, and of the end for i = len(runes).
-	offset []int
+	offset   []int
+	deadline time.Time
 	// at is the rune position of the last search's start; searches only move forward.
 	at int
 }
 
 func (f *fallback) searcher(text string) searcher {
 	s := &fallbackSearcher{re: f.re, runes: []rune(text), offset: make([]int, 0, len(text)+1)}
+	s.deadline = time.Now().Add(fallbackTimeout + time.Duration(len(text))*fallbackPerByte)
 	for i := range text {
 		s.offset = append(s.offset, i)
 	}
@@ -50,6 +55,9 @@ func (f *fallback) searcher(text string) searcher {
 func (s *fallbackSearcher) find(from int) (start, end int, ok bool, err error) {
 	for s.offset[s.at] < from {
 		s.at++
+	}
+	if time.Now().After(s.deadline) {
+		return 0, 0, false, ErrBudget
 	}
 	m, err := s.re.FindRunesMatchStartingAt(s.runes, s.at)
 	if err != nil {

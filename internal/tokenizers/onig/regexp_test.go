@@ -181,3 +181,27 @@ func BenchmarkScanner(b *testing.B) {
 		})
 	}
 }
+
+// TestFallbackIsLinear checks that regexp2 is not made to start over at the text's beginning for each match.
+func TestFallbackIsLinear(t *testing.T) {
+	t.Parallel()
+	re, err := Compile(`(?:ab)+|(?:c)+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := re.engine.(*fallback); !ok {
+		t.Fatal("a repeated group is not the scanner's")
+	}
+	start := time.Now()
+	matches := 0
+	if err := re.FindAll(strings.Repeat("ab ", 100_000), func(int, int) { matches++ }); err != nil {
+		t.Fatal(err)
+	}
+	if matches != 100_000 {
+		t.Errorf("%d matches", matches)
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("took %v", took)
+	}
+	t.Log(time.Since(start))
+}
