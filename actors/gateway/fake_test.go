@@ -37,6 +37,7 @@ type engine struct {
 	encodes   []*schemas.EncodeRequest
 	submits   []*schemas.SubmitRequest
 	cancelled map[uint64]bool
+	sessions  map[schemas.RequestID]int32 // choices of each open session
 	number    uint64
 
 	submitted chan *schemas.SubmitRequest
@@ -54,9 +55,10 @@ func startEngine(t testing.TB, play func(*engine, *schemas.SubmitRequest)) *engi
 	info := *(*schemas.EngineInfo)(nil).Example()
 	info.Model, info.ContextMax = "fake", engineContext
 	e := &engine{t: t, node: node, play: play, info: &info, gate: bus.NewRef(node, schemas.Deltas, "gateway0"),
-		cancelled: map[uint64]bool{}, submitted: make(chan *schemas.SubmitRequest, 4096)}
+		cancelled: map[uint64]bool{}, sessions: map[schemas.RequestID]int32{}, submitted: make(chan *schemas.SubmitRequest, 4096)}
 	tokenizer := bus.NewActor(node, "tokenizer", "tokenizer0", "fake")
 	bus.Handle(tokenizer, schemas.Encode, bus.NewPool(4), e.encode)
+	bus.Handle(tokenizer, schemas.CloseSessions, bus.NewGroup(), e.closeSessions)
 	scheduler := bus.NewActor(node, "scheduler", "replica0", "fake")
 	group := bus.NewGroup()
 	bus.Handle(scheduler, schemas.Submit, group, e.submit)
@@ -92,6 +94,7 @@ func startEngine(t testing.TB, play func(*engine, *schemas.SubmitRequest)) *engi
 func (e *engine) encode(_ context.Context, r *schemas.EncodeRequest) (*schemas.EncodeReply, error) {
 	e.mu.Lock()
 	e.encodes = append(e.encodes, r)
+	e.sessions[r.Request] += r.Detok.Choices
 	e.mu.Unlock()
 	if r.Tokens != nil {
 		return &schemas.EncodeReply{Tokens: r.Tokens}, nil
@@ -99,6 +102,29 @@ func (e *engine) encode(_ context.Context, r *schemas.EncodeRequest) (*schemas.E
 	words := strings.Fields(r.Prompt + string(r.Messages))
 	tokens := make(schemas.I32, len(words))
 	return &schemas.EncodeReply{Tokens: tokens}, nil
+}
+
+func (e *engine) closeSessions(_ context.Context, r *schemas.CancelRequest) (*schemas.CancelReply, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range r.Seq {
+		e.endSession(schemas.SeqID(s))
+	}
+	return &schemas.CancelReply{}, nil
+}
+
+// endSession closes one choice's session. The caller holds mu.
+func (e *engine) endSession(seq schemas.SeqID) {
+	if e.sessions[seq.Request()]--; e.sessions[seq.Request()] <= 0 {
+		delete(e.sessions, seq.Request())
+	}
+}
+
+// openSessions counts the requests whose text somebody still waits for.
+func (e *engine) openSessions() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.sessions)
 }
 
 func (e *engine) submit(_ context.Context, r *schemas.SubmitRequest) (*schemas.SubmitReply, error) {
@@ -165,6 +191,11 @@ func (e *engine) send(rows ...delta) schemas.U64 {
 	e.number++
 	b := batchOf(rows...)
 	b.Number = e.number
+	for _, r := range rows {
+		if r.finish != schemas.FinishNone {
+			e.endSession(r.seq)
+		}
+	}
 	e.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()

@@ -31,9 +31,10 @@ type flight struct {
 	abort  context.CancelCauseFunc // with a *schemas.Error
 	free   context.CancelFunc      // of the deadline's timer
 
+	encoded   int                      // parts that may have a session at the tokenizer
 	submitted int                      // parts that the scheduler may know
 	requests  []*schemas.SubmitRequest // what they were submitted as
-	disarm    func() bool              // stops the cancellation that follows an abort; nil before submission
+	disarm    func() bool              // stops the cleaning up that follows an abort
 
 	mu     sync.Mutex
 	rows   []row // at most one per choice: text that waits for a slow client is joined
@@ -101,11 +102,13 @@ func (g *Gateway) newFlight(parent context.Context, id schemas.RequestID, j *job
 
 // start encodes every prompt before it submits the first: most of what is wrong shows by then.
 func (f *flight) start(engine *schemas.EngineInfo) *schemas.Error {
+	defer f.arm() // not earlier: a cancellation must not overtake the submission
 	for i, p := range f.parts {
 		spec := f.job.detok
 		spec.Gateway, spec.Scheduler = f.g.cfg.Instance, f.g.cfg.Scheduler
 		req := f.job.prompts[i]
 		req.Request, req.Detok = p.id, &spec
+		f.encoded++ // even if the call fails: the tokenizer may have opened the session
 		reply, err := f.g.encode.Call(f.ctx, &req)
 		if err != nil {
 			return f.reason(err, "encode")
@@ -119,7 +122,6 @@ func (f *flight) start(engine *schemas.EngineInfo) *schemas.Error {
 		f.answer.prompts[i] = int32(len(reply.Tokens))
 	}
 	f.g.requests.setPrompts(f)
-	defer f.arm() // not earlier: a cancellation must not overtake the submission
 	for _, submit := range f.requests {
 		f.submitted++ // even if the call fails: the scheduler may have heard it
 		if _, err := f.g.submit.Call(f.ctx, submit); err != nil {
@@ -136,7 +138,7 @@ func (f *flight) arm() {
 	f.g.background.Add(1)
 	f.disarm = context.AfterFunc(f.ctx, func() {
 		defer f.g.background.Done()
-		f.cancelSeqs()
+		f.release()
 	})
 }
 
@@ -279,7 +281,7 @@ func (f *flight) resubmit() error {
 func (f *flight) end(err *schemas.Error) {
 	if err != nil {
 		f.abort(err)
-	} else if f.disarm() {
+	} else if f.disarm() { // nothing is left to release
 		f.g.background.Done()
 	}
 	f.abort(nil)
@@ -288,16 +290,19 @@ func (f *flight) end(err *schemas.Error) {
 	f.g.report(f, err)
 }
 
-// cancelSeqs frees what the flight still holds in the engine.
-func (f *flight) cancelSeqs() {
-	seqs := f.g.requests.unfinished(f, f.submitted)
-	if len(seqs) == 0 {
-		return
-	}
+// release frees what the flight still holds in the engine.
+func (f *flight) release() {
 	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeMax)
 	defer cancel()
-	if _, err := f.g.cancel.Call(ctx, &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel}); err != nil {
-		f.g.log.Warn().Err(err).Stringer("request", f.id).Msg("sequences could not be cancelled")
+	if seqs := f.g.requests.unfinished(f, f.submitted); len(seqs) > 0 {
+		if _, err := f.g.cancel.Call(ctx, &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel}); err != nil {
+			f.g.log.Warn().Err(err).Stringer("request", f.id).Msg("sequences could not be cancelled")
+		}
+	}
+	if seqs := f.g.requests.unfinished(f, f.encoded); len(seqs) > 0 {
+		if _, err := f.g.closeSessions.Call(ctx, &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel}); err != nil {
+			f.g.log.Warn().Err(err).Stringer("request", f.id).Msg("detokenization sessions could not be closed")
+		}
 	}
 }
 

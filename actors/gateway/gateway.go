@@ -40,6 +40,8 @@ type Gateway struct {
 	cancel *bus.Ref[schemas.CancelRequest, schemas.CancelReply]
 	ask    *bus.Ref[schemas.InfoRequest, schemas.EngineInfo]
 
+	closeSessions *bus.Ref[schemas.CancelRequest, schemas.CancelReply] // at the tokenizer
+
 	engine    atomic.Pointer[schemas.EngineInfo] // nil until the engine has answered
 	silence   atomic.Pointer[schemas.Error]      // why it is not ready although it once was
 	readers   chan struct{}                      // bounds request bodies in memory
@@ -63,13 +65,14 @@ func New(node *bus.Node, cfg Config) (*Gateway, error) {
 	var random [4]byte
 	_, _ = rand.Read(random[:]) // never fails (crypto/rand)
 	g := &Gateway{cfg: cfg, node: node, log: cfg.Log.With().Str("actor", "gateway."+string(cfg.Instance)).Logger(),
-		requests: newRequests(cfg.RequestsMax),
-		encode:   bus.NewRef(node, schemas.Encode, cfg.Tokenizer),
-		submit:   bus.NewRef(node, schemas.Submit, cfg.Scheduler),
-		cancel:   bus.NewRef(node, schemas.CancelSeqs, cfg.Scheduler),
-		ask:      bus.NewRef(node, schemas.Engine, cfg.Scheduler),
-		readers:  make(chan struct{}, 2*cfg.RequestsMax),
-		prefix:   binary.LittleEndian.Uint32(random[:]) & 0xffffff, startedAt: time.Now(), stop: make(chan struct{})}
+		requests:      newRequests(cfg.RequestsMax),
+		encode:        bus.NewRef(node, schemas.Encode, cfg.Tokenizer),
+		submit:        bus.NewRef(node, schemas.Submit, cfg.Scheduler),
+		cancel:        bus.NewRef(node, schemas.CancelSeqs, cfg.Scheduler),
+		ask:           bus.NewRef(node, schemas.Engine, cfg.Scheduler),
+		closeSessions: bus.NewRef(node, schemas.CloseSessions, cfg.Tokenizer),
+		readers:       make(chan struct{}, 2*cfg.RequestsMax),
+		prefix:        binary.LittleEndian.Uint32(random[:]) & 0xffffff, startedAt: time.Now(), stop: make(chan struct{})}
 	g.metrics = newMetrics(g)
 	g.actor = bus.NewActor(node, "gateway", cfg.Instance, "Takes requests over HTTP and NATS and streams the answers.")
 	bus.Handle(g.actor, schemas.Deltas, bus.NewGroup(), g.deltas)

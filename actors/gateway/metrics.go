@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -224,8 +225,9 @@ func (m mirrored) Gather() ([]*dto.MetricFamily, error) {
 		name = prefixVLLM + name
 		copied := &dto.MetricFamily{Name: &name, Help: f.Help, Type: f.Type, Unit: f.Unit}
 		for _, s := range f.Metric {
-			copied.Metric = append(copied.Metric, &dto.Metric{
-				Label: append([]*dto.LabelPair{{Name: &label, Value: &model}}, s.Label...),
+			labels := append([]*dto.LabelPair{{Name: &label, Value: &model}}, s.Label...)
+			slices.SortFunc(labels, func(a, b *dto.LabelPair) int { return strings.Compare(a.GetName(), b.GetName()) })
+			copied.Metric = append(copied.Metric, &dto.Metric{Label: labels,
 				Gauge: s.Gauge, Counter: s.Counter, Histogram: s.Histogram, Summary: s.Summary, Untyped: s.Untyped})
 		}
 		out = append(out, copied)

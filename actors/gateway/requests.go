@@ -138,12 +138,12 @@ func (q *requests) setPrompts(f *flight) {
 	}
 }
 
-// unfinished lists the sequences of a flight's submitted parts that have not ended.
-func (q *requests) unfinished(f *flight, submitted int) schemas.U64 {
+// unfinished lists the sequences of a flight's first parts that have not ended.
+func (q *requests) unfinished(f *flight, parts int) schemas.U64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var seqs schemas.U64
-	for _, p := range f.parts[:submitted] {
+	for _, p := range f.parts[:parts] {
 		for i, ended := range p.ended {
 			if !ended {
 				seqs = append(seqs, uint64(p.id.Seq(i)))
@@ -173,7 +173,7 @@ func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time, m *metrics) (*s
 		finish := schemas.FinishReason(b.Finish[i])
 		c := id.Choice()
 		gained := b.Tokens[i] - p.tokens[c]
-		if p.ended[c] || gained < 0 || gained == 0 && finish == schemas.FinishNone {
+		if p.ended[c] || gained <= 0 && finish == schemas.FinishNone {
 			q.repeated++
 			continue
 		}
@@ -181,7 +181,7 @@ func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time, m *metrics) (*s
 			m.advanced(gained, p.tokens[c] == 0, now.Sub(p.arrived[c]))
 			p.tokens[c], p.arrived[c] = b.Tokens[i], now
 		}
-		r := row{choice: p.index*len(p.tokens) + c, text: b.Text[i], tokens: b.Tokens[i], cached: b.Cached[i], finish: finish}
+		r := row{choice: p.index*len(p.tokens) + c, text: b.Text[i], tokens: p.tokens[c], cached: b.Cached[i], finish: finish}
 		if finish != schemas.FinishNone {
 			p.ended[c] = true
 			r.err = errorFor(b, id)

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -198,7 +200,8 @@ var hints = map[string]bool{"prompt_cache_key": true, "prompt_cache_retention": 
 func decodeInto(f fields, request any) *schemas.Error {
 	v := reflect.ValueOf(request).Elem()
 	known := fieldIndex(v.Type())
-	for name, raw := range f {
+	for _, name := range slices.Sorted(maps.Keys(f)) { // sorted: the same request gets the same error
+		raw := f[name]
 		if bytes.Equal(raw, []byte("null")) {
 			continue
 		}
