@@ -4,8 +4,9 @@
     python3 scripts/train_tiny.py fetch                     # download the packages, take their text out (Debian)
     python3 scripts/train_tiny.py prepare                   # clean it, train the tokenizer, make chat examples
     python3 scripts/train_tiny.py train --out OUT           # train (one GPU: minutes; needs nothing but prepare's data)
-    python3 scripts/train_tiny.py golden --model OUT/NAME --out internal/defaultmodel/testdata
-    python3 scripts/train_tiny.py card --model OUT/NAME     # write OUT/NAME/MODEL_CARD.md from the run's report
+    python3 scripts/train_tiny.py train --out OUT --recipe polish --start OUT/deep-words
+    python3 scripts/train_tiny.py golden --model OUT/polish --out internal/defaultmodel/testdata
+    python3 scripts/train_tiny.py card --model OUT/polish   # write OUT/polish/MODEL_CARD.md from the run's report
 
 Needs: tokenizers, numpy; torch and safetensors to train; transformers to write samples and goldens.
 """
@@ -59,8 +60,12 @@ def prepare(args: argparse.Namespace) -> None:
     corpus.save_arrays(folder / "books.npz", **arrays)
     authors = {s.key: s.author for s in sources.SOURCES}
     rows = {}
-    for part, books, count in (("train", train, args.dialogues), ("held", held, 600)):
-        rows[part] = chat.encode_dialogues(tokenizer, chat.dialogues(books, authors, count, seed=len(part)), args.row)
+    for part, books, count, fixed in (
+        ("train", train, args.dialogues, 0.08),
+        ("held", held, 600, 0.08),
+        ("fixed", train, 2000, 1.0),
+    ):
+        rows[part] = chat.encode_dialogues(tokenizer, chat.dialogues(books, authors, count, len(part), fixed), args.row)
     corpus.save_arrays(
         folder / "chat.npz",
         **{f"{p}.{n}": a for p, r in rows.items() for n, a in zip(("ids", "learn"), r, strict=True)},
@@ -72,18 +77,28 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def recipes(vocab: int) -> dict:
-    """The runs that were compared; the first is the one that ships."""
+    """The runs that were compared. What ships is the first, then polish, which settles the fixed answers."""
     from tiny.model import Shape
     from tiny.training import Recipe
 
     deep = Shape(vocab=vocab, hidden=192, layers=7, heads=6, kv_heads=2, ffn=512)
     wide = Shape(vocab=vocab, hidden=256, layers=4, heads=8, kv_heads=2, ffn=608)
     compared = (
-        Recipe("deep-d20", deep, steps=3000, dropout=0.2),
-        Recipe("deep-d10", deep, steps=3000, dropout=0.1),
-        Recipe("deep-d20-long", deep, steps=7000, dropout=0.2),
-        Recipe("deep-d30-long", deep, steps=7000, dropout=0.3),
-        Recipe("wide-d20", wide, steps=3000, dropout=0.2),
+        Recipe("deep-words", deep, steps=3500, dropout=0.2, word_dropout=0.1, weight_decay=0.3),
+        Recipe("deep-d30", deep, steps=3500, dropout=0.3, weight_decay=0.3),
+        Recipe("wide-d30", wide, steps=3500, dropout=0.3, weight_decay=0.3),
+        Recipe(
+            "polish",
+            deep,
+            steps=400,
+            learning_rate=4e-4,
+            dropout=0.1,
+            chat_share=0.5,
+            chat_share_late=0.5,
+            length_late=512,
+            fixed_share=0.4,
+            keep_best=False,
+        ),  # what ships: goes on from deep-words
     )
     return {recipe.name: recipe for recipe in compared}
 
@@ -93,21 +108,23 @@ def train(args: argparse.Namespace) -> None:
     import dataclasses
 
     import torch
-    from tiny import export, sources, training
     from tokenizers import Tokenizer
+
+    from tiny import export, sources, training
 
     data = args.work / "data"
     tokenizer = Tokenizer.from_file(str(data / "tokenizer.json"))
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     stats = json.loads((data / "stats.json").read_text(encoding="utf-8"))
     known = recipes(tokenizer.get_vocab_size())
+    start = export.read_weights(args.start) if args.start else None
     for name in args.recipe or list(known)[:1]:
         recipe = known[name]
         if args.steps:
             recipe = dataclasses.replace(recipe, steps=args.steps, tokens=args.tokens, eval_every=args.steps)
         weights = {s.key: s.weight for s in sources.SOURCES}
         batches = training.Batches(data, weights, tokenizer.token_to_id("<|bos|>"), device, recipe.seed)
-        model, report = training.train(recipe, batches, device, log=lambda line: print(line, flush=True))
+        model, report = training.train(recipe, batches, device, log=lambda line: print(line, flush=True), start=start)
         export.write_model(args.out / name, model, data / "tokenizer.json")
         report |= {
             "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
@@ -118,12 +135,13 @@ def train(args: argparse.Namespace) -> None:
             "settings": dataclasses.asdict(recipe),
             "samples": export.sample_texts(args.out / name),
         }
+        if args.start:
+            report["start"] = json.loads((args.start / "report.json").read_text(encoding="utf-8"))
         (args.out / name / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         print(json.dumps({k: report[k] for k in ("recipe", "parameters", "seconds", "best_step", "held_out")}))
         for sample in report["samples"]:
-            print(
-                f"--- {sample['kind']} {sample['how']} stopped={sample['stopped']}: {sample['prompt']}\n{sample['text']}"
-            )
+            print(f"--- {sample['kind']} {sample['how']}, stopped={sample['stopped']}: {sample['prompt']}")
+            print(sample["text"])
 
 
 def golden(args: argparse.Namespace) -> None:
@@ -157,6 +175,7 @@ def main() -> None:
     sub = commands.add_parser("train", help=train.__doc__)
     sub.add_argument("--out", type=Path, required=True, help="folder to write one model folder per recipe to")
     sub.add_argument("--recipe", action="append", help="recipe to train; repeat for several (the first one)")
+    sub.add_argument("--start", type=Path, help="a model folder to go on from, for the recipe polish")
     sub.add_argument("--device", help="torch device (cuda if there is one)")
     sub.add_argument("--steps", type=int, help="smoke test: train this many steps only")
     sub.add_argument("--tokens", type=int, default=4096, help="smoke test: tokens per step (%(default)s)")

@@ -77,7 +77,8 @@ _NOT_SUBJECTS = frozenset(
     "same other most first last very own few more whole little great old young good poor such next second less "
     "best least former latter long two three only rest one said and was were had has have which that this not but "
     "for with into upon from then there when what all any some large small new dear way part time moment matter "
-    "manner kind sort thing things being point account idea degree subject truth use want end case day side back".split()
+    "manner kind sort thing things being point account idea degree subject truth use want end case day side "
+    "back".split()
 )
 
 
@@ -148,15 +149,15 @@ def _trim(text: str, limit: int = 1600) -> str:
 
 
 def dialogues(
-    books: dict[str, list[list[str]]], authors: dict[str, str], count: int, seed: int
+    books: dict[str, list[list[str]]], authors: dict[str, str], count: int, seed: int, fixed: float = 0.08
 ) -> Iterator[list[Turn]]:
-    """Yield ``count`` dialogues as (role, text) turns, drawn from ``books`` in proportion to their paragraphs."""
+    """Yield ``count`` dialogues as (role, text) turns; a share of ``fixed`` are fixed answers, others from books."""
     rng, finder = Random(seed), SubjectFinder(books)
     spots = [(k, c, i) for k, book in books.items() for c in book for i in range(len(c))]
     made = 0
     while made < count:
         key, chapter, at = rng.choice(spots)
-        turns = _fixed_dialogue(rng) if rng.random() < 0.06 else _book_dialogue(key, chapter, at, authors, finder, rng)
+        turns = _fixed_dialogue(rng) if rng.random() < fixed else _book_dialogue(key, chapter, at, authors, finder, rng)
         if not turns:
             continue
         if rng.random() < 0.2:

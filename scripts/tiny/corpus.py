@@ -34,7 +34,7 @@ _PLAIN = str.maketrans(
 _SLURS = re.compile(
     r"\b(?:nigg|negro|injun|squaw|chink|darkey|darkie|mars tom|japs?\b|half-breed|papist|jew\b|jews\b)", re.I
 )
-_JEWS_ARE_NARRATIVE = "web"  # in the Bible's narrative the last two words are the plain name of a people
+_PEOPLE_NAMED_PLAINLY_IN = "web"  # there the last two words are the plain name of a people
 
 
 def clean_paragraph(block: str) -> str:
@@ -63,9 +63,9 @@ def chapters(key: str, raw: str) -> list[list[str]]:
 
 
 def _unwanted(key: str, paragraph: str) -> bool:
-    """Say whether a paragraph holds a word that the model should not learn."""
+    """Return whether a paragraph holds a word that the model should not learn."""
     found = _SLURS.search(paragraph)
-    return bool(found) and not (key == _JEWS_ARE_NARRATIVE and found.group().lower().startswith("jew"))
+    return bool(found) and not (key == _PEOPLE_NAMED_PLAINLY_IN and found.group().lower().startswith("jew"))
 
 
 def split_validation(books: dict[str, list[list[str]]]) -> tuple[dict, dict]:

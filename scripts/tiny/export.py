@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from .chat import CHAT_TEMPLATE
@@ -84,6 +84,7 @@ def write_model(folder: Path, model: Llama, tokenizer_file: Path) -> None:
             "do_sample": True,
             "eos_token_id": [eos, end],
             "pad_token_id": eos,
+            "repetition_penalty": 1.1,
             "temperature": 0.7,
             "top_k": 50,
             "top_p": 0.9,
@@ -115,6 +116,11 @@ def write_model(folder: Path, model: Llama, tokenizer_file: Path) -> None:
     shutil.copyfile(tokenizer_file, folder / "tokenizer.json")
     state = {k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in model.state_dict().items()}
     _save_tensors(state, folder / "model.safetensors")
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Read the weights that write_model wrote, as float32."""
+    return {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
 
 
 def _load(folder: Path):  # noqa: ANN202 - the types live in transformers, which only this part needs
@@ -206,7 +212,13 @@ def sample_texts(folder: Path, seed: int = 7) -> list[dict[str, str]]:
                     attention_mask=torch.ones_like(ids),
                     max_new_tokens=120 if kind == "text" else 300,
                     **(
-                        {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+                        {
+                            "do_sample": False,
+                            "temperature": None,
+                            "top_p": None,
+                            "top_k": None,
+                            "repetition_penalty": None,
+                        }
                         if how == "greedy"
                         else {}
                     ),

@@ -25,6 +25,7 @@ class Shape:
 
     @property
     def head_dim(self) -> int:
+        """Size of one attention head."""
         return self.hidden // self.heads
 
 
@@ -125,9 +126,10 @@ class Decoder(nn.Module):
 class Llama(nn.Module):
     """The whole model. ``state_dict`` has exactly the tensors of an HF LlamaForCausalLM with tied embeddings."""
 
-    def __init__(self, shape: Shape, dropout: float = 0.0) -> None:
+    def __init__(self, shape: Shape, dropout: float = 0.0, word_dropout: float = 0.0) -> None:
+        """Make a model with fresh weights. ``word_dropout`` blanks whole input tokens in training."""
         super().__init__()
-        self.shape = shape
+        self.shape, self.word_dropout = shape, word_dropout
         self.model = Decoder(shape, dropout)
         self.drop = nn.Dropout(dropout)
         deep = 0.02 / (2 * shape.layers) ** 0.5
@@ -139,6 +141,8 @@ class Llama(nn.Module):
         """Map ids [batch, length] to logits [batch, length, vocab]."""
         cos, sin = rope_tables(self.shape, ids.shape[1], ids.device)
         x = self.drop(self.model.embed_tokens(ids))
+        if self.training and self.word_dropout > 0:
+            x = x * (torch.rand(*ids.shape, 1, device=ids.device) >= self.word_dropout)
         for layer in self.model.layers:
             x = layer(x, cos, sin)
         return F.linear(self.model.norm(x), self.model.embed_tokens.weight)

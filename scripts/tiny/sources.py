@@ -158,7 +158,7 @@ SOURCES = (
         wanted=r"/data/Rdata\.rd[bx]$",
         extract=moby_dick,
         sha256="349cac0a92b3fa7ee5a57229e1c5d744c179477672329bad98a01f50d212a6ca",
-        weight=0.6,
+        weight=0.7,
     ),
     Source(
         key="tom-sawyer",
@@ -191,7 +191,7 @@ SOURCES = (
         wanted=r"/[on]t\.bz[sz]$",
         extract=world_english_bible,
         sha256="d0a1eac189ee80a0e4a7c081aaad74a3e2eacb41736c3cad46118375a6eddc66",
-        weight=0.6,
+        weight=0.4,
     ),
 )
 

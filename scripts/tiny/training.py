@@ -21,7 +21,10 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run. ``tokens`` is per step; chat rows take ``chat_share`` of it, rising to ``chat_share_late``."""
+    """One training run. ``tokens`` is per step; chat rows take ``chat_share`` of it, rising to ``chat_share_late``.
+
+    ``fixed_share`` is the share of chat rows that hold one of the fixed answers, beyond those already mixed in.
+    """
 
     name: str
     shape: Shape
@@ -30,12 +33,15 @@ class Recipe:
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
     dropout: float = 0.1
+    word_dropout: float = 0.0
     warmup: int = 100
     length: int = 512
     length_late: int = 2048
     late: float = 0.6
     chat_share: float = 0.15
     chat_share_late: float = 0.45
+    fixed_share: float = 0.0
+    keep_best: bool = True
     seed: int = 20
     eval_every: int = 100
 
@@ -50,6 +56,7 @@ class Batches:
         self.train = {k: (books[f"{k}.train"], books[f"{k}.train.starts"]) for k in weights}
         self.held = {k: (books[f"{k}.held"], books[f"{k}.held.starts"]) for k in weights}
         self.chat = chat["train.ids"], chat["train.learn"]
+        self.chat_fixed = chat["fixed.ids"], chat["fixed.learn"]
         self.chat_held = chat["held.ids"], chat["held.learn"]
         sizes = np.array([weights[k] * len(self.train[k][0]) for k in weights])
         self.keys, self.odds = list(weights), sizes / sizes.sum()
@@ -71,11 +78,14 @@ class Batches:
             out[row, 1 : 1 + len(piece)] = piece
         return self._tensors(out[:, :-1], out[:, 1:])
 
-    def chat_rows(self, rows: int) -> tuple[Tensor, Tensor]:
+    def chat_rows(self, rows: int, fixed_share: float) -> tuple[Tensor, Tensor]:
         """Chat rows, each one dialogue; only what the assistant says is learned."""
-        ids, learn = self.chat
-        pick = self.rng.integers(len(ids), size=rows)
-        return self._chat_targets(ids[pick], learn[pick])
+        fixed = int(rows * fixed_share)
+        picks = [(self.chat, rows - fixed), (self.chat_fixed, fixed)]
+        chosen = [(ids, learn, self.rng.integers(len(ids), size=n)) for (ids, learn), n in picks]
+        return self._chat_targets(
+            np.concatenate([ids[at] for ids, _, at in chosen]), np.concatenate([learn[at] for _, learn, at in chosen])
+        )
 
     def _chat_targets(self, ids: np.ndarray, learn: np.ndarray) -> tuple[Tensor, Tensor]:
         return self._tensors(ids[:, :-1], np.where(learn, ids.astype(np.int64), IGNORED)[:, 1:])
@@ -135,11 +145,20 @@ def _learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def train(
-    recipe: Recipe, batches: Batches, device: torch.device, log: Callable[[str], None]
+    recipe: Recipe,
+    batches: Batches,
+    device: torch.device,
+    log: Callable[[str], None],
+    start: dict[str, Tensor] | None = None,
 ) -> tuple[Llama, dict[str, object]]:
-    """Train one model; return the one with the best held-out loss (books and chat alike) and a report."""
+    """Train one model; return the one with the best held-out loss (books and chat alike) and a report.
+
+    ``start`` holds weights to go on from; without ``recipe.keep_best`` the last weights are returned.
+    """
     torch.manual_seed(recipe.seed)
-    model = Llama(recipe.shape, recipe.dropout).to(device)
+    model = Llama(recipe.shape, recipe.dropout, recipe.word_dropout).to(device)
+    if start:
+        model.load_state_dict(start)
     optimizer, began, history = _optimizer(model, recipe), time.monotonic(), []
     best, best_score, best_step = copy.deepcopy(model.state_dict()), math.inf, 0
     for step in range(recipe.steps):
@@ -150,7 +169,7 @@ def train(
             group["lr"] = _learning_rate(recipe, step)
         row = batches.chat[0].shape[1]
         loss_books = _loss(model, *batches.windows(max(int(recipe.tokens * (1 - share)) // length, 1), length))
-        loss_chat = _loss(model, *batches.chat_rows(max(int(recipe.tokens * share) // row, 1)))
+        loss_chat = _loss(model, *batches.chat_rows(max(int(recipe.tokens * share) // row, 1), recipe.fixed_share))
         loss = (1 - share) * loss_books + share * loss_chat
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -163,7 +182,7 @@ def train(
                 {"step": step + 1, "train": round(loss.item(), 4), **{k: round(v, 4) for k, v in held.items()}}
             )
             log(f"{recipe.name} {history[-1]} {time.monotonic() - began:.0f}s")
-            if score < best_score:
+            if score < best_score or not recipe.keep_best:
                 best, best_score, best_step = copy.deepcopy(model.state_dict()), score, step + 1
     model.load_state_dict(best)
     report = {
