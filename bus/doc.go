@@ -5,12 +5,19 @@
 // The parts, in reading order:
 //
 //	node.go     a process on the bus: embedded NATS server, connections, routes
-//	mailbox.go  who runs a handler, and when: Group (inline), Loop (goroutine), Pool (concurrent)
-//	actor.go    an actor's endpoints, reachable in process and as a NATS micro service
+//	server.go   its configuration and login
+//	mailbox.go  who runs a handler, and when: Loop (goroutine), Pool (concurrent)
+//	group.go    … and Group (inline); turn.go knows who waits for whom
+//	actor.go    an actor: start, stop
+//	port.go     one of its endpoints, reachable in process and as a NATS micro endpoint
+//	inbox.go    the requests that came over NATS, bounded
+//	outbox.go   batches to a receiver that may be slow
 //	ref.go      calling an endpoint, wherever it is; retries
 //	tap.go      mirrors every delivery to tap.> and peek.>, if somebody listens
 //	stream.go   many answers to one request: sequence numbers, end marker, credit, cancel
+//	errors.go   errors as replies and headers
 //	codec.go    msgpack and JSON; prescan.go guards the decoder against hostile payloads
+//	topic.go    announcements to whoever listens
 //	faults.go   a lossy network on demand, reproducible from a seed
 //
 // Step 1. In: a message for a subject. Out: a handler's reply. Next: actors/gateway.
