@@ -21,10 +21,9 @@ type session struct {
 	openNs  int64
 }
 
-// push takes the output token at index and returns the text that is certain now; stopped means that a
-// stop string appeared and the sequence is over.
+// push takes an output token and returns the text that is certain now; stopped means that a stop string
+// appeared and the sequence is over.
 func (s *session) push(token int32) (text string, stopped bool) {
-	s.next++
 	return s.filter(s.decoder.Push(token), false)
 }
 

@@ -1,0 +1,80 @@
+package troupe
+
+import (
+	"time"
+
+	"github.com/troupe-engine/troupe/internal/replica"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// Options configure an engine. The same names, in this order of precedence, are flags (--kv-blocks),
+// environment variables (TROUPE_KV_BLOCKS) and keys of a YAML file (kv_blocks: 4096).
+type Options struct {
+	Model string `yaml:"model" doc:"a model's name or directory; see troupe models"`
+
+	HTTP       string `yaml:"http" doc:"address of the HTTP API, host:port; port 0 picks a free one, none serves no HTTP"`
+	NATSListen string `yaml:"nats_listen" doc:"address of the embedded NATS server, host:port; port 0 picks a free one, none accepts no connections; default from nats.conf"`
+	NATSConfig string `yaml:"nats_config" doc:"a nats.conf for the embedded server instead of the built-in one"`
+
+	Device  string `yaml:"device" doc:"auto or cpu"`
+	Threads int    `yaml:"threads" doc:"CPU threads that compute; 0 is all"`
+
+	ContextMax    int    `yaml:"context_max" doc:"tokens of prompt and output together; 0 is the model's limit"`
+	SequencesMax  int    `yaml:"sequences_max" doc:"sequences running at once"`
+	WaitingMax    int    `yaml:"waiting_max" doc:"sequences queued; more are refused with 429"`
+	TokensStepMax int    `yaml:"tokens_step_max" doc:"token budget of one step (chunked prefill)"`
+	BlockSize     int    `yaml:"block_size" doc:"tokens per KV block"`
+	KVBlocks      int    `yaml:"kv_blocks" doc:"KV blocks; 0 sizes the pool from memory"`
+	KVBytesMax    int64  `yaml:"kv_bytes_max" doc:"bytes of KV blocks when kv_blocks is 0; 0 is a quarter of the free memory, at most 4 GiB"`
+	PrefixCache   bool   `yaml:"prefix_cache" doc:"reuse the KV blocks of common prefixes"`
+	Policy        string `yaml:"policy" doc:"scheduling policy: fcfs or priority"`
+	PipelineDepth int    `yaml:"pipeline_depth" doc:"steps planned or running at once; 2 hides the host's work"`
+
+	RequestsMax         int           `yaml:"requests_max" doc:"requests at once; more are refused with 429"`
+	OutputTokensDefault int           `yaml:"output_tokens_default" doc:"max_tokens of requests that name none"`
+	Grace               time.Duration `yaml:"grace" doc:"how long running answers may take after a signal to stop"`
+
+	LogLevel  string `yaml:"log_level" doc:"trace, debug, info, warn or error"`
+	LogFormat string `yaml:"log_format" doc:"console or json"`
+}
+
+// DefaultOptions serve the model that ships with the binary on this machine only.
+func DefaultOptions() Options {
+	return Options{HTTP: "127.0.0.1:8000", Device: "auto", SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
+		TokensStepMax: replica.TokensStepDefault, BlockSize: replica.BlockSizeDefault, PrefixCache: true, Policy: replica.PolicyDefault,
+		PipelineDepth: replica.DepthDefault, RequestsMax: 512, OutputTokensDefault: 256, Grace: 30 * time.Second, LogLevel: "info", LogFormat: "console"}
+}
+
+// Validate names the first option that makes no sense by itself; what depends on the model or the machine
+// is found by Open.
+func (o *Options) Validate() error {
+	bad := func(key string, value any, want string) error {
+		return schemas.Errorf(schemas.KindInvalid, "configuration", "%s is %v; expected %s", key, value, want).WithParam(key)
+	}
+	for _, f := range []struct {
+		key           string
+		value, lowest int
+	}{{"threads", o.Threads, 0}, {"context_max", o.ContextMax, 0}, {"kv_blocks", o.KVBlocks, 0}, {"sequences_max", o.SequencesMax, 1},
+		{"waiting_max", o.WaitingMax, 1}, {"tokens_step_max", o.TokensStepMax, 1}, {"block_size", o.BlockSize, 1},
+		{"pipeline_depth", o.PipelineDepth, 1}, {"requests_max", o.RequestsMax, 1}, {"output_tokens_default", o.OutputTokensDefault, 1}} {
+		if f.value < f.lowest {
+			if f.lowest == 0 {
+				return bad(f.key, f.value, "0 or more")
+			}
+			return bad(f.key, f.value, "at least 1")
+		}
+	}
+	switch {
+	case o.KVBytesMax < 0:
+		return bad("kv_bytes_max", o.KVBytesMax, "0 or more bytes")
+	case o.TokensStepMax < o.SequencesMax:
+		return bad("tokens_step_max", o.TokensStepMax, "at least sequences_max, so that every running sequence can decode in a step")
+	case o.Grace < 0:
+		return bad("grace", o.Grace, "a positive duration such as 30s")
+	case o.Device != "auto" && o.Device != "cpu":
+		return bad("device", o.Device, "auto or cpu")
+	case o.LogFormat != "console" && o.LogFormat != "json":
+		return bad("log_format", o.LogFormat, "console or json")
+	}
+	return nil
+}

@@ -1,0 +1,246 @@
+// Package troupe is an LLM inference engine whose parts are actors on a NATS message bus. This package
+// assembles a single-node engine; the command troupe is a thin user of it.
+//
+// Read the folders in the order a request meets them: schemas, bus, actors/gateway, actors/tokenizer,
+// actors/scheduler, actors/memory, actors/compute, gpu.
+package troupe
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/troupe-engine/troupe/actors/gateway"
+	"github.com/troupe-engine/troupe/actors/tokenizer"
+	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/gpu/cpu"
+	"github.com/troupe-engine/troupe/internal/modelstore"
+	"github.com/troupe-engine/troupe/internal/replica"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// NATSConfig is the embedded server's configuration unless Options.NATSConfig names a file.
+//
+//go:embed nats.conf
+var NATSConfig string
+
+const (
+	replicaInstance   = schemas.Instance("replica0")
+	tokenizerInstance = schemas.Instance("tokenizer0")
+	gatewayInstance   = schemas.Instance("gateway0")
+	readyTimeMax      = 10 * time.Second
+)
+
+// Engine is a running single-node engine: an embedded NATS server and one actor of every service.
+type Engine struct {
+	opts      Options
+	log       zerolog.Logger
+	model     *modelstore.Model
+	node      *bus.Node
+	replica   *replica.Replica
+	tokenizer *tokenizer.Actor
+	gateway   *gateway.Gateway
+	listener  net.Listener
+	server    *http.Server
+	served    chan error // of the HTTP server, once it has ended
+}
+
+// Open loads the model and starts the engine; it returns when requests are served, or with the reason why
+// they cannot be. Progress, which may be nil, hears of the weights' bytes.
+func Open(ctx context.Context, opts Options, log zerolog.Logger, progress func(done, total int64)) (*Engine, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, err
+	}
+	e := &Engine{opts: opts, log: log}
+	if err := e.open(ctx, progress); err != nil {
+		e.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+func (e *Engine) open(ctx context.Context, progress func(done, total int64)) error {
+	var err error
+	if e.model, err = modelstore.Find(e.opts.Model); err != nil {
+		return err
+	}
+	if err := e.startNode(); err != nil {
+		return err
+	}
+	dev, err := OpenDevice(e.opts)
+	if err != nil {
+		return err
+	}
+	o := e.opts
+	e.replica, err = replica.Open(e.node, dev, replica.Config{Name: replicaInstance, ModelName: e.model.Name, Files: e.model.Files,
+		ContextMax: o.ContextMax, SequencesMax: o.SequencesMax, WaitingMax: o.WaitingMax, TokensStepMax: o.TokensStepMax,
+		BlockSize: o.BlockSize, KVBlocks: o.KVBlocks, KVBytesMax: o.KVBytesMax, PipelineDepth: o.PipelineDepth, Policy: o.Policy,
+		PrefixCacheOff: !o.PrefixCache, Progress: progress}, e.log)
+	if err != nil {
+		return err
+	}
+	t, err := tokenizer.New(e.node, tokenizer.Config{Instance: tokenizerInstance, ModelName: e.model.Name, Files: e.model.Files}, e.log)
+	if err != nil {
+		return err
+	}
+	if err := t.Start(); err != nil {
+		return err
+	}
+	e.tokenizer = t
+	if err := e.startGateway(); err != nil {
+		return err
+	}
+	if err := e.listen(); err != nil {
+		return err
+	}
+	return e.waitReady(ctx)
+}
+
+func (e *Engine) startNode() error {
+	config := NATSConfig
+	if path := e.opts.NATSConfig; path != "" {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return schemas.Errorf(schemas.KindInvalid, "configuration", "nats_config: %v", err).WithParam("nats_config")
+		}
+		config = string(raw)
+	}
+	var err error
+	e.node, err = bus.Start(bus.Options{Config: config, Listen: e.opts.NATSListen, Log: e.log})
+	return err
+}
+
+// OpenDevice opens the device that opts choose.
+func OpenDevice(opts Options) (gpu.Device, error) {
+	return cpu.Open(cpu.Options{Threads: opts.Threads})
+}
+
+func (e *Engine) startGateway() error {
+	g, err := gateway.New(e.node, gateway.Config{Instance: gatewayInstance, Scheduler: replicaInstance, Tokenizer: tokenizerInstance,
+		ModelName: e.model.Name, Defaults: e.samplingDefaults(), RequestsMax: e.opts.RequestsMax,
+		OutputTokensDefault: int32(e.opts.OutputTokensDefault), Log: e.log})
+	if err != nil {
+		return err
+	}
+	if err := g.Start(); err != nil {
+		return err
+	}
+	e.gateway = g
+	return nil
+}
+
+// samplingDefaults are the model's own, from generation_config.json, where it has them.
+func (e *Engine) samplingDefaults() schemas.SamplingParams {
+	p := schemas.SamplingParams{Temperature: 1, TopP: 1}
+	g := e.replica.Model.Spec().Generation
+	if g.Temperature != nil {
+		p.Temperature = *g.Temperature
+	}
+	if g.TopP != nil {
+		p.TopP = *g.TopP
+	}
+	if g.TopK != nil {
+		p.TopK = *g.TopK
+	}
+	if g.MinP != nil {
+		p.MinP = *g.MinP
+	}
+	if p.Validate() != nil { // a model's odd defaults are not the client's mistake
+		return schemas.SamplingParams{Temperature: 1, TopP: 1}
+	}
+	return p
+}
+
+func (e *Engine) listen() error {
+	if e.opts.HTTP == "none" {
+		return nil
+	}
+	var err error
+	if e.listener, err = net.Listen("tcp", e.opts.HTTP); err != nil {
+		return schemas.Errorf(schemas.KindInvalid, "listen", "http: %v", err).WithParam("http").
+			WithHint("choose another address with --http host:port, or port 0 for any free one")
+	}
+	e.server = e.gateway.HTTPServer()
+	e.served = make(chan error, 1)
+	go func() { e.served <- e.server.Serve(e.listener) }()
+	return nil
+}
+
+func (e *Engine) waitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeMax)
+	defer cancel()
+	ask := bus.NewRef(e.node, schemas.GatewayInfo, gatewayInstance)
+	reason := "it does not answer"
+	for {
+		if state, err := ask.Call(ctx, &schemas.InfoRequest{}); err == nil {
+			if state.Ready {
+				return nil
+			}
+			reason = state.Reason
+		}
+		select {
+		case <-ctx.Done():
+			return schemas.Errorf(schemas.KindUnavailable, "start", "the gateway is not ready: %s", reason)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// Node is the engine's process on the bus.
+func (e *Engine) Node() *bus.Node { return e.node }
+
+// Model is what the engine serves.
+func (e *Engine) Model() *modelstore.Model { return e.model }
+
+// Device is what the engine runs on.
+func (e *Engine) Device() gpu.Device { return e.replica.Device() }
+
+// HTTPURL is the base of the HTTP API; "" if it is not served.
+func (e *Engine) HTTPURL() string {
+	if e.listener == nil {
+		return ""
+	}
+	return "http://" + e.listener.Addr().String()
+}
+
+// NATSURL is where NATS clients connect; "" if they cannot.
+func (e *Engine) NATSURL() string { return e.node.URL() }
+
+// Failed delivers an error if the HTTP server ends by itself.
+func (e *Engine) Failed() <-chan error { return e.served }
+
+// Drain refuses new requests and waits until the running ones have finished or ctx ends; the rest is
+// cancelled with a reason.
+func (e *Engine) Drain(ctx context.Context) error { return e.gateway.Drain(ctx) }
+
+// Close stops everything at once. Drain first.
+func (e *Engine) Close() error {
+	var errs []error
+	if e.gateway != nil {
+		e.gateway.Close()
+	}
+	if e.server != nil {
+		errs = append(errs, e.server.Close())
+	}
+	if e.replica != nil {
+		errs = append(errs, e.replica.Close())
+	}
+	if e.tokenizer != nil {
+		e.tokenizer.Stop()
+	}
+	if e.node != nil {
+		e.node.Close()
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("troupe: %w", err)
+	}
+	return nil
+}
