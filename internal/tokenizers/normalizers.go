@@ -34,7 +34,7 @@ func loadNormalizer(v value) (normalizer, error) {
 	case "Sequence":
 		return loadNormalizerSequence(o)
 	case "NFC", "NFD", "NFKC", "NFKD":
-		return pure(newForm(kind).normalize), nil
+		return pure(forms[kind]().normalize), nil
 	case "Lowercase":
 		return pure(ucd.Lower), nil
 	case "StripAccents":
@@ -217,7 +217,7 @@ func loadBertNormalizer(o object) (normalizer, error) {
 		return nil, err
 	}
 	control := in(ucd.Named("bert.control"))
-	decompose := newForm("NFD")
+	decompose := forms["NFD"]()
 	dropAccents := dropper(in(ucd.Named("bert.nonspacing")))
 	return pure(func(text string) string {
 		if clean {

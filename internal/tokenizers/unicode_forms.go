@@ -65,6 +65,15 @@ const (
 	hangulSs                           = hangulLs * hangulVs * hangulTs
 )
 
+// forms holds the normalization forms by name.
+var forms = map[string]func() *form{}
+
+func init() {
+	for _, name := range []string{"NFC", "NFD", "NFKC", "NFKD"} {
+		forms[name] = sync.OnceValue(func() *form { return newForm(name) })
+	}
+}
+
 func newForm(name string) *form {
 	f := &form{compat: strings.Contains(name, "K"), compose: strings.HasSuffix(name, "C")}
 	var ranges []ucd.Range

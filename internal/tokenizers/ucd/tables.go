@@ -67,33 +67,36 @@ func mustBase36(s string) int64 {
 // Category returns a general category such as "Lu", or the union of a major one such as "L". The surrogates
 // (Cs) are empty, as text never holds them. ok is false for an unknown name.
 func Category(name string) (s Set, ok bool) {
-	switch name {
-	case "Cn":
-		var all []Set
-		for _, major := range []string{"L", "M", "N", "P", "S", "Z", "Cc", "Cf", "Co"} {
-			c, _ := Category(major)
-			all = append(all, c)
-		}
-		return Set{{0xD800, 0xDFFF}}.Union(all...).Negate(), true
-	case "Cs":
-		return nil, true
-	case "C":
-		n, _ := Category("Cn")
-		return n.Union(Named("gc.Cc"), Named("gc.Cf"), Named("gc.Co")), true
-	case "LC":
-		return Named("gc.Lu").Union(Named("gc.Ll"), Named("gc.Lt")), true
-	}
 	if s, ok := Lookup("gc." + name); ok {
 		return s, true
 	}
-	if len(name) == 1 {
+	switch name {
+	case "L", "M", "N", "P", "S", "Z":
 		for full := range lines() {
-			if minor, isCategory := strings.CutPrefix(full, "gc."); isCategory && minor[:1] == name {
+			if strings.HasPrefix(full, "gc."+name) {
 				s = s.Union(Named(full))
 			}
 		}
+	case "LC":
+		s = Named("gc.Lu").Union(Named("gc.Ll"), Named("gc.Lt"))
+	case "C":
+		unassigned, _ := Category("Cn")
+		s = unassigned.Union(Named("gc.Cc"), Named("gc.Cf"), Named("gc.Co"))
+	case "Cn":
+		s = Set{{0xD800, 0xDFFF}}
+		for full := range lines() {
+			if strings.HasPrefix(full, "gc.") {
+				s = s.Union(Named(full))
+			}
+		}
+		s = s.Negate()
+	case "Cs":
+		s = Set{}
+	default:
+		return nil, false
 	}
-	return s, s != nil
+	stored, _ := parsed.LoadOrStore("gc."+name, s)
+	return stored.(Set), true
 }
 
 // Script returns the code points of a Unicode script by its full name, such as "Han". Scripts that
