@@ -111,6 +111,7 @@ func (p *attentionTask) heads(space *workerSpace, token, kvHead int) {
 	queries := p.q[token*p.stride+p.column+kvHead*p.group*p.dim:][:p.group*p.dim]
 	for at := first; at <= last; {
 		keys, n := p.keyRun(p.k, table, kvHead, at, last)
+		p.prefetch(p.k, p.v, table, kvHead, at+n, first, last)
 		for g := range p.group {
 			p.tier.dots(space.scores[g*padded+at-first:][:n], queries[g*p.dim:][:p.dim], keys, p.scale)
 		}
@@ -124,6 +125,7 @@ func (p *attentionTask) heads(space *workerSpace, token, kvHead int) {
 	}
 	for at := first; at <= last; {
 		values, n := p.keyRun(p.v, table, kvHead, at, last)
+		p.prefetch(p.v, nil, table, kvHead, at+n, first, last)
 		for g := range p.group {
 			p.tier.mix(out[g*p.dim:][:p.dim], space.scores[g*padded+at-first:][:n], values)
 		}
@@ -156,6 +158,20 @@ func (p *attentionTask) keyRun(pool []float32, table []int32, kvHead, at, last i
 	n := min(p.blockSize-offset, last-at+1)
 	start := ((int(table[at/p.blockSize])*p.kvHeads+kvHead)*p.blockSize + offset) * p.dim
 	return pool[start:][:n*p.dim], n
+}
+
+// prefetch asks for the run at position at of pool, or past the end for the first run of the
+// pool that is read next. Blocks lie anywhere in memory, so the processor cannot guess them.
+func (p *attentionTask) prefetch(pool, next []float32, table []int32, kvHead, at, first, last int) {
+	const floatsMax = 1024 // further on, it has seen the direction
+	if at > last {
+		if next == nil {
+			return
+		}
+		pool, at = next, first
+	}
+	run, _ := p.keyRun(pool, table, kvHead, at, last)
+	p.tier.prefetch(run[:min(len(run), floatsMax)])
 }
 
 var negativeInfinity = float32(math.Inf(-1))

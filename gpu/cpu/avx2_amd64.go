@@ -102,6 +102,11 @@ func dotsAVX2(scores *float32, q *float32, keys *float32, n int, dim int, scale 
 //go:noescape
 func mixAVX2(out *float32, weights *float32, values *float32, n int, dim int)
 
+// prefetchAVX2 is tier.prefetch.
+//
+//go:noescape
+func prefetchAVX2(x *float32, n int)
+
 // expShiftAVX2 is tier.expShift; it leaves the sum in 16 lanes, zero where there is none.
 //
 //go:noescape

@@ -162,6 +162,11 @@ func dotsAVX512(scores *float32, q *float32, keys *float32, n int, dim int, scal
 //go:noescape
 func mixAVX512(out *float32, weights *float32, values *float32, n int, dim int)
 
+// prefetchAVX512 is tier.prefetch.
+//
+//go:noescape
+func prefetchAVX512(x *float32, n int)
+
 // expShiftAVX512 is tier.expShift; it leaves the sum in 16 lanes, zero where there is none.
 //
 //go:noescape

@@ -19,6 +19,7 @@ var goTier = tier{
 	},
 	dots:     dots,
 	mix:      mix,
+	prefetch: func([]float32) {}, // Go has no way to say it
 	expShift: expShift,
 	largest:  largest,
 	divide:   divide,

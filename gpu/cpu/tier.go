@@ -24,8 +24,11 @@ type tier struct {
 
 	// dots: scores[i] = scale * (q . keys[i]) for len(scores) consecutive keys of len(q).
 	dots func(scores, q, keys []float32, scale float32)
-	// mix: out += sum_i weights[i] * values[i], in order of i, for values of len(out).
+	// mix: out += sum_i weights[i] * values[i], for values of len(out); the order of the sum is
+	// a function of len(weights) and len(out).
 	mix func(out, weights, values []float32)
+	// prefetch hints that x will be read soon.
+	prefetch func(x []float32)
 	// expShift: x = exp(x - shift) in place; returns the sum. len(x) is a multiple of 16.
 	expShift func(x []float32, shift float32) float32
 	// largest: the maximum, and whether any element is NaN. len(x) is a multiple of 16, not 0.

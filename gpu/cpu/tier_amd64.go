@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"unsafe"
+
 	"github.com/troupe-engine/troupe/gpu"
 	"golang.org/x/sys/cpu"
 )
@@ -54,6 +56,7 @@ var avx2Tier = tier{
 		}
 		mixAVX2(&out[0], &weights[0], &values[:len(weights)*len(out)][0], len(weights), len(out))
 	},
+	prefetch: func(x []float32) { prefetchAVX2(unsafe.SliceData(x), len(x)) },
 	expShift: func(x []float32, shift float32) float32 {
 		if len(x) == 0 {
 			return 0
@@ -126,18 +129,19 @@ var avx512Tier = tier{
 	},
 	dots: func(scores, q, keys []float32, scale float32) {
 		if len(q) == 0 || len(q)%16 != 0 || len(scores) == 0 {
-			dots(scores, q, keys, scale)
+			avx2Tier.dots(scores, q, keys, scale)
 			return
 		}
 		dotsAVX512(&scores[0], &q[0], &keys[:len(scores)*len(q)][0], len(scores), len(q), scale)
 	},
 	mix: func(out, weights, values []float32) {
 		if len(out) == 0 || len(out)%16 != 0 || len(weights) == 0 {
-			mix(out, weights, values)
+			avx2Tier.mix(out, weights, values)
 			return
 		}
 		mixAVX512(&out[0], &weights[0], &values[:len(weights)*len(out)][0], len(weights), len(out))
 	},
+	prefetch: func(x []float32) { prefetchAVX512(unsafe.SliceData(x), len(x)) },
 	expShift: func(x []float32, shift float32) float32 {
 		if len(x) == 0 {
 			return 0

@@ -94,40 +94,73 @@ func (t isa) fold(v VecVirtual) VecVirtual {
 }
 
 // mix accumulates weighted values. A stretch of the output stays in registers while all values
-// pass, widest stretches first; every element is one chain in order of the values.
+// pass, widest stretches first. A narrow stretch takes several values at a time, each in a
+// chain of its own, so that eight chains hide the latency of a multiply-add; which value goes
+// to which chain depends only on its index.
 func (t isa) mix() {
 	t.begin("mix", "(out, weights, values *float32, n, dim int)",
 		fmt.Sprintf("is tier.mix; dim is a positive multiple of %d.", t.lanes))
 	out, weights, values := pointer("out"), pointer("weights"), pointer("values")
 	n, dim := number("n"), number("dim")
-	row := GP64()
+	row, row3 := GP64(), GP64()
 	MOVQ(dim, row)
 	SHLQ(U8(2), row)
+	LEAQ(Mem{Base: row, Index: row, Scale: 2}, row3)
 	for _, width := range []int{8, 4, 2, 1} {
+		chains := min(4, 8/width)
 		loop(fmt.Sprintf("wide%d", width), dim, width*t.lanes, func() {
-			acc := t.vectors(width)
-			for i, a := range acc {
-				VMOVUPS(out.Offset(i*t.bytes()), a)
+			acc := t.vectors(chains * width)
+			for _, a := range acc {
+				t.zero(a)
 			}
 			left, w, v := GP64(), GP64(), GP64()
 			MOVQ(n, left)
 			MOVQ(weights.Base, w)
 			MOVQ(values.Base, v)
-			loop(fmt.Sprintf("values%d", width), left, 1, func() {
-				weight := t.vector()
-				VBROADCASTSS(Mem{Base: w}, weight)
-				for i, a := range acc {
-					VFMADD231PS(Mem{Base: v}.Offset(i*t.bytes()), weight, a)
+			rows := []Mem{{Base: v}, {Base: v, Index: row, Scale: 1}, {Base: v, Index: row, Scale: 2}, {Base: v, Index: row3, Scale: 1}}
+			step := func(count int) func() {
+				return func() {
+					for chain := range count {
+						weight := t.vector()
+						VBROADCASTSS(Mem{Base: w, Disp: 4 * chain}, weight)
+						for i := range width {
+							VFMADD231PS(rows[chain].Offset(i*t.bytes()), weight, acc[chain*width+i])
+						}
+					}
+					ADDQ(U8(uint8(4*count)), w)
+					for range count {
+						ADDQ(row, v)
+					}
 				}
-				ADDQ(U8(4), w)
-				ADDQ(row, v)
-			})
-			for i, a := range acc {
-				VMOVUPS(a, out.Offset(i*t.bytes()))
+			}
+			if chains > 1 {
+				loop(fmt.Sprintf("chains%d", width), left, chains, step(chains))
+			}
+			loop(fmt.Sprintf("values%d", width), left, 1, step(1))
+			for span := chains / 2; span > 0; span /= 2 {
+				for i := range span * width {
+					VADDPS(acc[i+span*width], acc[i], acc[i])
+				}
+			}
+			for i := range width {
+				VADDPS(out.Offset(i*t.bytes()), acc[i], acc[i])
+				VMOVUPS(acc[i], out.Offset(i*t.bytes()))
 			}
 			ADDQ(U32(uint32(width*t.bytes())), out.Base)
 			ADDQ(U32(uint32(width*t.bytes())), values.Base)
 		})
 	}
 	end()
+}
+
+// prefetch asks for memory that a later call will read.
+func (t isa) prefetch() {
+	const line = 16 // float32
+	t.begin("prefetch", "(x *float32, n int)", "is tier.prefetch.")
+	x, n := pointer("x"), number("n")
+	loop("lines", n, line, func() {
+		PREFETCHT0(x)
+		ADDQ(U8(4*line), x.Base)
+	})
+	RET()
 }

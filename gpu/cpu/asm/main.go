@@ -36,6 +36,7 @@ func main() {
 	target.matrixKernels()
 	target.dots()
 	target.mix()
+	target.prefetch()
 	target.expShift()
 	target.largest()
 	target.gate("silu", target.negated)
