@@ -100,7 +100,7 @@ type probe struct {
 	Number     int64          `json:"number"`
 	Text       string         `json:"text,omitempty"`
 	Column     schemas.I32    `json:"column,omitempty"`
-	WaitMs     int64          `json:"wait_ms,omitempty"` // or until the handler's context ends
+	WaitMs     int64          `json:"wait_ms,omitempty"`  // or until the handler's context ends
 	Stubborn   bool           `json:"stubborn,omitempty"` // wait to the end in any case
 	Fail       *schemas.Error `json:"fail,omitempty"`
 	ReplyBytes int32          `json:"reply_bytes,omitempty"`
