@@ -16,6 +16,7 @@ Install the reference in a virtual environment first: pip install tokenizers==0.
                     DIR/NAME.json; --count says how many texts, --seed which ones
 """
 import argparse
+import base64
 import gzip
 import json
 import os
@@ -23,8 +24,10 @@ import pathlib
 import random
 import re
 import statistics
+import struct
 import subprocess
 import time
+import unicodedata
 
 import tokenizers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -112,6 +115,43 @@ def script_classes():
     return classes
 
 
+def precompiled(rules):
+    """A sentencepiece character map (a Darts double array and the replacements) of rules from text to text."""
+    root = {}
+    for source in rules:
+        node = root
+        for byte in source.encode():
+            node = node.setdefault(byte, {})
+        node[0] = rules[source]
+    units, used, replacements = {}, {0}, bytearray()
+    todo = [(0, root, 0)]
+    while todo:
+        position, node, label = todo.pop()
+        base = next(b for b in range(1, 1 << 20) if not any(b ^ child in used for child in node) and (position ^ b) < 1 << 21)
+        used.update(base ^ child for child in node)
+        units[position] = (position ^ base) << 10 | (0 in node) << 8 | label
+        for child, below in node.items():
+            if child == 0:
+                units[base] = 1 << 31 | len(replacements)
+                replacements += below.encode() + b"\0"
+            else:
+                todo.append((base ^ child, below, child))
+    size = (max(units) | 0xFF) + 1
+    array = [units.get(i, 0) for i in range(size)]
+    return struct.pack(f"<I{size}I", 4 * size, *array) + bytes(replacements)
+
+
+def grapheme_classes():
+    """What matters of grapheme cluster breaking: who joins what is before, what is after, and pictographs.
+
+    A cluster of less than six bytes that begins with a mapped character is replaced as a whole."""
+    charsmap = normalizers.Precompiled(precompiled({"a": "X", "©": "Y"})).normalize_str
+    extend = {c for c in CODE_POINTS if charsmap("a" + chr(c)) == "X"}
+    prepend = {c for c in CODE_POINTS if charsmap(chr(c) + "a\u0301").endswith("X\u0301")}
+    pictograph = {c for c in CODE_POINTS if "\u200d" in charsmap("©\u200d" + chr(c)) and c != 0x200D} - extend
+    return extend, prepend, pictograph
+
+
 def write_tables(path):
     lines = [f"# Made by scripts/tokenizers_oracle.py from tokenizers {tokenizers.__version__}. Do not edit."]
 
@@ -137,6 +177,11 @@ def write_tables(path):
 
     for i, members in enumerate(script_classes()):
         add(f"scripts.{i}", members)
+
+    extend, prepend, pictograph = grapheme_classes()
+    add("grapheme.extend", extend)
+    add("grapheme.prepend", prepend)
+    add("grapheme.pictograph", pictograph)
 
     decomposed = {c for c, part in mapped(normalizers.NFKD()) if part != chr(c)}
     reordered = {c for c, part in mapped(normalizers.NFD(), "\u0345") if part[-1] == "\u0345"}
@@ -402,6 +447,11 @@ def small_tokenizers():
         state["decoder"] = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}]}
         return Tokenizer.from_str(json.dumps(state))
     make["unigram-bytes"] = unigram_bytes
+    rules = {chr(c): unicodedata.normalize("NFKC", chr(c)) for c in CODE_POINTS if c < 0x3400 and unicodedata.normalize("NFKC", chr(c)) != chr(c)}
+    rules.update({"e\u0301": "é", "a\u0308": "ä", "\r\n": " ", "\n": " ", "\t": " ", "\u200b": " ", "\u00ad": "", "©": "(c)", "A": "a", "ß": "ss", "\u0600": "#"})
+    make["unigram-precompiled"] = lambda: trained(models.Unigram(),
+        trainers.UnigramTrainer(vocab_size=700, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False),
+        pre_tokenizers.Metaspace(), normalizer=normalizers.Precompiled(precompiled(rules)), decoder=decoders.Metaspace(), text=corpus(last=0x24F))
     def llama():
         normalizer, decoder = llama_parts()
         return spm_bpe(normalizer, None, decoder, added=ADDED[:5], post=template("<s> $A", "<s>"))
