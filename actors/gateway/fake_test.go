@@ -48,7 +48,13 @@ const engineContext = 64
 
 func startEngine(t testing.TB, play func(*engine, *schemas.SubmitRequest)) *engine {
 	t.Helper()
-	node, err := bus.Start(bus.Options{Listen: "127.0.0.1:-1", Log: zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel)})
+	return startEngineOn(t, bus.Options{}, play)
+}
+
+func startEngineOn(t testing.TB, opts bus.Options, play func(*engine, *schemas.SubmitRequest)) *engine {
+	t.Helper()
+	opts.Listen, opts.Log = "127.0.0.1:-1", zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel)
+	node, err := bus.Start(opts)
 	if err != nil {
 		t.Fatal(err)
 	}

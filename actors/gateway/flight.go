@@ -38,6 +38,7 @@ type flight struct {
 
 	mu     sync.Mutex
 	rows   []row // at most one per choice: text that waits for a slow client is joined
+	spare  []row // what was taken before, for reuse
 	queued int   // bytes of text in rows
 	latest time.Time
 	wake   chan struct{}
@@ -186,12 +187,12 @@ func (f *flight) join(r row) {
 	f.rows = append(f.rows, r)
 }
 
-// take returns the rows that wait.
+// take returns the rows that wait. They are valid until the next call.
 func (f *flight) take() []row {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	rows := f.rows
-	f.rows, f.queued = nil, 0
+	f.rows, f.spare, f.queued = f.spare[:0], rows, 0
 	return rows
 }
 

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/micro"
+
 	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/schemas"
 )
@@ -251,6 +253,10 @@ func TestDrainLetsStreamsFinish(t *testing.T) {
 			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
 		}
 	}
+	m, err := client(t, e).Request("inf.v1.chat", []byte(`{`+hello+`}`), 5*time.Second)
+	if err != nil || m.Header.Get(micro.ErrorCodeHeader) != "503" || m.Header.Get("Retry-After") == "" {
+		t.Errorf("over NATS: %v %v", m, err)
+	}
 	e.send(delta{seq: seq, text: "end", tokens: 1, finish: schemas.FinishStop})
 	if err := <-drained; err != nil {
 		t.Error(err)
@@ -378,8 +384,16 @@ func TestKeepAlive(t *testing.T) {
 	settled(t, g, e)
 }
 
-func TestManyStreamsAtOnce(t *testing.T) {
-	e := startEngine(t, recite)
+func TestManyStreamsAtOnce(t *testing.T) { manyStreams(t, startEngine(t, recite)) }
+
+// Messages that come twice, late and in another order do not change a single answer.
+func TestManyStreamsOverABadNetwork(t *testing.T) {
+	faults := &bus.Faults{Seed: 1, Duplicate: 0.3, Delay: 0.3, DelayMax: 2 * time.Millisecond}
+	manyStreams(t, startEngineOn(t, bus.Options{RemoteOnly: true, Faults: faults}, recite))
+	t.Log(faults)
+}
+
+func manyStreams(t *testing.T, e *engine) {
 	g, server := startGateway(t, e, nil)
 	var wait sync.WaitGroup
 	for range 64 {
@@ -403,6 +417,23 @@ func TestManyStreamsAtOnce(t *testing.T) {
 		})
 	}
 	wait.Wait()
+	// A late copy of an Encode opens a session again, which only the tokenizer's clock can close.
+	eventually(t, "no request is left", func() bool { return g.requests.count() == 0 })
+	server.Client().CloseIdleConnections()
+}
+
+// A sequence that was cancelled in the engine, by somebody else, ends the request.
+func TestCancelledInTheEngine(t *testing.T) {
+	e := startEngine(t, nil)
+	g, server := startGateway(t, e, nil)
+	go func() {
+		r := <-e.submitted
+		e.send(delta{seq: r.Request.Seq(0), tokens: 3, finish: schemas.FinishCancel})
+	}()
+	resp, body := post(t, server, "/v1/completions", `{"prompt":"a","n":2}`)
+	if resp.StatusCode != 499 || !strings.Contains(string(body), "cancelled after 3 tokens") {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
 	settled(t, g, e)
 }
 

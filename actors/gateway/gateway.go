@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -212,7 +213,8 @@ func (g *Gateway) state(context.Context, *schemas.InfoRequest) (*schemas.Gateway
 }
 
 // Drain refuses new requests and lets the running ones finish. When ctx ends, those that are left are
-// cancelled with a reason. It returns nil if all of them finished by themselves.
+// cancelled with a reason. It returns nil if all of them finished by themselves. The HTTP server is shut
+// down afterwards, then Close.
 func (g *Gateway) Drain(ctx context.Context) error {
 	refusal := schemas.Errorf(schemas.KindUnavailable, "admit", "the server is shutting down").WithHint("try again at another server, or later")
 	refusal.RetryAfterMs = retryAfterMs
@@ -253,10 +255,15 @@ func (g *Gateway) Close() {
 func (g *Gateway) report(f *flight, err *schemas.Error) {
 	usage := f.answer.counts()
 	took := time.Since(f.began)
-	g.metrics.ended(f, usage, err, took)
+	if f.submitted > 0 { // otherwise it was refused, which is counted where it is answered
+		g.metrics.ended(f, usage, err, took)
+	}
 	line := g.log.Info()
 	if err != nil {
-		line = g.log.Warn().Str("error", err.Error()).Str("kind", string(err.Kind))
+		if err.Kind.HTTPStatus() >= http.StatusInternalServerError {
+			line = g.log.Warn()
+		}
+		line = line.Str("error", err.Error()).Str("kind", string(err.Kind))
 	}
 	if f.job.trace != "" {
 		line = line.Str("trace_id", f.job.trace)

@@ -17,12 +17,14 @@ import (
 )
 
 const (
-	apiName            = "api"                  // of the micro service, in `nats micro ls`
-	receiverLookEvery  = 250 * time.Millisecond // whether anybody still waits for a NATS answer
-	forwardTimeMax     = 2 * time.Second        // for another gateway to cancel its request
-	headerContentType  = "Content-Type"
-	headerRetryAfter   = "Retry-After"
-	headerTraceContext = "traceparent"
+	apiName           = "api"                  // of the micro service, in `nats micro ls`
+	receiverLookEvery = 250 * time.Millisecond // whether anybody still waits for a NATS answer
+	// errorHeaderBytesMax bounds an error in a header; a longer one is told by kind and text alone.
+	errorHeaderBytesMax = 4096
+	forwardTimeMax      = 2 * time.Second // for another gateway to cancel its request
+	headerContentType   = "Content-Type"
+	headerRetryAfter    = "Retry-After"
+	headerTraceContext  = "traceparent"
 )
 
 // startNATS registers the subjects that clients use, as a micro service that `nats micro ls/info/stats`
@@ -256,6 +258,11 @@ func (x *exchange) reply(v any) {
 		x.fail(schemas.AsError(err, "encode reply"), false)
 		return
 	}
+	if limit := x.g.node.Conn().MaxPayload(); int64(len(body)) > limit {
+		x.fail(schemas.Errorf(schemas.KindTooLarge, "reply", "the reply has %d bytes; a message holds %d", len(body), limit).
+			WithHint("ask for a stream"), false)
+		return
+	}
 	x.publish(body, nats.Header{headerContentType: {x.contentType()}})
 }
 
@@ -273,6 +280,9 @@ func (x *exchange) fail(e *schemas.Error, marker bool) {
 	h := nats.Header{headerContentType: {x.contentType()},
 		micro.ErrorHeader:     {strings.NewReplacer("\r", " ", "\n", " ").Replace(e.Error())},
 		micro.ErrorCodeHeader: {strconv.Itoa(e.Kind.HTTPStatus())}}
+	if whole := mustJSON(e); len(whole) <= errorHeaderBytesMax {
+		h.Set(bus.HeaderError, string(whole)) // for Refs and StreamReaders
+	}
 	if seconds := retryAfterSeconds(e); seconds > 0 {
 		h.Set(headerRetryAfter, strconv.FormatInt(seconds, 10))
 	}

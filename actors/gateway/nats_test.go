@@ -183,7 +183,7 @@ func TestNATSRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := s.Next(withTimeout(t)); schemas.AsError(err, "").Kind != schemas.KindInvalid {
+	if _, err := s.Next(withTimeout(t)); schemas.AsError(err, "").Kind != schemas.KindInvalid || schemas.AsError(err, "").Param != "messages" {
 		t.Errorf("got %v", err)
 	}
 	if err := c.Publish("inf.v1.chat", []byte(`{`+hello+`}`)); err != nil { // wants no answer: dropped
