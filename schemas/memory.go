@@ -44,7 +44,7 @@ type Admission struct {
 	_msgpack struct{} `msgpack:",as_array"`
 
 	Seq    SeqID  `json:"seq"`
-	Tokens I32    `json:"tokens"` // all known tokens: the prompt
+	Tokens I32    `json:"tokens"` // all known tokens: the prompt, and output after a lost step
 	Salt   uint64 `json:"salt,omitempty"`
 	// Fork names a sequence with the same prompt. If it holds blocks when this one gets its first row,
 	// they are shared up to the last prompt token, a partly filled block included (copy-on-write).

@@ -1,6 +1,10 @@
 package scheduler
 
-import "github.com/troupe-engine/troupe/schemas"
+import (
+	"slices"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
 
 // proposal is a reserve request and the sequences behind its rows.
 type proposal struct {
@@ -83,12 +87,7 @@ func (c *Core) request(p *proposal) *schemas.ReserveRequest {
 	budget := c.cfg.TokensStepMax
 	for i, s := range p.rows {
 		if !s.admitted {
-			a := schemas.Admission{Seq: s.id, Tokens: s.request.Tokens, Salt: s.request.CacheSalt}
-			if s.parent != nil {
-				a.Fork = s.parent.id
-			}
-			r.Admit = append(r.Admit, a)
-			s.admitted = true
+			r.Admit = append(r.Admit, s.admission())
 		}
 		learn(r, s)
 		if p.wants[i] == 1 {
@@ -106,6 +105,19 @@ func (c *Core) request(p *proposal) *schemas.ReserveRequest {
 		r.Victims = append(r.Victims, uint64(p.rows[i].id))
 	}
 	return r
+}
+
+// admission introduces s to memory, with all its tokens: after a lost step it may have output already.
+func (s *Sequence) admission() schemas.Admission {
+	a := schemas.Admission{Seq: s.id, Tokens: s.request.Tokens, Salt: s.request.CacheSalt}
+	if len(s.output) > 0 {
+		a.Tokens = slices.Concat(a.Tokens, s.output)
+	}
+	if s.parent != nil {
+		a.Fork = s.parent.id
+	}
+	s.admitted, s.learned = true, s.OutputTokens()
+	return a
 }
 
 // learn tells memory the output tokens of s that became known, so that blocks of them can be reused.
