@@ -117,6 +117,11 @@ func expShiftAVX2(x *float32, n int, shift float32, lanes *float32)
 //go:noescape
 func largestAVX2(x *float32, n int, lanes *float32) (nan uint32)
 
+// massAboveAVX2 is tier.massAbove; it leaves the sum in 8 lanes, zero where there is none.
+//
+//go:noescape
+func massAboveAVX2(values *float32, weights *float32, n int, floor float32, lanes *float64)
+
 // siluAVX2 is an entry of tier.gates.
 //
 //go:noescape

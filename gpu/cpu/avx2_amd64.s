@@ -2628,6 +2628,40 @@ vectors_done:
 	VZEROUPPER
 	RET
 
+// func massAboveAVX2(values *float32, weights *float32, n int, floor float32, lanes *float64)
+// Requires: AVX
+TEXT ·massAboveAVX2(SB), NOSPLIT, $0-40
+	MOVQ         values+0(FP), AX
+	MOVQ         weights+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS floor+24(FP), Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+
+vectors:
+	CMPQ         DX, $0x00000008
+	JLT          vectors_done
+	VMOVUPS      (AX), Y3
+	VMOVUPS      (CX), Y4
+	VCMPPS       $0x05, Y0, Y3, Y3
+	VANDPS       Y3, Y4, Y4
+	VCVTPS2PD    X4, Y3
+	VEXTRACTF128 $0x01, Y4, X4
+	VCVTPS2PD    X4, Y4
+	VADDPD       Y3, Y1, Y1
+	VADDPD       Y4, Y2, Y2
+	ADDQ         $0x20, AX
+	ADDQ         $0x20, CX
+	SUBQ         $0x00000008, DX
+	JMP          vectors
+
+vectors_done:
+	VADDPD  Y2, Y1, Y1
+	MOVQ    lanes+32(FP), AX
+	VMOVUPD Y1, (AX)
+	VZEROUPPER
+	RET
+
 // func siluAVX2(out *float32, gate *float32, up *float32, n int)
 // Requires: AVX, AVX2, FMA3
 TEXT ·siluAVX2(SB), NOSPLIT, $0-32

@@ -177,6 +177,11 @@ func expShiftAVX512(x *float32, n int, shift float32, lanes *float32)
 //go:noescape
 func largestAVX512(x *float32, n int, lanes *float32) (nan uint32)
 
+// massAboveAVX512 is tier.massAbove; it leaves the sum in 8 lanes, zero where there is none.
+//
+//go:noescape
+func massAboveAVX512(values *float32, weights *float32, n int, floor float32, lanes *float64)
+
 // siluAVX512 is an entry of tier.gates.
 //
 //go:noescape

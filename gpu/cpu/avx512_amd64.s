@@ -5002,6 +5002,40 @@ vectors_done:
 	VZEROUPPER
 	RET
 
+// func massAboveAVX512(values *float32, weights *float32, n int, floor float32, lanes *float64)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·massAboveAVX512(SB), NOSPLIT, $0-40
+	MOVQ         values+0(FP), AX
+	MOVQ         weights+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS floor+24(FP), Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+
+vectors:
+	CMPQ          DX, $0x00000010
+	JLT           vectors_done
+	VMOVUPS       (AX), Z3
+	VMOVUPS       (CX), Z4
+	VCMPPS        $0x05, Z0, Z3, K1
+	VMOVAPS.Z     Z4, K1, Z4
+	VCVTPS2PD     Y4, Z3
+	VEXTRACTF32X8 $0x01, Z4, Y4
+	VCVTPS2PD     Y4, Z4
+	VADDPD        Z3, Z1, Z1
+	VADDPD        Z4, Z2, Z2
+	ADDQ          $0x40, AX
+	ADDQ          $0x40, CX
+	SUBQ          $0x00000010, DX
+	JMP           vectors
+
+vectors_done:
+	VADDPD  Z2, Z1, Z1
+	MOVQ    lanes+32(FP), AX
+	VMOVUPD Z1, (AX)
+	VZEROUPPER
+	RET
+
 // func siluAVX512(out *float32, gate *float32, up *float32, n int)
 // Requires: AVX, AVX512F
 TEXT ·siluAVX512(SB), NOSPLIT, $0-32

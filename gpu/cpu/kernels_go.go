@@ -17,16 +17,17 @@ var goTier = tier{
 		gpu.F16:  {{tokens: 1, panels: 1, many: panelF16, one: panelF16}},
 		gpu.F32:  {{tokens: 1, panels: 1, many: panelF32, one: panelF32}},
 	},
-	dots:     dots,
-	mix:      mix,
-	prefetch: func([]float32) {}, // Go has no way to say it
-	expShift: expShift,
-	largest:  largest,
-	divide:   divide,
-	squares:  squares,
-	scaleRow: scaleRow,
-	addTo:    addTo,
-	gates:    [2]func(out, gate, up []float32){gpu.SiLU: siluGate, gpu.GELUTanh: geluGate},
+	dots:      dots,
+	mix:       mix,
+	prefetch:  func([]float32) {}, // Go has no way to say it
+	expShift:  expShift,
+	largest:   largest,
+	massAbove: massAbove,
+	divide:    divide,
+	squares:   squares,
+	scaleRow:  scaleRow,
+	addTo:     addTo,
+	gates:     [2]func(out, gate, up []float32){gpu.SiLU: siluGate, gpu.GELUTanh: geluGate},
 }
 
 // The three below are the loop that tile describes, for one token and one panel. Four rows at a
@@ -143,6 +144,16 @@ func geluGate(out, gate, up []float32) {
 	for i, g := range gate {
 		out[i] = g / (1 + exp32(-twice*(g+0.044715*g*g*g))) * up[i]
 	}
+}
+
+func massAbove(values, weights []float32, floor float32) (mass float64) {
+	weights = weights[:len(values)]
+	for i, v := range values {
+		if v >= floor {
+			mass += float64(weights[i])
+		}
+	}
+	return mass
 }
 
 func divide(x []float32, by float32) {

@@ -84,8 +84,18 @@ func (s *drawSpace) row(t *tier, logits []float32, p *gpu.SampleParams) int32 {
 	s.weights = grow(s.weights, len(s.scaled))
 	copy(s.weights, s.scaled)
 	t.expShift(s.weights, largest)
-	keep := s.cut(s.scaled[:n], largest, p)
-	return s.gumbelMax(s.scaled[:n], keep, largest, ref.NoiseKey(p.Seed, p.Position))
+	keep := s.cut(t, n, largest, p)
+	r := race{key: ref.NoiseKey(p.Seed, p.Position), largest: largest, best: math.Inf(-1), bound: math.Inf(1), winner: -1}
+	if len(s.ranked) > 0 {
+		for _, x := range s.ranked {
+			if !keep.before(x) {
+				r.enter(x.id, x.value, s.weights[x.id])
+			}
+		}
+		return r.winner
+	}
+	r.enterAll(s.scaled[:n], s.weights, keep.value)
+	return r.winner
 }
 
 // first returns the lowest id whose logit is the given value.
@@ -98,29 +108,50 @@ func first(logits []float32, value float32) int32 {
 	panic("cpu: sample: the maximum is not in the row")
 }
 
-// gumbelMax returns the argmax of scaled + noise over the tokens not ranked after keep.
+// race finds the argmax of value + noise over the tokens that enter, in any order.
 //
 // Most tokens cannot win, and their noise need not be computed: with u the token's uniform,
-// scaled+gumbel > best needs u > exp(-exp(scaled-best)) >= 1-exp(scaled-best), that is
-// 1-u < exp(scaled-best) = weight * exp(largest-best). The slack covers the rounding of
-// weight, so the result is exactly that of computing all of them.
-func (s *drawSpace) gumbelMax(scaled []float32, keep ranked, largest float32, key uint64) int32 {
-	const slack = 1.0001
-	best, bestID := math.Inf(-1), int32(-1)
-	bound := math.Inf(1) // slack * exp(largest-best) * 2^52
-	for i, v := range scaled {
-		if v < keep.value || (v == keep.value && int32(i) > keep.id) {
+// value+gumbel > best needs u > exp(-exp(value-best)) >= 1-exp(value-best), that is
+// 1-u < exp(value-best) = weight * exp(largest-best). The slack covers the rounding of weight,
+// so the result is exactly that of computing all of them.
+type race struct {
+	key     uint64
+	largest float32
+	best    float64
+	bound   float64 // slack * exp(largest-best) * 2^52
+	winner  int32
+}
+
+// enter takes a token with its weight exp(value - largest).
+func (r *race) enter(id int32, value, weight float32) {
+	bits := ref.NoiseBits(r.key, id)
+	if float64(^bits>>12) <= float64(weight)*r.bound {
+		r.contend(id, value, bits)
+	}
+}
+
+// enterAll takes every token of at least the value floor. It is enter, written out because the
+// whole vocabulary passes here.
+func (r *race) enterAll(values, weights []float32, floor float32) {
+	weights = weights[:len(values)]
+	key, bound := r.key, r.bound
+	for i, v := range values {
+		if v < floor {
 			continue
 		}
 		bits := ref.NoiseBits(key, int32(i))
-		if float64(^bits>>12) > float64(s.weights[i])*bound {
-			continue
-		}
-		gumbel := -math.Log(-math.Log(ref.Uniform(bits)))
-		if total := float64(v) + gumbel; total > best {
-			best, bestID = total, int32(i)
-			bound = slack * math.Exp(float64(largest)-best) * 0x1p52
+		if float64(^bits>>12) <= float64(weights[i])*bound {
+			r.contend(int32(i), v, bits)
+			bound = r.bound
 		}
 	}
-	return bestID
+}
+
+func (r *race) contend(id int32, value float32, bits uint64) {
+	const slack = 1.0001
+	total := float64(value) - math.Log(-math.Log(ref.Uniform(bits)))
+	if total > r.best || (total == r.best && id < r.winner) {
+		r.best, r.winner = total, id
+		r.bound = slack * math.Exp(float64(r.largest)-total) * 0x1p52
+	}
 }

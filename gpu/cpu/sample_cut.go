@@ -12,14 +12,17 @@ func (a ranked) before(b ranked) bool {
 	return a.value > b.value || (a.value == b.value && a.id < b.id)
 }
 
-// cut returns the last token, in rank order, that MinP, TopK and TopP leave. None of them
-// sorts the vocabulary: MinP is a threshold, TopK a heap, TopP a histogram of mass.
-func (s *drawSpace) cut(scaled []float32, largest float32, p *gpu.SampleParams) ranked {
+// cut returns the last token, in rank order, that MinP, TopK and TopP leave. Where it had to
+// look at candidates, they are in s.ranked, all that are kept among them; otherwise that is
+// empty. Nothing sorts the vocabulary: MinP is a threshold, TopK a heap, TopP a search by mass.
+func (s *drawSpace) cut(t *tier, vocab int, largest float32, p *gpu.SampleParams) ranked {
+	s.ranked = s.ranked[:0]
+	scaled := s.scaled[:vocab]
 	keep := ranked{negativeInfinity, math.MaxInt32}
 	if p.MinP > 0 {
 		keep.value = lowestPassing(scaled, largest, ref.MinPThreshold(p.MinP))
 	}
-	heaped := p.TopK > 0 && int(p.TopK) < len(scaled)
+	heaped := p.TopK > 0 && int(p.TopK) < vocab
 	if heaped {
 		s.selectLargest(scaled, keep, int(p.TopK))
 		if len(s.ranked) == int(p.TopK) {
@@ -36,7 +39,40 @@ func (s *drawSpace) cut(scaled []float32, largest float32, p *gpu.SampleParams) 
 		}
 		return s.cutAt(0, float64(p.TopP)*total)
 	}
-	return s.cutMass(scaled, largest, keep, float64(p.TopP))
+	target := float64(p.TopP) * t.massAbove(s.scaled, s.weights, keep.value)
+	s.gather(scaled, s.depth(t, largest, keep.value, target))
+	return s.cutAt(0, target)
+}
+
+// depth finds a value, not below floor, above which the mass reaches target, and not much more:
+// one nat below the largest, two, four, and so on, as most of the mass is near the top, and then
+// between the last two by halves.
+func (s *drawSpace) depth(t *tier, largest, floor float32, target float64) float32 {
+	const natsMax = 128 // further down every weight is zero
+	reaches := func(nats float32) bool {
+		return t.massAbove(s.scaled, s.weights, largest-nats) >= target
+	}
+	nats := float32(1)
+	for !reaches(nats) {
+		if nats *= 2; nats > natsMax || largest-nats <= floor {
+			return floor
+		}
+	}
+	for step := nats / 4; step > 0.25; step /= 2 {
+		if reaches(nats - step) {
+			nats -= step
+		}
+	}
+	return max(floor, largest-nats)
+}
+
+// gather leaves in s.ranked the tokens whose value is at least floor.
+func (s *drawSpace) gather(scaled []float32, floor float32) {
+	for i, v := range scaled {
+		if v >= floor {
+			s.ranked = append(s.ranked, ranked{v, int32(i)})
+		}
+	}
 }
 
 // lowestPassing is the smallest value that MinP keeps.
@@ -97,65 +133,6 @@ func siftDown(h []ranked) {
 		}
 		return
 	}
-}
-
-// The histogram of TopP has buckets of 1/8 nat below the largest value; the last holds the
-// rest. Consecutive tokens go to different copies of it, because adding to one bucket twice in
-// a row waits for memory.
-const (
-	bucketsPerNat = 8
-	buckets       = 256
-	copies        = 4
-)
-
-func bucket(largest, v float32) int {
-	return int(min((largest-v)*bucketsPerNat, buckets-1))
-}
-
-// cutMass returns the last token of the shortest prefix that holds topP of the mass of the
-// tokens not after keep.
-func (s *drawSpace) cutMass(scaled []float32, largest float32, keep ranked, topP float64) ranked {
-	var mass [copies][buckets]float64
-	for i, v := range scaled {
-		if v > keep.value || !keep.before(ranked{v, int32(i)}) {
-			mass[i%copies][bucket(largest, v)] += float64(s.weights[i])
-		}
-	}
-	total := 0.0
-	for b := range buckets {
-		for c := 1; c < copies; c++ {
-			mass[0][b] += mass[c][b]
-		}
-		total += mass[0][b]
-	}
-	target := topP * total
-	reached, at := crossing(mass[0][:], target)
-	s.ranked = s.ranked[:0]
-	for i, v := range scaled {
-		if bucket(largest, v) == at {
-			if r := (ranked{v, int32(i)}); !keep.before(r) {
-				s.ranked = append(s.ranked, r)
-			}
-		}
-	}
-	return s.cutAt(reached, target)
-}
-
-// crossing returns the bucket in which the running mass reaches target, and the mass before it.
-// Rounding can leave the sum of all just short of the target; then it is the last with any.
-func crossing(mass []float64, target float64) (before float64, bucket int) {
-	last, beforeLast := 0, 0.0
-	for i, m := range mass {
-		if m == 0 {
-			continue
-		}
-		last, beforeLast = i, before
-		if before+m >= target {
-			break
-		}
-		before += m
-	}
-	return beforeLast, last
 }
 
 // cutAt returns the first token of s.ranked, in rank order, with which the mass reaches target,

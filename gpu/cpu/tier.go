@@ -33,6 +33,9 @@ type tier struct {
 	expShift func(x []float32, shift float32) float32
 	// largest: the maximum, and whether any element is NaN. len(x) is a multiple of 16, not 0.
 	largest func(x []float32) (value float32, nan bool)
+	// massAbove: the sum, in float64, of the weights whose value is at least floor. Lengths are
+	// equal multiples of 16, not 0.
+	massAbove func(values, weights []float32, floor float32) float64
 	// divide: x /= by in place, correctly rounded. len(x) is a multiple of 16, not 0.
 	divide func(x []float32, by float32)
 	// squares: the sum of squares, in float64.

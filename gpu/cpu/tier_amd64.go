@@ -71,6 +71,11 @@ var avx2Tier = tier{
 		value, _ := largest(lanes[:])
 		return value, nan != 0
 	},
+	massAbove: func(values, weights []float32, floor float32) float64 {
+		var lanes [8]float64
+		massAboveAVX2(&values[0], &weights[:len(values)][0], len(values), floor, &lanes[0])
+		return sumDoubles(&lanes)
+	},
 	divide: func(x []float32, by float32) { divideAVX2(&x[0], len(x), by) },
 	squares: func(x []float32) float64 {
 		whole := len(x) &^ 15
@@ -78,8 +83,7 @@ var avx2Tier = tier{
 		if whole > 0 {
 			squaresAVX2(&x[0], whole, &lanes[0])
 		}
-		pairs := (lanes[0] + lanes[4]) + (lanes[1] + lanes[5]) + (lanes[2] + lanes[6]) + (lanes[3] + lanes[7])
-		return pairs + squares(x[whole:])
+		return sumDoubles(&lanes) + squares(x[whole:])
 	},
 	scaleRow: func(out, x, weight []float32, scale, offset float32) {
 		whole := len(out) &^ 15
@@ -156,6 +160,11 @@ var avx512Tier = tier{
 		value, _ := largest(lanes[:])
 		return value, nan != 0
 	},
+	massAbove: func(values, weights []float32, floor float32) float64 {
+		var lanes [8]float64
+		massAboveAVX512(&values[0], &weights[:len(values)][0], len(values), floor, &lanes[0])
+		return sumDoubles(&lanes)
+	},
 	divide: func(x []float32, by float32) { divideAVX512(&x[0], len(x), by) },
 	squares: func(x []float32) float64 {
 		whole := len(x) &^ 15
@@ -163,8 +172,7 @@ var avx512Tier = tier{
 		if whole > 0 {
 			squaresAVX512(&x[0], whole, &lanes[0])
 		}
-		pairs := (lanes[0] + lanes[4]) + (lanes[1] + lanes[5]) + (lanes[2] + lanes[6]) + (lanes[3] + lanes[7])
-		return pairs + squares(x[whole:])
+		return sumDoubles(&lanes) + squares(x[whole:])
 	},
 	scaleRow: func(out, x, weight []float32, scale, offset float32) {
 		whole := len(out) &^ 15
@@ -192,6 +200,11 @@ var negativeLanes = func() (lanes [16]float32) {
 	}
 	return lanes
 }()
+
+// sumDoubles adds the lanes of one AVX-512 or two AVX2 vectors.
+func sumDoubles(l *[8]float64) float64 {
+	return (l[0] + l[4]) + (l[1] + l[5]) + (l[2] + l[6]) + (l[3] + l[7])
+}
 
 // sumLanes adds the lanes of a vector as a tree.
 func sumLanes(lanes *[16]float32) float32 {

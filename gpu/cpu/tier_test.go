@@ -133,6 +133,9 @@ func TestTwins(t *testing.T) {
 			exact(t, "scaleRow", odd, func(tr *tier, out []float32) { tr.scaleRow(out, odd, odd, 0.7, 1) }, tr)
 			exact(t, "addTo", odd, func(tr *tier, out []float32) { tr.addTo(out, odd) }, tr)
 			whole := random(rng, size, 3)
+			if got, want := tr.massAbove(whole, y, 0.5), massAbove(whole, y, 0.5); math.Abs(got-want) > 1e-12*float64(size) {
+				t.Fatalf("massAbove of %d: %v, want %v", size, got, want)
+			}
 			exact(t, "divide", whole, func(tr *tier, out []float32) { copy(out, whole); tr.divide(out, 0.7) }, tr)
 		}
 	})

@@ -67,7 +67,7 @@ func (t isa) exp(x VecVirtual) {
 }
 
 // notLess compares lane by lane: !(x < limit).
-func (t isa) notLess(x VecVirtual, limit Mem) Register {
+func (t isa) notLess(x VecVirtual, limit Op) Register {
 	if t.lanes == 16 {
 		k := K()
 		VCMPPS(U8(notLessThan), limit, x, k)
@@ -174,4 +174,37 @@ func (t isa) geluExponent(g, to VecVirtual) {
 	VMOVUPS(t.constant("geluCubic", -twice*0.044715), to)
 	VFMADD213PS(t.constant("geluLinear", -twice), square, to)
 	VMULPS(g, to, to)
+}
+
+// massAbove adds in float64, a half vector at a time.
+func (t isa) massAbove() {
+	t.begin("massAbove", "(values, weights *float32, n int, floor float32, lanes *float64)",
+		"is tier.massAbove; it leaves the sum in 8 lanes, zero where there is none.")
+	values, weights, n := pointer("values"), pointer("weights"), number("n")
+	floor := t.vector()
+	VBROADCASTSS(scalar("floor"), floor)
+	sums := t.vectors(2)
+	for _, s := range sums {
+		t.zero(s)
+	}
+	t.elements(n, func() {
+		v, w, low, high := t.vector(), t.vector(), t.vector(), t.vector()
+		VMOVUPS(values, v)
+		VMOVUPS(weights, w)
+		t.clearUnless(t.notLess(v, floor), w)
+		if t.lanes == 16 {
+			VCVTPS2PD(w.AsY(), low)
+			VEXTRACTF32X8(U8(1), w, high.AsY())
+			VCVTPS2PD(high.AsY(), high)
+		} else {
+			VCVTPS2PD(w.AsX(), low)
+			VEXTRACTF128(U8(1), w, high.AsX())
+			VCVTPS2PD(high.AsX(), high)
+		}
+		VADDPD(low, sums[0], sums[0])
+		VADDPD(high, sums[1], sums[1])
+	}, values, weights)
+	VADDPD(sums[1], sums[0], sums[0])
+	VMOVUPD(sums[0], pointer("lanes"))
+	end()
 }

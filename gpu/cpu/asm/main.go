@@ -39,6 +39,7 @@ func main() {
 	target.prefetch()
 	target.expShift()
 	target.largest()
+	target.massAbove()
 	target.gate("silu", target.negated)
 	target.gate("gelu", target.geluExponent)
 	target.squares()
