@@ -122,6 +122,11 @@ func largestAVX2(x *float32, n int, lanes *float32) (nan uint32)
 //go:noescape
 func massAboveAVX2(values *float32, weights *float32, n int, floor float32, lanes *float64)
 
+// chancesAVX2 is tier.chances; state is the generator's before the first token, n a multiple of 8.
+//
+//go:noescape
+func chancesAVX2(marks *byte, weights *float32, n int, state uint64, bound float64)
+
 // siluAVX2 is an entry of tier.gates.
 //
 //go:noescape

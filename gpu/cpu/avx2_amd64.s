@@ -2662,6 +2662,137 @@ vectors_done:
 	VZEROUPPER
 	RET
 
+// func chancesAVX2(marks *byte, weights *float32, n int, state uint64, bound float64)
+// Requires: AVX, AVX2
+TEXT ·chancesAVX2(SB), NOSPLIT, $0-40
+	MOVQ         marks+0(FP), AX
+	MOVQ         weights+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VPBROADCASTQ state+24(FP), Y0
+	VBROADCASTSD bound+32(FP), Y1
+	VPADDQ       noiseFirstAVX2<>+0(SB), Y0, Y0
+
+tokens:
+	CMPQ      DX, $0x00000008
+	JLT       tokens_done
+	VPSRLQ    $0x1e, Y0, Y2
+	VPXOR     Y2, Y0, Y2
+	VPSRLQ    $0x20, Y2, Y3
+	VPMULUDQ  mixAAVX2<>+0(SB), Y3, Y3
+	VPMULUDQ  mixAUpperAVX2<>+0(SB), Y2, Y4
+	VPADDQ    Y4, Y3, Y3
+	VPSLLQ    $0x20, Y3, Y3
+	VPMULUDQ  mixAAVX2<>+0(SB), Y2, Y2
+	VPADDQ    Y3, Y2, Y2
+	VPSRLQ    $0x1b, Y2, Y3
+	VPXOR     Y3, Y2, Y2
+	VPSRLQ    $0x20, Y2, Y3
+	VPMULUDQ  mixBAVX2<>+0(SB), Y3, Y3
+	VPMULUDQ  mixBUpperAVX2<>+0(SB), Y2, Y4
+	VPADDQ    Y4, Y3, Y3
+	VPSLLQ    $0x20, Y3, Y3
+	VPMULUDQ  mixBAVX2<>+0(SB), Y2, Y2
+	VPADDQ    Y3, Y2, Y2
+	VPSRLQ    $0x1f, Y2, Y3
+	VPXOR     Y3, Y2, Y2
+	VPADDQ    noiseNextAVX2<>+0(SB), Y0, Y0
+	VPXOR     noiseOnesAVX2<>+0(SB), Y2, Y2
+	VPSRLQ    $0x0c, Y2, Y2
+	VPOR      noise2p52AVX2<>+0(SB), Y2, Y2
+	VSUBPD    noise2p52AVX2<>+0(SB), Y2, Y2
+	VCVTPS2PD (CX), Y3
+	VMULPD    Y1, Y3, Y3
+	VCMPPD    $0x02, Y3, Y2, Y2
+	VMOVMSKPD Y2, BX
+	VPSRLQ    $0x1e, Y0, Y2
+	VPXOR     Y2, Y0, Y2
+	VPSRLQ    $0x20, Y2, Y3
+	VPMULUDQ  mixAAVX2<>+0(SB), Y3, Y3
+	VPMULUDQ  mixAUpperAVX2<>+0(SB), Y2, Y4
+	VPADDQ    Y4, Y3, Y3
+	VPSLLQ    $0x20, Y3, Y3
+	VPMULUDQ  mixAAVX2<>+0(SB), Y2, Y2
+	VPADDQ    Y3, Y2, Y2
+	VPSRLQ    $0x1b, Y2, Y3
+	VPXOR     Y3, Y2, Y2
+	VPSRLQ    $0x20, Y2, Y3
+	VPMULUDQ  mixBAVX2<>+0(SB), Y3, Y3
+	VPMULUDQ  mixBUpperAVX2<>+0(SB), Y2, Y4
+	VPADDQ    Y4, Y3, Y3
+	VPSLLQ    $0x20, Y3, Y3
+	VPMULUDQ  mixBAVX2<>+0(SB), Y2, Y2
+	VPADDQ    Y3, Y2, Y2
+	VPSRLQ    $0x1f, Y2, Y3
+	VPXOR     Y3, Y2, Y2
+	VPADDQ    noiseNextAVX2<>+0(SB), Y0, Y0
+	VPXOR     noiseOnesAVX2<>+0(SB), Y2, Y2
+	VPSRLQ    $0x0c, Y2, Y2
+	VPOR      noise2p52AVX2<>+0(SB), Y2, Y2
+	VSUBPD    noise2p52AVX2<>+0(SB), Y2, Y2
+	VCVTPS2PD 16(CX), Y3
+	VMULPD    Y1, Y3, Y3
+	VCMPPD    $0x02, Y3, Y2, Y2
+	VMOVMSKPD Y2, SI
+	SHLL      $0x04, SI
+	ORL       SI, BX
+	MOVB      BL, (AX)
+	INCQ      AX
+	ADDQ      $0x20, CX
+	SUBQ      $0x00000008, DX
+	JMP       tokens
+
+tokens_done:
+	VZEROUPPER
+	RET
+
+DATA noiseFirstAVX2<>+0(SB)/8, $0x9e3779b97f4a7c15
+DATA noiseFirstAVX2<>+8(SB)/8, $0x3c6ef372fe94f82a
+DATA noiseFirstAVX2<>+16(SB)/8, $0xdaa66d2c7ddf743f
+DATA noiseFirstAVX2<>+24(SB)/8, $0x78dde6e5fd29f054
+GLOBL noiseFirstAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA noiseNextAVX2<>+0(SB)/8, $0x78dde6e5fd29f054
+DATA noiseNextAVX2<>+8(SB)/8, $0x78dde6e5fd29f054
+DATA noiseNextAVX2<>+16(SB)/8, $0x78dde6e5fd29f054
+DATA noiseNextAVX2<>+24(SB)/8, $0x78dde6e5fd29f054
+GLOBL noiseNextAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA mixAAVX2<>+0(SB)/8, $0xbf58476d1ce4e5b9
+DATA mixAAVX2<>+8(SB)/8, $0xbf58476d1ce4e5b9
+DATA mixAAVX2<>+16(SB)/8, $0xbf58476d1ce4e5b9
+DATA mixAAVX2<>+24(SB)/8, $0xbf58476d1ce4e5b9
+GLOBL mixAAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA mixAUpperAVX2<>+0(SB)/8, $0x00000000bf58476d
+DATA mixAUpperAVX2<>+8(SB)/8, $0x00000000bf58476d
+DATA mixAUpperAVX2<>+16(SB)/8, $0x00000000bf58476d
+DATA mixAUpperAVX2<>+24(SB)/8, $0x00000000bf58476d
+GLOBL mixAUpperAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA mixBAVX2<>+0(SB)/8, $0x94d049bb133111eb
+DATA mixBAVX2<>+8(SB)/8, $0x94d049bb133111eb
+DATA mixBAVX2<>+16(SB)/8, $0x94d049bb133111eb
+DATA mixBAVX2<>+24(SB)/8, $0x94d049bb133111eb
+GLOBL mixBAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA mixBUpperAVX2<>+0(SB)/8, $0x0000000094d049bb
+DATA mixBUpperAVX2<>+8(SB)/8, $0x0000000094d049bb
+DATA mixBUpperAVX2<>+16(SB)/8, $0x0000000094d049bb
+DATA mixBUpperAVX2<>+24(SB)/8, $0x0000000094d049bb
+GLOBL mixBUpperAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA noiseOnesAVX2<>+0(SB)/8, $0xffffffffffffffff
+DATA noiseOnesAVX2<>+8(SB)/8, $0xffffffffffffffff
+DATA noiseOnesAVX2<>+16(SB)/8, $0xffffffffffffffff
+DATA noiseOnesAVX2<>+24(SB)/8, $0xffffffffffffffff
+GLOBL noiseOnesAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA noise2p52AVX2<>+0(SB)/8, $0x4330000000000000
+DATA noise2p52AVX2<>+8(SB)/8, $0x4330000000000000
+DATA noise2p52AVX2<>+16(SB)/8, $0x4330000000000000
+DATA noise2p52AVX2<>+24(SB)/8, $0x4330000000000000
+GLOBL noise2p52AVX2<>(SB), RODATA|NOPTR, $32
+
 // func siluAVX2(out *float32, gate *float32, up *float32, n int)
 // Requires: AVX, AVX2, FMA3
 TEXT ·siluAVX2(SB), NOSPLIT, $0-32

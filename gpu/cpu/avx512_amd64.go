@@ -182,6 +182,11 @@ func largestAVX512(x *float32, n int, lanes *float32) (nan uint32)
 //go:noescape
 func massAboveAVX512(values *float32, weights *float32, n int, floor float32, lanes *float64)
 
+// chancesAVX512 is tier.chances; state is the generator's before the first token, n a multiple of 8.
+//
+//go:noescape
+func chancesAVX512(marks *byte, weights *float32, n int, state uint64, bound float64)
+
 // siluAVX512 is an entry of tier.gates.
 //
 //go:noescape

@@ -5036,6 +5036,126 @@ vectors_done:
 	VZEROUPPER
 	RET
 
+// func chancesAVX512(marks *byte, weights *float32, n int, state uint64, bound float64)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·chancesAVX512(SB), NOSPLIT, $0-40
+	MOVQ         marks+0(FP), AX
+	MOVQ         weights+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VPBROADCASTQ state+24(FP), Z0
+	VBROADCASTSD bound+32(FP), Z1
+	VPADDQ       noiseFirstAVX512<>+0(SB), Z0, Z0
+
+tokens:
+	CMPQ      DX, $0x00000008
+	JLT       tokens_done
+	VPSRLQ    $0x1e, Z0, Z2
+	VPXORQ    Z2, Z0, Z2
+	VPMULLQ   mixAAVX512<>+0(SB), Z2, Z2
+	VPSRLQ    $0x1b, Z2, Z3
+	VPXORQ    Z3, Z2, Z2
+	VPMULLQ   mixBAVX512<>+0(SB), Z2, Z2
+	VPSRLQ    $0x1f, Z2, Z3
+	VPXORQ    Z3, Z2, Z2
+	VPADDQ    noiseNextAVX512<>+0(SB), Z0, Z0
+	VPXORQ    noiseOnesAVX512<>+0(SB), Z2, Z2
+	VPSRLQ    $0x0c, Z2, Z2
+	VPORQ     noise2p52AVX512<>+0(SB), Z2, Z2
+	VSUBPD    noise2p52AVX512<>+0(SB), Z2, Z2
+	VCVTPS2PD (CX), Z3
+	VMULPD    Z1, Z3, Z3
+	VCMPPD    $0x02, Z3, Z2, K1
+	KMOVW     K1, BX
+	MOVB      BL, (AX)
+	INCQ      AX
+	ADDQ      $0x20, CX
+	SUBQ      $0x00000008, DX
+	JMP       tokens
+
+tokens_done:
+	VZEROUPPER
+	RET
+
+DATA noiseFirstAVX512<>+0(SB)/8, $0x9e3779b97f4a7c15
+DATA noiseFirstAVX512<>+8(SB)/8, $0x3c6ef372fe94f82a
+DATA noiseFirstAVX512<>+16(SB)/8, $0xdaa66d2c7ddf743f
+DATA noiseFirstAVX512<>+24(SB)/8, $0x78dde6e5fd29f054
+DATA noiseFirstAVX512<>+32(SB)/8, $0x1715609f7c746c69
+DATA noiseFirstAVX512<>+40(SB)/8, $0xb54cda58fbbee87e
+DATA noiseFirstAVX512<>+48(SB)/8, $0x538454127b096493
+DATA noiseFirstAVX512<>+56(SB)/8, $0xf1bbcdcbfa53e0a8
+GLOBL noiseFirstAVX512<>(SB), RODATA|NOPTR, $64
+
+DATA noiseNextAVX512<>+0(SB)/8, $0xf1bbcdcbfa53e0a8
+DATA noiseNextAVX512<>+8(SB)/8, $0xf1bbcdcbfa53e0a8
+DATA noiseNextAVX512<>+16(SB)/8, $0xf1bbcdcbfa53e0a8
+DATA noiseNextAVX512<>+24(SB)/8, $0xf1bbcdcbfa53e0a8
+DATA noiseNextAVX512<>+32(SB)/8, $0xf1bbcdcbfa53e0a8
+DATA noiseNextAVX512<>+40(SB)/8, $0xf1bbcdcbfa53e0a8
+DATA noiseNextAVX512<>+48(SB)/8, $0xf1bbcdcbfa53e0a8
+DATA noiseNextAVX512<>+56(SB)/8, $0xf1bbcdcbfa53e0a8
+GLOBL noiseNextAVX512<>(SB), RODATA|NOPTR, $64
+
+DATA mixAAVX512<>+0(SB)/8, $0xbf58476d1ce4e5b9
+DATA mixAAVX512<>+8(SB)/8, $0xbf58476d1ce4e5b9
+DATA mixAAVX512<>+16(SB)/8, $0xbf58476d1ce4e5b9
+DATA mixAAVX512<>+24(SB)/8, $0xbf58476d1ce4e5b9
+DATA mixAAVX512<>+32(SB)/8, $0xbf58476d1ce4e5b9
+DATA mixAAVX512<>+40(SB)/8, $0xbf58476d1ce4e5b9
+DATA mixAAVX512<>+48(SB)/8, $0xbf58476d1ce4e5b9
+DATA mixAAVX512<>+56(SB)/8, $0xbf58476d1ce4e5b9
+GLOBL mixAAVX512<>(SB), RODATA|NOPTR, $64
+
+DATA mixAUpperAVX512<>+0(SB)/8, $0x00000000bf58476d
+DATA mixAUpperAVX512<>+8(SB)/8, $0x00000000bf58476d
+DATA mixAUpperAVX512<>+16(SB)/8, $0x00000000bf58476d
+DATA mixAUpperAVX512<>+24(SB)/8, $0x00000000bf58476d
+DATA mixAUpperAVX512<>+32(SB)/8, $0x00000000bf58476d
+DATA mixAUpperAVX512<>+40(SB)/8, $0x00000000bf58476d
+DATA mixAUpperAVX512<>+48(SB)/8, $0x00000000bf58476d
+DATA mixAUpperAVX512<>+56(SB)/8, $0x00000000bf58476d
+GLOBL mixAUpperAVX512<>(SB), RODATA|NOPTR, $64
+
+DATA mixBAVX512<>+0(SB)/8, $0x94d049bb133111eb
+DATA mixBAVX512<>+8(SB)/8, $0x94d049bb133111eb
+DATA mixBAVX512<>+16(SB)/8, $0x94d049bb133111eb
+DATA mixBAVX512<>+24(SB)/8, $0x94d049bb133111eb
+DATA mixBAVX512<>+32(SB)/8, $0x94d049bb133111eb
+DATA mixBAVX512<>+40(SB)/8, $0x94d049bb133111eb
+DATA mixBAVX512<>+48(SB)/8, $0x94d049bb133111eb
+DATA mixBAVX512<>+56(SB)/8, $0x94d049bb133111eb
+GLOBL mixBAVX512<>(SB), RODATA|NOPTR, $64
+
+DATA mixBUpperAVX512<>+0(SB)/8, $0x0000000094d049bb
+DATA mixBUpperAVX512<>+8(SB)/8, $0x0000000094d049bb
+DATA mixBUpperAVX512<>+16(SB)/8, $0x0000000094d049bb
+DATA mixBUpperAVX512<>+24(SB)/8, $0x0000000094d049bb
+DATA mixBUpperAVX512<>+32(SB)/8, $0x0000000094d049bb
+DATA mixBUpperAVX512<>+40(SB)/8, $0x0000000094d049bb
+DATA mixBUpperAVX512<>+48(SB)/8, $0x0000000094d049bb
+DATA mixBUpperAVX512<>+56(SB)/8, $0x0000000094d049bb
+GLOBL mixBUpperAVX512<>(SB), RODATA|NOPTR, $64
+
+DATA noiseOnesAVX512<>+0(SB)/8, $0xffffffffffffffff
+DATA noiseOnesAVX512<>+8(SB)/8, $0xffffffffffffffff
+DATA noiseOnesAVX512<>+16(SB)/8, $0xffffffffffffffff
+DATA noiseOnesAVX512<>+24(SB)/8, $0xffffffffffffffff
+DATA noiseOnesAVX512<>+32(SB)/8, $0xffffffffffffffff
+DATA noiseOnesAVX512<>+40(SB)/8, $0xffffffffffffffff
+DATA noiseOnesAVX512<>+48(SB)/8, $0xffffffffffffffff
+DATA noiseOnesAVX512<>+56(SB)/8, $0xffffffffffffffff
+GLOBL noiseOnesAVX512<>(SB), RODATA|NOPTR, $64
+
+DATA noise2p52AVX512<>+0(SB)/8, $0x4330000000000000
+DATA noise2p52AVX512<>+8(SB)/8, $0x4330000000000000
+DATA noise2p52AVX512<>+16(SB)/8, $0x4330000000000000
+DATA noise2p52AVX512<>+24(SB)/8, $0x4330000000000000
+DATA noise2p52AVX512<>+32(SB)/8, $0x4330000000000000
+DATA noise2p52AVX512<>+40(SB)/8, $0x4330000000000000
+DATA noise2p52AVX512<>+48(SB)/8, $0x4330000000000000
+DATA noise2p52AVX512<>+56(SB)/8, $0x4330000000000000
+GLOBL noise2p52AVX512<>(SB), RODATA|NOPTR, $64
+
 // func siluAVX512(out *float32, gate *float32, up *float32, n int)
 // Requires: AVX, AVX512F
 TEXT ·siluAVX512(SB), NOSPLIT, $0-32

@@ -5,6 +5,7 @@ import (
 	"unsafe"
 
 	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/gpu/ref"
 )
 
 // goTier is the portable tier: the fallback everywhere, and the twin that the assembly of the
@@ -23,6 +24,7 @@ var goTier = tier{
 	expShift:  expShift,
 	largest:   largest,
 	massAbove: massAbove,
+	chances:   chances,
 	divide:    divide,
 	squares:   squares,
 	scaleRow:  scaleRow,
@@ -154,6 +156,19 @@ func massAbove(values, weights []float32, floor float32) (mass float64) {
 		}
 	}
 	return mass
+}
+
+func chances(marks []byte, weights []float32, key uint64, first int32, bound float64) {
+	for m := range marks {
+		mark := byte(0)
+		for i, w := range weights[8*m:][:8] {
+			bits := ref.NoiseBits(key, first+int32(8*m+i))
+			if float64(^bits>>12) <= float64(w)*bound {
+				mark |= 1 << i
+			}
+		}
+		marks[m] = mark
+	}
 }
 
 func divide(x []float32, by float32) {

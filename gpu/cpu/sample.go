@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 	"math"
+	"math/bits"
 
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/gpu/ref"
@@ -94,7 +95,7 @@ func (s *drawSpace) row(t *tier, logits []float32, p *gpu.SampleParams) int32 {
 		}
 		return r.winner
 	}
-	r.enterAll(s.scaled[:n], s.weights, keep.value)
+	r.enterAll(t, s.scaled[:n], s.weights, keep.value)
 	return r.winner
 }
 
@@ -124,32 +125,34 @@ type race struct {
 
 // enter takes a token with its weight exp(value - largest).
 func (r *race) enter(id int32, value, weight float32) {
-	bits := ref.NoiseBits(r.key, id)
-	if float64(^bits>>12) <= float64(weight)*r.bound {
-		r.contend(id, value, bits)
+	noise := ref.NoiseBits(r.key, id)
+	if float64(^noise>>12) <= float64(weight)*r.bound {
+		r.contend(id, value, noise)
 	}
 }
 
-// enterAll takes every token of at least the value floor. It is enter, written out because the
-// whole vocabulary passes here.
-func (r *race) enterAll(values, weights []float32, floor float32) {
-	weights = weights[:len(values)]
-	key, bound := r.key, r.bound
-	for i, v := range values {
-		if v < floor {
-			continue
+// enterAll takes every token of at least the value floor. weights is padded to a multiple of 16.
+// The bound tightens between stretches: the first are short, to find a good one soon.
+func (r *race) enterAll(t *tier, values, weights []float32, floor float32) {
+	var marks [64]byte
+	for at, stretch := 0, 2; at < len(values); stretch = min(2*stretch, len(marks)) {
+		n := min(stretch, (len(weights)-at)/8)
+		t.chances(marks[:n], weights[at:], r.key, int32(at), r.bound)
+		for m, mark := range marks[:n] {
+			for ; mark != 0; mark &= mark - 1 {
+				i := at + 8*m + bits.TrailingZeros8(mark)
+				if i < len(values) && values[i] >= floor {
+					r.enter(int32(i), values[i], weights[i])
+				}
+			}
 		}
-		bits := ref.NoiseBits(key, int32(i))
-		if float64(^bits>>12) <= float64(weights[i])*bound {
-			r.contend(int32(i), v, bits)
-			bound = r.bound
-		}
+		at += 8 * n
 	}
 }
 
-func (r *race) contend(id int32, value float32, bits uint64) {
+func (r *race) contend(id int32, value float32, noise uint64) {
 	const slack = 1.0001
-	total := float64(value) - math.Log(-math.Log(ref.Uniform(bits)))
+	total := float64(value) - math.Log(-math.Log(ref.Uniform(noise)))
 	if total > r.best || (total == r.best && id < r.winner) {
 		r.best, r.winner = total, id
 		r.bound = slack * math.Exp(float64(r.largest)-total) * 0x1p52

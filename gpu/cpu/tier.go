@@ -36,6 +36,10 @@ type tier struct {
 	// massAbove: the sum, in float64, of the weights whose value is at least floor. Lengths are
 	// equal multiples of 16, not 0.
 	massAbove func(values, weights []float32, floor float32) float64
+	// chances draws the noise of tokens first, first+1, … under key and sets bit i of marks where
+	// token first+i may win the race: 1-u, in units of 2^-52, is at most weights[i] * bound.
+	// len(weights) is 8 * len(marks), not 0.
+	chances func(marks []byte, weights []float32, key uint64, first int32, bound float64)
 	// divide: x /= by in place, correctly rounded. len(x) is a multiple of 16, not 0.
 	divide func(x []float32, by float32)
 	// squares: the sum of squares, in float64.

@@ -4,6 +4,7 @@ import (
 	"unsafe"
 
 	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/gpu/ref"
 	"golang.org/x/sys/cpu"
 )
 
@@ -75,6 +76,9 @@ var avx2Tier = tier{
 		var lanes [8]float64
 		massAboveAVX2(&values[0], &weights[:len(values)][0], len(values), floor, &lanes[0])
 		return sumDoubles(&lanes)
+	},
+	chances: func(marks []byte, weights []float32, key uint64, first int32, bound float64) {
+		chancesAVX2(&marks[0], &weights[:8*len(marks)][0], 8*len(marks), ref.NoiseState(key, first), bound)
 	},
 	divide: func(x []float32, by float32) { divideAVX2(&x[0], len(x), by) },
 	squares: func(x []float32) float64 {
@@ -164,6 +168,9 @@ var avx512Tier = tier{
 		var lanes [8]float64
 		massAboveAVX512(&values[0], &weights[:len(values)][0], len(values), floor, &lanes[0])
 		return sumDoubles(&lanes)
+	},
+	chances: func(marks []byte, weights []float32, key uint64, first int32, bound float64) {
+		chancesAVX512(&marks[0], &weights[:8*len(marks)][0], 8*len(marks), ref.NoiseState(key, first), bound)
 	},
 	divide: func(x []float32, by float32) { divideAVX512(&x[0], len(x), by) },
 	squares: func(x []float32) float64 {

@@ -132,6 +132,16 @@ func TestTwins(t *testing.T) {
 			}
 			exact(t, "scaleRow", odd, func(tr *tier, out []float32) { tr.scaleRow(out, odd, odd, 0.7, 1) }, tr)
 			exact(t, "addTo", odd, func(tr *tier, out []float32) { tr.addTo(out, odd) }, tr)
+			marks, wantMarks := make([]byte, size/8), make([]byte, size/8)
+			for i := range y {
+				y[i] = max(0, y[i])
+			}
+			key, bound := rng.Uint64(), rng.Float64()*0x1p52
+			tr.chances(marks, y, key, int32(round), bound)
+			chances(wantMarks, y, key, int32(round), bound)
+			if string(marks) != string(wantMarks) {
+				t.Fatalf("chances of %d: %x, want %x", size, marks, wantMarks)
+			}
 			whole := random(rng, size, 3)
 			if got, want := tr.massAbove(whole, y, 0.5), massAbove(whole, y, 0.5); math.Abs(got-want) > 1e-12*float64(size) {
 				t.Fatalf("massAbove of %d: %v, want %v", size, got, want)

@@ -26,11 +26,12 @@ func NoiseKey(seed uint64, position int32) uint64 {
 	return Mix64(Mix64(seed+golden) + golden*uint64(uint32(position)))
 }
 
-// NoiseBits is the draw's 64 random bits for one token id: output id of SplitMix64 seeded
-// with key.
-func NoiseBits(key uint64, token int32) uint64 {
-	return Mix64(key + golden*(uint64(uint32(token))+1))
-}
+// NoiseState is the state of SplitMix64, seeded with key, before output number token.
+func NoiseState(key uint64, token int32) uint64 { return key + golden*uint64(uint32(token)) }
+
+// NoiseBits is the draw's 64 random bits for one token id: output number token of SplitMix64
+// seeded with key, which advances the state before mixing it.
+func NoiseBits(key uint64, token int32) uint64 { return Mix64(NoiseState(key, token) + golden) }
 
 // Uniform maps 64 random bits to (0, 1): the top 52 bits plus one half, times 2^-52. Both ends
 // are excluded and the result is exact in float64.

@@ -40,6 +40,7 @@ func main() {
 	target.expShift()
 	target.largest()
 	target.massAbove()
+	target.chances()
 	target.gate("silu", target.negated)
 	target.gate("gelu", target.geluExponent)
 	target.squares()
