@@ -64,7 +64,7 @@ func (c *Core) refuse(r *schemas.SubmitRequest) *schemas.Error {
 	}
 	if len(c.waiting)+int(r.Choices) > int(c.cfg.WaitingMax) {
 		c.count.overloads++
-		err := schemas.Errorf(schemas.KindOverloaded, "submit", "%d sequences are waiting already; the limit is %d", len(c.waiting), c.cfg.WaitingMax).
+		err := schemas.Errorf(schemas.KindOverloaded, "submit", "%d sequences are waiting and %d more would exceed the limit of %d", len(c.waiting), r.Choices, c.cfg.WaitingMax).
 			WithHint("try again later, or raise waiting_max")
 		err.RetryAfterMs = 1000
 		return err
