@@ -132,6 +132,37 @@ func TestGroupHandOffSurvivesCancellation(t *testing.T) {
 	}
 }
 
+// A waiter that gives up at the moment it is handed the turn passes it on.
+func TestGroupTurnHandedToALeavingWaiter(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // so that the waiter wakes only after the hand-over
+	g, a := NewGroup(), extra("a")
+	for range 20 {
+		ctx, cancel := context.WithCancel(context.Background())
+		result := make(chan error, 1)
+		err := in(context.Background(), g, a, func(context.Context) {
+			go func() { result <- in(ctx, g, a, func(context.Context) {}) }()
+			for waiting := 0; waiting == 0; runtime.Gosched() {
+				g.mu.Lock()
+				waiting = len(g.waiters)
+				g.mu.Unlock()
+			}
+			runtime.Gosched()
+			cancel()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := <-result; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		free, cancel := context.WithTimeout(context.Background(), time.Second)
+		if err := in(free, g, a, func(context.Context) {}); err != nil {
+			t.Fatalf("the turn is lost: %v", err)
+		}
+		cancel()
+	}
+}
+
 func TestGroupQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, a := &Group{WaitingMax: 2}, extra("a")
