@@ -131,6 +131,9 @@ type ErrorDetail struct {
 // kind or, where clients look for one, its own name (see OpContext).
 func NewErrorReply(e *Error) ErrorReply {
 	message := e.Detail
+	if e.Actor != "" && e.Op != "" { // it comes from deeper inside: say what was being done there
+		message = e.Op + ": " + message
+	}
 	if e.Hint != "" {
 		message += "; " + e.Hint
 	}

@@ -77,6 +77,10 @@ def main():
         validator = Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": description["components"]})
         for obj in ask(base, method, path, body):
             objects += 1
+            if "error" in obj and name != "ErrorResponse":
+                violations += 1
+                print(f"{method} {path} {json.dumps(body)}: refused: {obj['error']['message']}")
+                continue
             if name == "CreateCompletionResponse" and body.get("stream"):
                 for choice in obj["choices"]:
                     choice["finish_reason"] = choice["finish_reason"] or "stop"

@@ -214,29 +214,31 @@ func (f *flight) run(s sink) *schemas.Error {
 	defer ticker.Stop()
 	stall := time.NewTicker(f.g.cfg.StallTimeMax)
 	defer stall.Stop()
-	events := f.answer.opening()
-	for {
-		if len(events) > 0 {
-			if err := s.send(f.ctx, events); err != nil {
-				return f.reason(err, "send")
-			}
-		}
-		if f.answer.done() {
-			break
-		}
+	if err := f.send(s, f.answer.opening()); err != nil {
+		return err
+	}
+	for !f.answer.done() {
 		rows, err := f.next(s, ticker.C, stall.C)
 		if err != nil {
 			return f.reason(err, "answer")
 		}
-		var failed *schemas.Error
-		if events, failed = f.answer.step(rows); failed != nil {
+		events, failed := f.answer.step(rows)
+		if err := f.send(s, events); err != nil {
+			return err
+		}
+		if failed != nil {
 			return failed
 		}
 	}
-	if events = f.answer.closing(); len(events) > 0 {
-		if err := s.send(f.ctx, events); err != nil {
-			return f.reason(err, "send")
-		}
+	return f.send(s, f.answer.closing())
+}
+
+func (f *flight) send(s sink, events []event) *schemas.Error {
+	if len(events) == 0 {
+		return nil
+	}
+	if err := s.send(f.ctx, events); err != nil {
+		return f.reason(err, "send")
 	}
 	return nil
 }

@@ -127,7 +127,7 @@ func TestEngineErrorsReachTheClient(t *testing.T) {
 	}
 	go fail()
 	_, body = post(t, server, "/v1/chat/completions", `{`+hello+`,"n":2,"stream":true}`)
-	if !strings.Contains(string(body), `data: {"error":{"message":"the device is on fire","type":"server_error"`) || !strings.HasSuffix(string(body), "data: [DONE]\n\n") {
+	if !strings.Contains(string(body), `"content":"one"`) || !strings.Contains(string(body), `data: {"error":{"message":"the device is on fire","type":"server_error"`) || !strings.HasSuffix(string(body), "data: [DONE]\n\n") {
 		t.Errorf("%s", body)
 	}
 	settled(t, g, e)
@@ -435,6 +435,46 @@ func TestCancelledInTheEngine(t *testing.T) {
 		t.Fatalf("%d %s", resp.StatusCode, body)
 	}
 	settled(t, g, e)
+}
+
+// What a streamed token costs from the tokenizer's batch to the client's socket, with 16 streams at once.
+func BenchmarkStreamedToken(b *testing.B) {
+	const streams, tokens = 16, 60
+	e := startEngine(b, recite)
+	_, server := startGateway(b, e, nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		var wait sync.WaitGroup
+		for range streams {
+			wait.Go(func() {
+				resp, err := server.Client().Post(server.URL+"/v1/chat/completions", "application/json", strings.NewReader(fmt.Sprintf(`{%s,"max_tokens":%d,"stream":true}`, hello, tokens)))
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			})
+		}
+		wait.Wait()
+		for len(e.submitted) > 0 {
+			<-e.submitted
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*streams*tokens), "ns/token")
+}
+
+func BenchmarkEvent(b *testing.B) {
+	a := newAnswer("chatcmpl-0000000000000100", 1, &job{chat: true, stream: true, n: 1, model: "troupe-tiny", prompts: make([]schemas.EncodeRequest, 1)})
+	s := &eventStream{}
+	rows := []row{{text: " word"}}
+	b.ReportAllocs()
+	for b.Loop() {
+		rows[0].tokens++
+		events, _ := a.step(rows)
+		s.add(events[0])
+		s.buffer.Reset()
+	}
 }
 
 func BenchmarkDeliver256Rows(b *testing.B) {

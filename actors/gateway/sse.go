@@ -31,6 +31,7 @@ func newEventStream(w http.ResponseWriter, f *flight) *eventStream {
 	h.Set("Cache-Control", "no-cache")
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	w.WriteHeader(http.StatusOK)
+	_ = s.control.Flush() // the client sees that it is being served, however long the first token takes
 	// A write that waits for a client which does not read must not outlive its request.
 	s.unwatch = context.AfterFunc(f.ctx, func() {
 		_ = s.control.SetWriteDeadline(time.Now().Add(abortWriteTimeMax))
