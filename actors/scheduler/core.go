@@ -23,6 +23,7 @@ type Config struct {
 	EndTokens       schemas.I32 // the model's, for EngineInfo
 	PrefixCacheOff  bool
 	RecoveriesMax   int32 // how often a sequence is recomputed after a lost step before it fails
+	StepTimeMaxMs   int64 // a step without a result for this long is lost; 0 waits for ever
 	RecentlyDoneMax int   // finished requests remembered, so that a late repeat is not run again
 }
 
@@ -60,7 +61,7 @@ type (
 	Done struct{ Result *schemas.StepResult }
 	// Lost: memory or compute did not take part in a step; whatever they knew is gone.
 	Lost struct{ Err *schemas.Error }
-	// Tick: time passed. Sequences past their deadline end.
+	// Tick: time passed. Sequences past their deadline end, and a step whose result does not come is lost.
 	Tick struct{}
 	// More: nothing happened; is there another step to plan?
 	More struct{}
@@ -118,10 +119,12 @@ type Core struct {
 	running []*Sequence                 // in policy order; these have slots
 	slots   []schemas.Slot              // free ones; the last is taken first
 	flights []*flight                   // planned steps that have not finished, oldest first
+	headNs  int64                       // since when the device owes the result of flights[0]
 	asked   *proposal                   // the reserve request that memory has yet to answer
 	refused bool                        // memory granted nothing; it will not until something happens
 
 	release  []*Sequence // ended sequences that memory has yet to hear of
+	forget   bool        // memory holds blocks of an epoch that is over and has yet to hear of the new one
 	arrivals uint64
 	recent   recentRequests
 	emit     []Emission
@@ -243,6 +246,7 @@ func (c *Core) Step(nowNs int64, event Event) Effects {
 		c.lost(e.Err)
 	case Tick:
 		c.expire()
+		c.watch()
 	case More:
 	case PolicyChosen:
 		c.setPolicy(e.Policy)

@@ -31,7 +31,7 @@ func (c *Core) propose() *schemas.ReserveRequest {
 	if len(c.flights) < int(c.cfg.PipelineDepth) && !c.refused {
 		c.chooseRows(p)
 	}
-	if len(p.rows) == 0 && len(c.release) == 0 {
+	if len(p.rows) == 0 && len(c.release) == 0 && !c.forget {
 		return nil
 	}
 	c.step++
@@ -79,6 +79,7 @@ func (s *Sequence) startable() bool {
 // request writes the proposal down for memory, with everything that memory has yet to hear.
 func (c *Core) request(p *proposal) *schemas.ReserveRequest {
 	r := &schemas.ReserveRequest{Epoch: c.epoch, Step: p.step}
+	c.forget = false
 	for _, s := range c.release {
 		learn(r, s)
 		r.Release = append(r.Release, uint64(s.id))
@@ -133,8 +134,12 @@ func learn(r *schemas.ReserveRequest, s *Sequence) {
 // granted turns memory's answer into the step's plan; nil if no row was granted.
 func (c *Core) granted(reply *schemas.ReserveReply) *schemas.StepPlan {
 	p := c.asked
-	if p == nil || reply.Step != p.step {
-		return nil // a late repeat of an earlier answer
+	if p == nil {
+		return nil // nothing was asked
+	}
+	if err := p.check(reply); err != nil {
+		c.lost(err)
+		return nil
 	}
 	c.asked = nil
 	for _, id := range reply.Preempted {
@@ -158,8 +163,48 @@ func (c *Core) granted(reply *schemas.ReserveReply) *schemas.StepPlan {
 		c.refused = len(p.rows) > 0
 		return nil
 	}
+	if len(c.flights) == 0 {
+		c.headNs = c.now
+	}
 	c.flights = append(c.flights, f)
 	return plan
+}
+
+// check holds memory's answer to the question, so that a wrong one cannot break the scheduler.
+func (p *proposal) check(r *schemas.ReserveReply) *schemas.Error {
+	bad := func(param, format string, args ...any) *schemas.Error {
+		e := schemas.Errorf(schemas.KindInternal, "reserve reply", param+": "+format, args...).WithParam(param)
+		e.Step = p.step
+		return e
+	}
+	if r.Step != p.step {
+		return bad("step", "%d, asked was %d", r.Step, p.step)
+	}
+	for _, c := range []struct {
+		name   string
+		column schemas.I32
+	}{{"granted", r.Granted}, {"start", r.Start}, {"cached", r.Cached}, {"block_from", r.BlockFrom}, {"block_count", r.BlockCount}} {
+		if len(c.column) != len(p.rows) {
+			return bad(c.name, "%d elements for %d rows", len(c.column), len(p.rows))
+		}
+	}
+	blocks := 0
+	for i, s := range p.rows {
+		n := int(r.BlockCount[i])
+		if n < 0 || n > len(r.Blocks)-blocks {
+			return bad("block_count", "row %d takes %d blocks; %d are left", i, n, len(r.Blocks)-blocks)
+		}
+		blocks += n
+		granted, start := r.Granted[i], r.Start[i]
+		switch {
+		case granted == 0:
+		case granted < 0 || granted > p.wants[i]:
+			return bad("granted", "row %d got %d of %d tokens", i, granted, p.wants[i])
+		case s.slot != noSlot && start != s.planned, start < 0 || start > s.total()-granted:
+			return bad("start", "row %d starts at %d; %d of %d tokens are computed", i, start, s.planned, s.total())
+		}
+	}
+	return nil
 }
 
 type rowGrant struct {

@@ -21,7 +21,12 @@ func (c *Core) done(r *schemas.StepResult) {
 		return
 	}
 	f := c.flights[at]
+	if err := f.check(r); err != nil {
+		c.lost(err)
+		return
+	}
 	c.flights = slices.Delete(c.flights, at, at+1)
+	c.headNs = c.now
 	for i, s := range f.rows {
 		s.inFlight--
 		if f.sampled[i] {
@@ -29,11 +34,47 @@ func (c *Core) done(r *schemas.StepResult) {
 		}
 	}
 	for i, row := range r.Row {
-		if row < 0 || int(row) >= len(f.rows) || i >= len(r.Token) || !f.sampled[row] {
-			c.lost(schemas.Errorf(schemas.KindInternal, "step result", "row %d of step %d sampled nothing according to the plan", row, r.Step))
-			return
-		}
 		c.sampled(f.rows[row], r.Token[i])
+	}
+}
+
+// check holds a result to its plan: one token for each row that samples, in the plan's order.
+func (f *flight) check(r *schemas.StepResult) *schemas.Error {
+	row := 0
+	for i, sampled := range f.sampled {
+		if !sampled {
+			continue
+		}
+		if row >= len(r.Row) || r.Row[row] != int32(i) {
+			return badResult(r, "row", "element %d is not row %d, which samples according to the plan", row, i)
+		}
+		row++
+	}
+	switch {
+	case row < len(r.Row):
+		return badResult(r, "row", "element %d is row %d, which does not sample again according to the plan", row, r.Row[row])
+	case len(r.Token) != len(r.Row):
+		return badResult(r, "token", "%d tokens for %d rows", len(r.Token), len(r.Row))
+	}
+	return nil
+}
+
+func badResult(r *schemas.StepResult, param, format string, args ...any) *schemas.Error {
+	e := schemas.Errorf(schemas.KindInternal, "step result", param+": "+format, args...).WithParam(param)
+	e.Step = r.Step
+	return e
+}
+
+// watch gives up a step whose result does not come: it, its plan or compute itself is gone.
+func (c *Core) watch() {
+	if c.cfg.StepTimeMaxMs == 0 || len(c.flights) == 0 {
+		return
+	}
+	if late := (c.now - c.headNs) / 1e6; late > c.cfg.StepTimeMaxMs {
+		e := schemas.Errorf(schemas.KindTimeout, "step", "no result for %d ms; the limit is %d ms", late, c.cfg.StepTimeMaxMs).
+			WithHint("is compute overloaded or gone? `nats micro ls` lists the actors that run")
+		e.Step = c.flights[0].step
+		c.lost(e)
 	}
 }
 
@@ -82,6 +123,8 @@ func (c *Core) lost(err *schemas.Error) {
 		}
 	}
 	c.epoch++
+	// Memory hears of it with the next rows or, if there are none, at once; but it is not asked for ever.
+	c.forget = c.asked == nil || len(c.asked.rows) > 0
 	c.flights, c.asked, c.release = nil, nil, nil
 	for _, s := range slices.Clone(c.running) {
 		c.preempt(s)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -35,7 +36,9 @@ type Config struct {
 	PipelineDepth  int
 	Policy         string
 	PrefixCacheOff bool
-	RoPEBF16       bool // see model.Options
+	StepTimeMax    time.Duration // a step without a result for so long is recomputed
+	Apart          bool          // the actors share no mailbox, as if each ran in a process of its own
+	RoPEBF16       bool          // see model.Options
 	Observe        compute.Observer
 	Progress       func(done, total int64) // weight bytes loaded
 }
@@ -49,6 +52,7 @@ const (
 	DepthDefault      = 2
 	PolicyDefault     = "fcfs"
 	KVBytesDefault    = 4 << 30
+	StepTimeDefault   = 5 * time.Minute // more than the longest prefill chunk of a large model on a slow CPU
 	recoveriesMax     = 3
 	recentlyDoneMax   = 8192
 )
@@ -61,6 +65,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.BlockSize, BlockSizeDefault)
 	setDefault(&c.PipelineDepth, DepthDefault)
 	setDefault(&c.Policy, PolicyDefault)
+	setDefault(&c.StepTimeMax, StepTimeDefault)
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -120,18 +125,22 @@ func (r *Replica) open(node *bus.Node, cfg Config, log zerolog.Logger) error {
 
 func (r *Replica) start(node *bus.Node, cfg Config, spec *model.Spec, blockBytes int64, log zerolog.Logger) error {
 	group := bus.NewGroup()
+	forMemory, forCompute := group, group
+	if cfg.Apart {
+		forMemory, forCompute = bus.NewGroup(), bus.NewGroup()
+	}
 	var err error
-	r.memory, err = memory.New(node, group, cfg.Name, memory.Config{Blocks: int32(cfg.KVBlocks), BlockSize: int32(cfg.BlockSize),
+	r.memory, err = memory.New(node, forMemory, cfg.Name, memory.Config{Blocks: int32(cfg.KVBlocks), BlockSize: int32(cfg.BlockSize),
 		PrefixCacheOff: cfg.PrefixCacheOff, BytesPerBlock: blockBytes})
 	if err != nil {
 		return err
 	}
-	r.compute = compute.New(node, group, compute.Config{Replica: cfg.Name, ModelName: cfg.ModelName, Observe: cfg.Observe}, r.dev, r.Model, log)
+	r.compute = compute.New(node, forCompute, compute.Config{Replica: cfg.Name, ModelName: cfg.ModelName, Observe: cfg.Observe}, r.dev, r.Model, log)
 	r.scheduler, err = scheduler.New(node, group, scheduler.Config{Model: cfg.ModelName, Replica: cfg.Name, Device: r.dev.Info().Name,
 		VocabSize: int32(spec.VocabSize), ContextMax: int32(cfg.ContextMax), SequencesMax: int32(cfg.SequencesMax),
 		WaitingMax: int32(cfg.WaitingMax), TokensStepMax: int32(cfg.TokensStepMax), BlockSize: int32(cfg.BlockSize),
 		Blocks: int32(cfg.KVBlocks), PipelineDepth: int32(cfg.PipelineDepth), Policy: cfg.Policy, EndTokens: spec.Generation.EOS,
-		PrefixCacheOff: cfg.PrefixCacheOff, RecoveriesMax: recoveriesMax, RecentlyDoneMax: recentlyDoneMax}, log)
+		PrefixCacheOff: cfg.PrefixCacheOff, RecoveriesMax: recoveriesMax, StepTimeMaxMs: cfg.StepTimeMax.Milliseconds(), RecentlyDoneMax: recentlyDoneMax}, log)
 	if err != nil {
 		return err
 	}
