@@ -38,6 +38,11 @@ func (*TokenBatch) Example() *TokenBatch {
 // Example says that nobody waits for the second choice any more.
 func (*Ack) Example() *Ack { return &Ack{Forgotten: U64{exampleSeq + 1}} }
 
+// Example is a sequence whose step the device failed.
+func (*SeqError) Example() *SeqError {
+	return &SeqError{Seq: SeqID(exampleSeq), Error: Error{Kind: KindInternal, Op: "step", Actor: "compute.replica0", Step: 9, Detail: "the device is lost"}}
+}
+
 // Example is the text of the TokenBatch example.
 func (*DeltaBatch) Example() *DeltaBatch {
 	return &DeltaBatch{From: "tokenizer0", Number: 7, Seq: U64{exampleSeq, exampleSeq + 1}, Text: []string{" there", ""},
@@ -120,7 +125,12 @@ func (*ReserveReply) Example() *ReserveReply {
 // Example is a pool with one block in use.
 func (*MemoryState) Example() *MemoryState {
 	return &MemoryState{Epoch: 1, Step: 1, BlockSize: 16, Total: 4096, Free: 4095, Used: 1, Seqs: 1, QueryTokens: 3,
-		Policy: "lru", BytesPer: 65536, Tables: []SeqTable{{Seq: SeqID(exampleSeq), Placed: 3, Blocks: I32{0}}}}
+		Policy: "lru", BytesPer: 65536, Tables: []SeqTable{*(*SeqTable)(nil).Example()}}
+}
+
+// Example is the first choice's block.
+func (*SeqTable) Example() *SeqTable {
+	return &SeqTable{Seq: SeqID(exampleSeq), Placed: 3, Blocks: I32{0}}
 }
 
 // Example is the plan of the first step: prefill three tokens in slot 0 and sample.
