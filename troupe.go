@@ -51,6 +51,15 @@ type Engine struct {
 	listener  net.Listener
 	server    *http.Server
 	served    chan error // of the HTTP server, once it has ended
+	network   network
+}
+
+// network is how the engine's actors reach each other. Tests make it bad.
+type network struct {
+	remoteOnly     bool // every message travels over NATS, as between machines
+	faults         *bus.Faults
+	attemptTimeMax time.Duration
+	stepTimeMax    time.Duration
 }
 
 // Open loads the model and starts the engine; it returns when requests are served, or with the reason why
@@ -83,7 +92,7 @@ func (e *Engine) open(ctx context.Context, progress func(done, total int64)) err
 	e.replica, err = replica.Open(e.node, dev, replica.Config{Name: replicaInstance, ModelName: e.model.Name, Files: e.model.Files,
 		ContextMax: o.ContextMax, SequencesMax: o.SequencesMax, WaitingMax: o.WaitingMax, TokensStepMax: o.TokensStepMax,
 		BlockSize: o.BlockSize, KVBlocks: o.KVBlocks, KVBytesMax: o.KVBytesMax, PipelineDepth: o.PipelineDepth, Policy: o.Policy,
-		PrefixCacheOff: !o.PrefixCache, Progress: progress}, e.log)
+		PrefixCacheOff: !o.PrefixCache, Apart: e.network.remoteOnly, StepTimeMax: e.network.stepTimeMax, Progress: progress}, e.log)
 	if err != nil {
 		return err
 	}
@@ -114,7 +123,8 @@ func (e *Engine) startNode() error {
 		config = string(raw)
 	}
 	var err error
-	e.node, err = bus.Start(bus.Options{Config: config, Listen: e.opts.NATSListen, Log: e.log})
+	e.node, err = bus.Start(bus.Options{Config: config, Listen: e.opts.NATSListen, Log: e.log,
+		RemoteOnly: e.network.remoteOnly, Faults: e.network.faults, AttemptTimeMax: e.network.attemptTimeMax})
 	return err
 }
 

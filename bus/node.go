@@ -50,6 +50,9 @@ type Options struct {
 	RemoteOnly bool
 	// Faults, if set, disturbs all messages that leave this node. For tests.
 	Faults *Faults
+	// AttemptTimeMax shortens the wait of each attempt of a call over NATS; 0 leaves it to the endpoints. On a
+	// network that loses messages but is quick, it is the price of each loss.
+	AttemptTimeMax time.Duration
 }
 
 // Node is a process on the bus: an embedded NATS server and the actors it hosts.

@@ -32,6 +32,9 @@ type resolved[Req, Resp any] struct {
 // answers every call with KindInvalid.
 func NewRef[Req, Resp any](n *Node, ep schemas.Endpoint[Req, Resp], instance schemas.Instance) *Ref[Req, Resp] {
 	r := &Ref[Req, Resp]{node: n, ep: ep, subject: ep.Subject(instance), timeout: timeoutOf(ep)}
+	if limit := n.opts.AttemptTimeMax; limit > 0 {
+		r.timeout = min(r.timeout, limit)
+	}
 	if instance != "" {
 		r.invalid = checkInstance(instance)
 	}
