@@ -1,0 +1,41 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+// Every mode runs, loses no token and no tapped message, and the report fits a terminal.
+func TestBusModesRun(t *testing.T) {
+	cfg := DefaultBusConfig()
+	cfg.Steps, cfg.Rounds, cfg.PerRound, cfg.Sequences = []time.Duration{200 * time.Microsecond}, 1, time.Millisecond, 8
+	r, err := RunBus(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Steps) != 8 {
+		t.Fatalf("%d modes and depths, want 8", len(r.Steps))
+	}
+	for _, s := range r.Steps {
+		if s.P50Us < 200 {
+			t.Errorf("%s at depth %d: a step took %.1f µs, less than the device alone", s.Mode, s.Depth, s.P50Us)
+		}
+		if s.Mode == ModeTapped && (s.Messages == 0 || s.Missing > 0) {
+			t.Errorf("the tap got %d messages and missed %d", s.Messages, s.Missing)
+		}
+	}
+	var out bytes.Buffer
+	if err := r.WriteText(&out); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(out.String(), "\n") {
+		if n := utf8.RuneCountInString(line); n > 80 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	t.Log("\n" + out.String())
+}
