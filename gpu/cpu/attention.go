@@ -117,25 +117,56 @@ func (p *attentionTask) heads(space *workerSpace, token, kvHead int) {
 		}
 		at += n
 	}
-	out := p.out[(token*p.kvHeads+kvHead)*p.group*p.dim:][:p.group*p.dim]
-	clear(out)
 	space.totals = grow(space.totals, p.group)
 	for g := range p.group {
 		space.totals[g] = p.softmax(space.scores[g*padded:][:padded], count)
 	}
+	chains := mixChains * p.dim
+	space.mixed = grow(space.mixed, p.group*chains)
+	clear(space.mixed)
 	for at := first; at <= last; {
 		values, n := p.keyRun(p.v, table, kvHead, at, last)
 		p.prefetch(p.v, nil, table, kvHead, at+n, first, last)
 		for g := range p.group {
-			p.tier.mix(out[g*p.dim:][:p.dim], space.scores[g*padded+at-first:][:n], values)
+			p.mix(space.mixed[g*chains:][:chains], space.scores[g*padded+at-first:][:n], values, at)
 		}
 		at += n
 	}
+	out := p.out[(token*p.kvHeads+kvHead)*p.group*p.dim:][:p.group*p.dim]
 	for g, total := range space.totals {
-		inverse := 1 / total
-		for i := range p.dim {
-			out[g*p.dim+i] *= inverse
-		}
+		p.finish(out[g*p.dim:][:p.dim], space.mixed[g*chains:][:chains], 1/total)
+	}
+}
+
+// mixChains is the number of independent sums that hide the latency of a multiply-add. The value
+// at position p goes to chain p%mixChains, so the result does not depend on the block size.
+const mixChains = 4
+
+// mix adds the weighted values of positions at.. to the chains.
+func (p *attentionTask) mix(chains, weights, values []float32, at int) {
+	i := 0
+	one := func() {
+		chain := (at + i) % mixChains
+		p.tier.mixOne(chains[chain*p.dim:][:p.dim], values[i*p.dim:], weights[i])
+		i++
+	}
+	for i < len(weights) && (at+i)%mixChains != 0 {
+		one()
+	}
+	if n := (len(weights) - i) / mixChains * mixChains; n > 0 {
+		p.tier.mixFour(chains, weights[i:i+n], values[i*p.dim:])
+		i += n
+	}
+	for i < len(weights) {
+		one()
+	}
+}
+
+// finish adds up the chains and divides by the sum of the weights.
+func (p *attentionTask) finish(out, chains []float32, inverse float32) {
+	a, b, c, d := chains[:p.dim], chains[p.dim:][:p.dim], chains[2*p.dim:][:p.dim], chains[3*p.dim:][:p.dim]
+	for i := range out {
+		out[i] = ((a[i] + c[i]) + (b[i] + d[i])) * inverse
 	}
 }
 

@@ -97,10 +97,15 @@ func matmulF32T6P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int
 //go:noescape
 func dotsAVX2(scores *float32, q *float32, keys *float32, n int, dim int, scale float32)
 
-// mixAVX2 is tier.mix; dim is a positive multiple of 8.
+// mixOneAVX2 is tier.mixOne; dim is a positive multiple of 8.
 //
 //go:noescape
-func mixAVX2(out *float32, weights *float32, values *float32, n int, dim int)
+func mixOneAVX2(out *float32, value *float32, dim int, weight float32)
+
+// mixFourAVX2 is tier.mixFour; n is a multiple of 4, dim a positive multiple of 8.
+//
+//go:noescape
+func mixFourAVX2(chains *float32, weights *float32, values *float32, n int, dim int)
 
 // prefetchAVX2 is tier.prefetch.
 //

@@ -2152,10 +2152,33 @@ one_done:
 	VZEROUPPER
 	RET
 
-// func mixAVX2(out *float32, weights *float32, values *float32, n int, dim int)
+// func mixOneAVX2(out *float32, value *float32, dim int, weight float32)
 // Requires: AVX, FMA3
-TEXT ·mixAVX2(SB), NOSPLIT, $0-40
-	MOVQ out+0(FP), AX
+TEXT ·mixOneAVX2(SB), NOSPLIT, $0-28
+	MOVQ         out+0(FP), AX
+	MOVQ         value+8(FP), CX
+	MOVQ         dim+16(FP), DX
+	VBROADCASTSS weight+24(FP), Y0
+
+vectors:
+	CMPQ        DX, $0x00000008
+	JLT         vectors_done
+	VMOVUPS     (AX), Y1
+	VFMADD231PS (CX), Y0, Y1
+	VMOVUPS     Y1, (AX)
+	ADDQ        $0x20, AX
+	ADDQ        $0x20, CX
+	SUBQ        $0x00000008, DX
+	JMP         vectors
+
+vectors_done:
+	VZEROUPPER
+	RET
+
+// func mixFourAVX2(chains *float32, weights *float32, values *float32, n int, dim int)
+// Requires: AVX, FMA3
+TEXT ·mixFourAVX2(SB), NOSPLIT, $0-40
+	MOVQ chains+0(FP), AX
 	MOVQ weights+8(FP), CX
 	MOVQ values+16(FP), DX
 	MOVQ n+24(FP), BX
@@ -2164,146 +2187,24 @@ TEXT ·mixAVX2(SB), NOSPLIT, $0-40
 	SHLQ $0x02, DI
 	LEAQ (DI)(DI*2), R8
 
-wide8:
-	CMPQ   SI, $0x00000040
-	JLT    wide8_done
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	MOVQ   BX, R9
-	MOVQ   CX, R10
-	MOVQ   DX, R11
-
-values8:
-	CMPQ         R9, $0x00000001
-	JLT          values8_done
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  (R11), Y8, Y0
-	VFMADD231PS  32(R11), Y8, Y1
-	VFMADD231PS  64(R11), Y8, Y2
-	VFMADD231PS  96(R11), Y8, Y3
-	VFMADD231PS  128(R11), Y8, Y4
-	VFMADD231PS  160(R11), Y8, Y5
-	VFMADD231PS  192(R11), Y8, Y6
-	VFMADD231PS  224(R11), Y8, Y7
-	ADDQ         $0x04, R10
-	ADDQ         DI, R11
-	SUBQ         $0x00000001, R9
-	JMP          values8
-
-values8_done:
-	VADDPS  (AX), Y0, Y0
-	VMOVUPS Y0, (AX)
-	VADDPS  32(AX), Y1, Y1
-	VMOVUPS Y1, 32(AX)
-	VADDPS  64(AX), Y2, Y2
-	VMOVUPS Y2, 64(AX)
-	VADDPS  96(AX), Y3, Y3
-	VMOVUPS Y3, 96(AX)
-	VADDPS  128(AX), Y4, Y4
-	VMOVUPS Y4, 128(AX)
-	VADDPS  160(AX), Y5, Y5
-	VMOVUPS Y5, 160(AX)
-	VADDPS  192(AX), Y6, Y6
-	VMOVUPS Y6, 192(AX)
-	VADDPS  224(AX), Y7, Y7
-	VMOVUPS Y7, 224(AX)
-	ADDQ    $0x00000100, AX
-	ADDQ    $0x00000100, DX
-	SUBQ    $0x00000040, SI
-	JMP     wide8
-
-wide8_done:
-wide4:
-	CMPQ   SI, $0x00000020
-	JLT    wide4_done
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	MOVQ   BX, R9
-	MOVQ   CX, R10
-	MOVQ   DX, R11
-
-chains4:
-	CMPQ         R9, $0x00000002
-	JLT          chains4_done
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  (R11), Y8, Y0
-	VFMADD231PS  32(R11), Y8, Y1
-	VFMADD231PS  64(R11), Y8, Y2
-	VFMADD231PS  96(R11), Y8, Y3
-	VBROADCASTSS 4(R10), Y8
-	VFMADD231PS  (R11)(DI*1), Y8, Y4
-	VFMADD231PS  32(R11)(DI*1), Y8, Y5
-	VFMADD231PS  64(R11)(DI*1), Y8, Y6
-	VFMADD231PS  96(R11)(DI*1), Y8, Y7
-	ADDQ         $0x08, R10
-	ADDQ         DI, R11
-	ADDQ         DI, R11
-	SUBQ         $0x00000002, R9
-	JMP          chains4
-
-chains4_done:
-values4:
-	CMPQ         R9, $0x00000001
-	JLT          values4_done
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  (R11), Y8, Y0
-	VFMADD231PS  32(R11), Y8, Y1
-	VFMADD231PS  64(R11), Y8, Y2
-	VFMADD231PS  96(R11), Y8, Y3
-	ADDQ         $0x04, R10
-	ADDQ         DI, R11
-	SUBQ         $0x00000001, R9
-	JMP          values4
-
-values4_done:
-	VADDPS  Y4, Y0, Y0
-	VADDPS  Y5, Y1, Y1
-	VADDPS  Y6, Y2, Y2
-	VADDPS  Y7, Y3, Y3
-	VADDPS  (AX), Y0, Y0
-	VMOVUPS Y0, (AX)
-	VADDPS  32(AX), Y1, Y1
-	VMOVUPS Y1, 32(AX)
-	VADDPS  64(AX), Y2, Y2
-	VMOVUPS Y2, 64(AX)
-	VADDPS  96(AX), Y3, Y3
-	VMOVUPS Y3, 96(AX)
-	ADDQ    $0x00000080, AX
-	ADDQ    $0x00000080, DX
-	SUBQ    $0x00000020, SI
-	JMP     wide4
-
-wide4_done:
 wide2:
-	CMPQ   SI, $0x00000010
-	JLT    wide2_done
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	MOVQ   BX, R9
-	MOVQ   CX, R10
-	MOVQ   DX, R11
+	CMPQ    SI, $0x00000010
+	JLT     wide2_done
+	VMOVUPS (AX), Y0
+	VMOVUPS 32(AX), Y1
+	VMOVUPS (AX)(DI*1), Y2
+	VMOVUPS 32(AX)(DI*1), Y3
+	VMOVUPS (AX)(DI*2), Y4
+	VMOVUPS 32(AX)(DI*2), Y5
+	VMOVUPS (AX)(R8*1), Y6
+	VMOVUPS 32(AX)(R8*1), Y7
+	MOVQ    BX, R9
+	MOVQ    CX, R10
+	MOVQ    DX, R11
 
-chains2:
+values2:
 	CMPQ         R9, $0x00000004
-	JLT          chains2_done
+	JLT          values2_done
 	VBROADCASTSS (R10), Y8
 	VFMADD231PS  (R11), Y8, Y0
 	VFMADD231PS  32(R11), Y8, Y1
@@ -2317,36 +2218,19 @@ chains2:
 	VFMADD231PS  (R11)(R8*1), Y8, Y6
 	VFMADD231PS  32(R11)(R8*1), Y8, Y7
 	ADDQ         $0x10, R10
-	ADDQ         DI, R11
-	ADDQ         DI, R11
-	ADDQ         DI, R11
-	ADDQ         DI, R11
+	LEAQ         (R11)(DI*4), R11
 	SUBQ         $0x00000004, R9
-	JMP          chains2
-
-chains2_done:
-values2:
-	CMPQ         R9, $0x00000001
-	JLT          values2_done
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  (R11), Y8, Y0
-	VFMADD231PS  32(R11), Y8, Y1
-	ADDQ         $0x04, R10
-	ADDQ         DI, R11
-	SUBQ         $0x00000001, R9
 	JMP          values2
 
 values2_done:
-	VADDPS  Y4, Y0, Y0
-	VADDPS  Y5, Y1, Y1
-	VADDPS  Y6, Y2, Y2
-	VADDPS  Y7, Y3, Y3
-	VADDPS  Y2, Y0, Y0
-	VADDPS  Y3, Y1, Y1
-	VADDPS  (AX), Y0, Y0
 	VMOVUPS Y0, (AX)
-	VADDPS  32(AX), Y1, Y1
 	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, (AX)(DI*1)
+	VMOVUPS Y3, 32(AX)(DI*1)
+	VMOVUPS Y4, (AX)(DI*2)
+	VMOVUPS Y5, 32(AX)(DI*2)
+	VMOVUPS Y6, (AX)(R8*1)
+	VMOVUPS Y7, 32(AX)(R8*1)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, SI
@@ -2354,19 +2238,19 @@ values2_done:
 
 wide2_done:
 wide1:
-	CMPQ   SI, $0x00000008
-	JLT    wide1_done
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	MOVQ   BX, R9
-	MOVQ   CX, R10
-	MOVQ   DX, R11
+	CMPQ    SI, $0x00000008
+	JLT     wide1_done
+	VMOVUPS (AX), Y0
+	VMOVUPS (AX)(DI*1), Y1
+	VMOVUPS (AX)(DI*2), Y2
+	VMOVUPS (AX)(R8*1), Y3
+	MOVQ    BX, R9
+	MOVQ    CX, R10
+	MOVQ    DX, R11
 
-chains1:
+values1:
 	CMPQ         R9, $0x00000004
-	JLT          chains1_done
+	JLT          values1_done
 	VBROADCASTSS (R10), Y4
 	VFMADD231PS  (R11), Y4, Y0
 	VBROADCASTSS 4(R10), Y4
@@ -2376,30 +2260,15 @@ chains1:
 	VBROADCASTSS 12(R10), Y4
 	VFMADD231PS  (R11)(R8*1), Y4, Y3
 	ADDQ         $0x10, R10
-	ADDQ         DI, R11
-	ADDQ         DI, R11
-	ADDQ         DI, R11
-	ADDQ         DI, R11
+	LEAQ         (R11)(DI*4), R11
 	SUBQ         $0x00000004, R9
-	JMP          chains1
-
-chains1_done:
-values1:
-	CMPQ         R9, $0x00000001
-	JLT          values1_done
-	VBROADCASTSS (R10), Y4
-	VFMADD231PS  (R11), Y4, Y0
-	ADDQ         $0x04, R10
-	ADDQ         DI, R11
-	SUBQ         $0x00000001, R9
 	JMP          values1
 
 values1_done:
-	VADDPS  Y2, Y0, Y0
-	VADDPS  Y3, Y1, Y1
-	VADDPS  Y1, Y0, Y0
-	VADDPS  (AX), Y0, Y0
 	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, (AX)(DI*1)
+	VMOVUPS Y2, (AX)(DI*2)
+	VMOVUPS Y3, (AX)(R8*1)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, SI

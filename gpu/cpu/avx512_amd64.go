@@ -157,10 +157,15 @@ func matmulF32T12P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k 
 //go:noescape
 func dotsAVX512(scores *float32, q *float32, keys *float32, n int, dim int, scale float32)
 
-// mixAVX512 is tier.mix; dim is a positive multiple of 16.
+// mixOneAVX512 is tier.mixOne; dim is a positive multiple of 16.
 //
 //go:noescape
-func mixAVX512(out *float32, weights *float32, values *float32, n int, dim int)
+func mixOneAVX512(out *float32, value *float32, dim int, weight float32)
+
+// mixFourAVX512 is tier.mixFour; n is a multiple of 4, dim a positive multiple of 16.
+//
+//go:noescape
+func mixFourAVX512(chains *float32, weights *float32, values *float32, n int, dim int)
 
 // prefetchAVX512 is tier.prefetch.
 //

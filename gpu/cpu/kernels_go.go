@@ -19,7 +19,8 @@ var goTier = tier{
 		gpu.F32:  {{tokens: 1, panels: 1, many: panelF32, one: panelF32}},
 	},
 	dots:      dots,
-	mix:       mix,
+	mixOne:    mixOne,
+	mixFour:   mixFour,
 	prefetch:  func([]float32) {}, // Go has no way to say it
 	expShift:  expShift,
 	largest:   largest,
@@ -100,12 +101,17 @@ func dots(scores, q, keys []float32, scale float32) {
 	}
 }
 
-func mix(out, weights, values []float32) {
-	dim := len(out)
+func mixOne(out, value []float32, weight float32) {
+	value = value[:len(out)]
+	for i := range out {
+		out[i] += weight * value[i]
+	}
+}
+
+func mixFour(chains, weights, values []float32) {
+	dim := len(chains) / 4
 	for i, w := range weights {
-		for j, v := range values[i*dim:][:dim] {
-			out[j] += w * v
-		}
+		mixOne(chains[i%4*dim:][:dim], values[i*dim:], w)
 	}
 }
 

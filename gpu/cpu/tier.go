@@ -24,9 +24,11 @@ type tier struct {
 
 	// dots: scores[i] = scale * (q . keys[i]) for len(scores) consecutive keys of len(q).
 	dots func(scores, q, keys []float32, scale float32)
-	// mix: out += sum_i weights[i] * values[i], for values of len(out); the order of the sum is
-	// a function of len(weights) and len(out).
-	mix func(out, weights, values []float32)
+	// mixOne: out += weight * value.
+	mixOne func(out, value []float32, weight float32)
+	// mixFour: chains[i%4] += weights[i] * values[i], in order of i, for a multiple of four
+	// values; chains holds four sums. Each term is added as by mixOne, to the bit.
+	mixFour func(chains, weights, values []float32)
 	// prefetch hints that x will be read soon.
 	prefetch func(x []float32)
 	// expShift: x = exp(x - shift) in place; returns the sum. len(x) is a multiple of 16.

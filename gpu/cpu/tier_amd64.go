@@ -50,12 +50,20 @@ var avx2Tier = tier{
 		}
 		dotsAVX2(&scores[0], &q[0], &keys[:len(scores)*len(q)][0], len(scores), len(q), scale)
 	},
-	mix: func(out, weights, values []float32) {
-		if len(out) == 0 || len(out)%8 != 0 || len(weights) == 0 {
-			mix(out, weights, values)
+	mixOne: func(out, value []float32, weight float32) {
+		if len(out) == 0 || len(out)%8 != 0 {
+			mixOne(out, value, weight)
 			return
 		}
-		mixAVX2(&out[0], &weights[0], &values[:len(weights)*len(out)][0], len(weights), len(out))
+		mixOneAVX2(&out[0], &value[:len(out)][0], len(out), weight)
+	},
+	mixFour: func(chains, weights, values []float32) {
+		dim := len(chains) / 4
+		if dim == 0 || dim%8 != 0 || len(weights) == 0 {
+			mixFour(chains, weights, values)
+			return
+		}
+		mixFourAVX2(&chains[0], &weights[0], &values[:len(weights)*dim][0], len(weights), dim)
 	},
 	prefetch: func(x []float32) { prefetchAVX2(unsafe.SliceData(x), len(x)) },
 	expShift: func(x []float32, shift float32) float32 {
@@ -142,12 +150,20 @@ var avx512Tier = tier{
 		}
 		dotsAVX512(&scores[0], &q[0], &keys[:len(scores)*len(q)][0], len(scores), len(q), scale)
 	},
-	mix: func(out, weights, values []float32) {
-		if len(out) == 0 || len(out)%16 != 0 || len(weights) == 0 {
-			avx2Tier.mix(out, weights, values)
+	mixOne: func(out, value []float32, weight float32) {
+		if len(out) == 0 || len(out)%16 != 0 {
+			avx2Tier.mixOne(out, value, weight)
 			return
 		}
-		mixAVX512(&out[0], &weights[0], &values[:len(weights)*len(out)][0], len(weights), len(out))
+		mixOneAVX512(&out[0], &value[:len(out)][0], len(out), weight)
+	},
+	mixFour: func(chains, weights, values []float32) {
+		dim := len(chains) / 4
+		if dim == 0 || dim%16 != 0 || len(weights) == 0 {
+			avx2Tier.mixFour(chains, weights, values)
+			return
+		}
+		mixFourAVX512(&chains[0], &weights[0], &values[:len(weights)*dim][0], len(weights), dim)
 	},
 	prefetch: func(x []float32) { prefetchAVX512(unsafe.SliceData(x), len(x)) },
 	expShift: func(x []float32, shift float32) float32 {

@@ -104,11 +104,21 @@ func TestTwins(t *testing.T) {
 				t.Fatalf("the dot product of key %d alone is %v, among others %v", n-1, one[0], got[n-1])
 			}
 
-			sum := random(rng, dim, 1)
-			wantSum := append([]float32(nil), sum...)
-			tr.mix(sum, got, keys)
-			mix(wantSum, got, keys)
-			close32(t, fmt.Sprintf("mix %d x %d", n, dim), sum, wantSum, 1e-5*math.Sqrt(float64(n)))
+			if four := n &^ 3; four > 0 {
+				chains := random(rng, 4*dim, 1)
+				want, single := append([]float32(nil), chains...), append([]float32(nil), chains...)
+				tr.mixFour(chains, got[:four], keys)
+				mixFour(want, got[:four], keys)
+				close32(t, fmt.Sprintf("mixFour %d x %d", four, dim), chains, want, 1e-5*math.Sqrt(float64(n)))
+				for i, w := range got[:four] {
+					tr.mixOne(single[i%4*dim:][:dim], keys[i*dim:], w)
+				}
+				for i := range single {
+					if single[i] != chains[i] {
+						t.Fatalf("mixFour %d x %d: element %d is %v, one by one %v", four, dim, i, chains[i], single[i])
+					}
+				}
+			}
 
 			size := 16 * (1 + rng.IntN(20))
 			x, y := random(rng, size, 5), random(rng, size, 1)

@@ -33,6 +33,7 @@ type workerSpace struct {
 	sums   []float32 // matmul: a tile's accumulators
 	scores []float32 // attention: the scores of a group of query heads
 	totals []float32 // attention: the sums of their exponentials
+	mixed  []float32 // attention: four chains of weighted values for each of them
 	draw   drawSpace
 	_      [64]byte
 }

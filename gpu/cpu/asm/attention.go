@@ -93,60 +93,69 @@ func (t isa) fold(v VecVirtual) VecVirtual {
 	return quarter
 }
 
-// mix accumulates weighted values. A stretch of the output stays in registers while all values
-// pass, widest stretches first. A narrow stretch takes several values at a time, each in a
-// chain of its own, so that eight chains hide the latency of a multiply-add; which value goes
-// to which chain depends only on its index.
-func (t isa) mix() {
-	t.begin("mix", "(out, weights, values *float32, n, dim int)",
-		fmt.Sprintf("is tier.mix; dim is a positive multiple of %d.", t.lanes))
-	out, weights, values := pointer("out"), pointer("weights"), pointer("values")
+// mixOne adds one weighted value.
+func (t isa) mixOne() {
+	t.begin("mixOne", "(out, value *float32, dim int, weight float32)",
+		fmt.Sprintf("is tier.mixOne; dim is a positive multiple of %d.", t.lanes))
+	out, value, dim := pointer("out"), pointer("value"), number("dim")
+	weight := t.vector()
+	VBROADCASTSS(scalar("weight"), weight)
+	t.elements(dim, func() {
+		acc := t.vector()
+		VMOVUPS(out, acc)
+		VFMADD231PS(value, weight, acc)
+		VMOVUPS(acc, out)
+	}, out, value)
+	end()
+}
+
+// mixFour adds values in four chains. A stretch of each chain stays in registers while all
+// values pass, widest stretches first.
+func (t isa) mixFour() {
+	const chains = 4
+	t.begin("mixFour", "(chains, weights, values *float32, n, dim int)",
+		fmt.Sprintf("is tier.mixFour; n is a multiple of 4, dim a positive multiple of %d.", t.lanes))
+	base, weights, values := pointer("chains"), pointer("weights"), pointer("values")
 	n, dim := number("n"), number("dim")
 	row, row3 := GP64(), GP64()
 	MOVQ(dim, row)
 	SHLQ(U8(2), row)
 	LEAQ(Mem{Base: row, Index: row, Scale: 2}, row3)
-	for _, width := range []int{8, 4, 2, 1} {
-		chains := min(4, 8/width)
+	rowsFrom := func(base Register) []Mem {
+		return []Mem{{Base: base}, {Base: base, Index: row, Scale: 1}, {Base: base, Index: row, Scale: 2}, {Base: base, Index: row3, Scale: 1}}
+	}
+	widths := []int{2, 1}
+	if t.lanes == 16 { // twice the registers
+		widths = []int{4, 2, 1}
+	}
+	for _, width := range widths {
 		loop(fmt.Sprintf("wide%d", width), dim, width*t.lanes, func() {
 			acc := t.vectors(chains * width)
-			for _, a := range acc {
-				t.zero(a)
+			each := func(do func(memory Mem, v VecVirtual)) {
+				for chain, m := range rowsFrom(base.Base) {
+					for i := range width {
+						do(m.Offset(i*t.bytes()), acc[chain*width+i])
+					}
+				}
 			}
+			each(func(m Mem, v VecVirtual) { VMOVUPS(m, v) })
 			left, w, v := GP64(), GP64(), GP64()
 			MOVQ(n, left)
 			MOVQ(weights.Base, w)
 			MOVQ(values.Base, v)
-			rows := []Mem{{Base: v}, {Base: v, Index: row, Scale: 1}, {Base: v, Index: row, Scale: 2}, {Base: v, Index: row3, Scale: 1}}
-			step := func(count int) func() {
-				return func() {
-					for chain := range count {
-						weight := t.vector()
-						VBROADCASTSS(Mem{Base: w, Disp: 4 * chain}, weight)
-						for i := range width {
-							VFMADD231PS(rows[chain].Offset(i*t.bytes()), weight, acc[chain*width+i])
-						}
-					}
-					ADDQ(U8(uint8(4*count)), w)
-					for range count {
-						ADDQ(row, v)
+			loop(fmt.Sprintf("values%d", width), left, chains, func() {
+				for chain, value := range rowsFrom(v) {
+					weight := t.vector()
+					VBROADCASTSS(Mem{Base: w, Disp: 4 * chain}, weight)
+					for i := range width {
+						VFMADD231PS(value.Offset(i*t.bytes()), weight, acc[chain*width+i])
 					}
 				}
-			}
-			if chains > 1 {
-				loop(fmt.Sprintf("chains%d", width), left, chains, step(chains))
-			}
-			loop(fmt.Sprintf("values%d", width), left, 1, step(1))
-			for span := chains / 2; span > 0; span /= 2 {
-				for i := range span * width {
-					VADDPS(acc[i+span*width], acc[i], acc[i])
-				}
-			}
-			for i := range width {
-				VADDPS(out.Offset(i*t.bytes()), acc[i], acc[i])
-				VMOVUPS(acc[i], out.Offset(i*t.bytes()))
-			}
-			ADDQ(U32(uint32(width*t.bytes())), out.Base)
+				ADDQ(U8(4*chains), w)
+				LEAQ(Mem{Base: v, Index: row, Scale: 4}, v)
+			})
+			each(func(m Mem, v VecVirtual) { VMOVUPS(v, m) })
+			ADDQ(U32(uint32(width*t.bytes())), base.Base)
 			ADDQ(U32(uint32(width*t.bytes())), values.Base)
 		})
 	}

@@ -35,7 +35,8 @@ func main() {
 	}
 	target.matrixKernels()
 	target.dots()
-	target.mix()
+	target.mixOne()
+	target.mixFour()
 	target.prefetch()
 	target.expShift()
 	target.largest()
