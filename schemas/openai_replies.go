@@ -18,7 +18,7 @@ type ChatCompletion struct {
 type ChatChoice struct {
 	Index        int         `json:"index"`
 	Message      ChatMessage `json:"message"`
-	Logprobs     *Logprobs   `json:"logprobs"`
+	Logprobs     *Logprobs   `json:"logprobs" jsonschema:"nullable"`
 	FinishReason string      `json:"finish_reason"` // "stop" or "length"
 }
 
@@ -26,7 +26,7 @@ type ChatChoice struct {
 type ChatMessage struct {
 	Role    string  `json:"role"`
 	Content string  `json:"content"`
-	Refusal *string `json:"refusal"` // null: the engine does not refuse
+	Refusal *string `json:"refusal" jsonschema:"nullable"` // null: the engine does not refuse
 }
 
 // Logprobs is null until the engine reports them.
@@ -47,8 +47,8 @@ type ChatChunk struct {
 type ChunkChoice struct {
 	Index        int       `json:"index"`
 	Delta        ChatDelta `json:"delta"`
-	Logprobs     *Logprobs `json:"logprobs"`
-	FinishReason *string   `json:"finish_reason"` // null until the choice's last event
+	Logprobs     *Logprobs `json:"logprobs" jsonschema:"nullable"`
+	FinishReason *string   `json:"finish_reason" jsonschema:"nullable"` // null until the choice's last event
 }
 
 // ChatDelta is new text; the role comes once, first.
@@ -72,8 +72,8 @@ type Completion struct {
 type CompletionChoice struct {
 	Index        int       `json:"index"`
 	Text         string    `json:"text"`
-	Logprobs     *Logprobs `json:"logprobs"`
-	FinishReason *string   `json:"finish_reason"`
+	Logprobs     *Logprobs `json:"logprobs" jsonschema:"nullable"`
+	FinishReason *string   `json:"finish_reason" jsonschema:"nullable"`
 }
 
 // Usage counts tokens.
@@ -123,8 +123,8 @@ type ErrorReply struct {
 type ErrorDetail struct {
 	Message string  `json:"message"`
 	Type    string  `json:"type"`
-	Param   *string `json:"param"`
-	Code    *string `json:"code"`
+	Param   *string `json:"param" jsonschema:"nullable"`
+	Code    *string `json:"code" jsonschema:"nullable"`
 }
 
 // NewErrorReply puts e in OpenAI's shape. The type says who is at fault, the code is the error's
