@@ -125,9 +125,23 @@ func (a *Actor) state() *schemas.ComputeState {
 	info, mem := a.exec.dev.Info(), a.exec.dev.Memory()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return &schemas.ComputeState{Model: a.cfg.ModelName, Device: info.Name, Description: info.Description,
+	st := &schemas.ComputeState{Model: a.cfg.ModelName, Parameters: a.exec.model.Parameters(), Device: info.Name, Description: info.Description,
 		Tensors: int64(mem.Tensors), Bytes: mem.Bytes, Epoch: a.epoch, Step: a.ran, Queued: a.queued.Load(),
 		Ledger: a.ledger, Kernels: a.list("", true)}
+	for _, pool := range a.exec.model.KVPools() {
+		st.KV = append(st.KV, a.handle(info.Name, pool))
+	}
+	return st
+}
+
+// handle is how other actors see a tensor of this one: they can name it, not read it.
+func (a *Actor) handle(device string, t gpu.Tensor) schemas.TensorHandle {
+	h := schemas.TensorHandle{Node: a.actor.Node().ID(), Device: device, ID: uint64(t.ID), Generation: t.Generation,
+		DType: t.DType.String(), ByteOffset: int64(t.Offset * t.DType.Size()), Owner: a.actor.Instance()}
+	for _, n := range t.Dims[:t.Rank] {
+		h.Shape = append(h.Shape, int64(n))
+	}
+	return h
 }
 
 func (a *Actor) kernels(_ context.Context, req *schemas.KernelsRequest) (*schemas.KernelsReply, error) {

@@ -45,6 +45,8 @@ type Model struct {
 	weights weights
 	scratch scratch
 	unused  []string
+	// parameters counts the elements of all weights.
+	parameters int64
 
 	kPools, vPools []gpu.Tensor // per layer [blocks, kv_heads, block_size, D], compute type
 	blockTables    gpu.Tensor   // [SequencesMax * blocksPerSequence] I32, row by slot
@@ -124,6 +126,7 @@ func (m *Model) build(file *safetensors.File, progress func(done, total int64)) 
 	if m.weights, m.unused, err = l.load(); err != nil {
 		return err
 	}
+	m.parameters = l.parameters
 	if err := m.allocate(); err != nil {
 		return fmt.Errorf("model: allocating for %d KV blocks and %d tokens per step: %w", m.options.KVBlocks, m.options.TokensPerStepMax, err)
 	}
@@ -180,6 +183,13 @@ func (m *Model) Spec() *Spec { return m.spec }
 
 // Options returns how the model was sized, with defaults filled in.
 func (m *Model) Options() Options { return m.options }
+
+// Parameters counts the elements of all weights; tied ones count once.
+func (m *Model) Parameters() int64 { return m.parameters }
+
+// KVPools returns the layers' key and value pools, [blocks, kv_heads, block_size, D] each: all keys, then
+// all values, in layer order.
+func (m *Model) KVPools() []gpu.Tensor { return m.kvCopy.Pools }
 
 // UnusedTensors lists tensors of the checkpoint that this architecture has no place for.
 // Some converters leave such (a tied lm_head); many of them hint at a wrong config.

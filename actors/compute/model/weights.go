@@ -46,13 +46,14 @@ type projection struct{ w, bias gpu.Tensor }
 // loader copies tensors from a checkpoint to the device. The first error sticks: later calls
 // do nothing, so that the code that names the tensors reads as a list.
 type loader struct {
-	mem      *memory
-	file     *safetensors.File
-	spec     *Spec
-	used     map[string]bool
-	done     int64 // bytes
-	progress func(done, total int64)
-	err      error
+	mem        *memory
+	file       *safetensors.File
+	spec       *Spec
+	used       map[string]bool
+	done       int64 // bytes
+	parameters int64 // elements of the tensors used, each counted once
+	progress   func(done, total int64)
+	err        error
 }
 
 // part is a tensor by name with the rows it must have.
@@ -238,9 +239,11 @@ func (l *loader) view(name string, shape ...int) (safetensors.View, gpu.DType) {
 	dtype, ok := floatTypes[v.DType]
 	if !ok {
 		l.err = fmt.Errorf("model: %s: tensor %q is %s, want F32, F16 or BF16", l.file.Origin(name), name, v.DType)
+		return safetensors.View{}, 0
 	}
 	if !l.used[name] { // a tied output projection reads the embedding table again
 		l.done += int64(len(v.Data))
+		l.parameters += int64(len(v.Data) / dtype.Size())
 	}
 	l.used[name] = true
 	return v, dtype
