@@ -4,7 +4,7 @@ import "encoding/json"
 
 // EncodeRequest turns a prompt into tokens and, if Detok is set, opens the session that will turn
 // the answer back into text. Exactly one of Prompt, Tokens and Messages is used: the first set.
-// Asking again with the same Request replaces the session, so a retry is harmless.
+// A repeat with the same Request leaves the session as it is, so a retry is harmless.
 type EncodeRequest struct {
 	_msgpack struct{} `msgpack:",as_array"`
 

@@ -33,7 +33,37 @@ type Effects struct {
 type Core struct {
 	newDecoder newDecoder
 	sessions   map[schemas.SeqID]*session
+	ended      endedRequests
 	decoded    uint64
+}
+
+// endedMax is how many requests are remembered after one of their sessions has ended.
+const endedMax = 8192
+
+// endedRequests remembers the last requests that a session of ended: what opens them again came late.
+type endedRequests struct {
+	ring []schemas.RequestID
+	next int
+	set  map[schemas.RequestID]struct{}
+}
+
+func (e *endedRequests) has(id schemas.RequestID) bool {
+	_, ok := e.set[id]
+	return ok
+}
+
+func (e *endedRequests) add(id schemas.RequestID) {
+	if e.has(id) {
+		return
+	}
+	if len(e.ring) < endedMax {
+		e.ring = append(e.ring, id)
+	} else {
+		delete(e.set, e.ring[e.next])
+		e.ring[e.next] = id
+		e.next = (e.next + 1) % endedMax
+	}
+	e.set[id] = struct{}{}
 }
 
 // newDecoder starts a sequence's way back to text. promptTail are the last tokens of its prompt: what
@@ -44,26 +74,38 @@ type newDecoder func(keepSpecial bool, promptTail []int32) decoder
 const promptTailMax = 8
 
 func newCore(start newDecoder) *Core {
-	return &Core{newDecoder: start, sessions: map[schemas.SeqID]*session{}}
+	return &Core{newDecoder: start, sessions: map[schemas.SeqID]*session{}, ended: endedRequests{set: map[schemas.RequestID]struct{}{}}}
 }
 
-// Open starts the sessions of a request's choices; those that are open already start again.
+// Open starts the sessions of a request's choices. A repeat, which a network may deliver at any time, leaves
+// alone what is open, and opens nothing after one has ended or was closed.
 func (c *Core) Open(nowNs int64, request schemas.RequestID, prompt schemas.I32, spec *schemas.DetokSpec) {
+	if c.ended.has(request) {
+		return
+	}
 	tail := prompt[max(0, len(prompt)-promptTailMax):]
 	for i := range int(spec.Choices) {
+		if c.sessions[request.Seq(i)] != nil {
+			continue
+		}
 		c.sessions[request.Seq(i)] = &session{spec: spec, decoder: c.newDecoder(spec.KeepSpecial, tail), openNs: nowNs}
 	}
 }
 
-// Close forgets sessions and counts those that were open.
+// Close forgets sessions and counts those that were open. One that is not may have yet to come.
 func (c *Core) Close(seqs schemas.U64) (n int32) {
 	for _, id := range seqs {
 		if _, open := c.sessions[schemas.SeqID(id)]; open {
-			delete(c.sessions, schemas.SeqID(id))
 			n++
 		}
+		c.forget(schemas.SeqID(id))
 	}
 	return n
+}
+
+func (c *Core) forget(id schemas.SeqID) {
+	delete(c.sessions, id)
+	c.ended.add(id.Request())
 }
 
 // Expire forgets sessions that were opened before a time and never saw a token: whoever opened them
@@ -71,7 +113,7 @@ func (c *Core) Close(seqs schemas.U64) (n int32) {
 func (c *Core) Expire(beforeNs int64) (n int) {
 	for id, s := range c.sessions {
 		if s.next == 0 && s.openNs < beforeNs {
-			delete(c.sessions, id)
+			c.forget(id)
 			n++
 		}
 	}
@@ -132,7 +174,7 @@ func (c *Core) row(fx *Effects, b *schemas.TokenBatch, i int, id schemas.SeqID, 
 		}
 	}
 	if d.Finish != schemas.FinishNone {
-		delete(c.sessions, id)
+		c.forget(id)
 	}
 	d.Tokens = s.next
 	fx.Deltas = append(fx.Deltas, d)
