@@ -83,6 +83,9 @@ type Replica struct {
 	memory    *bus.Actor
 	compute   *compute.Actor
 	started   int
+
+	newMemory  func() (*bus.Actor, error)
+	newCompute func() *compute.Actor
 }
 
 // Open loads the model onto dev and starts the actors. On error it closes dev.
@@ -130,12 +133,17 @@ func (r *Replica) start(node *bus.Node, cfg Config, spec *model.Spec, blockBytes
 		forMemory, forCompute = bus.NewGroup(), bus.NewGroup()
 	}
 	var err error
-	r.memory, err = memory.New(node, forMemory, cfg.Name, memory.Config{Blocks: int32(cfg.KVBlocks), BlockSize: int32(cfg.BlockSize),
-		PrefixCacheOff: cfg.PrefixCacheOff, BytesPerBlock: blockBytes})
-	if err != nil {
+	r.newMemory = func() (*bus.Actor, error) {
+		return memory.New(node, forMemory, cfg.Name, memory.Config{Blocks: int32(cfg.KVBlocks), BlockSize: int32(cfg.BlockSize),
+			PrefixCacheOff: cfg.PrefixCacheOff, BytesPerBlock: blockBytes})
+	}
+	r.newCompute = func() *compute.Actor {
+		return compute.New(node, forCompute, compute.Config{Replica: cfg.Name, ModelName: cfg.ModelName, Observe: cfg.Observe}, r.dev, r.Model, log)
+	}
+	if r.memory, err = r.newMemory(); err != nil {
 		return err
 	}
-	r.compute = compute.New(node, forCompute, compute.Config{Replica: cfg.Name, ModelName: cfg.ModelName, Observe: cfg.Observe}, r.dev, r.Model, log)
+	r.compute = r.newCompute()
 	r.scheduler, err = scheduler.New(node, group, scheduler.Config{Model: cfg.ModelName, Replica: cfg.Name, Device: r.dev.Info().Name,
 		VocabSize: int32(spec.VocabSize), ContextMax: int32(cfg.ContextMax), SequencesMax: int32(cfg.SequencesMax),
 		WaitingMax: int32(cfg.WaitingMax), TokensStepMax: int32(cfg.TokensStepMax), BlockSize: int32(cfg.BlockSize),
