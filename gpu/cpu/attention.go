@@ -97,7 +97,9 @@ func (p *attentionTask) table(t int) []int32 {
 
 func (p *attentionTask) run(worker, from, to int) {
 	for item := from; item < to; item++ {
-		p.heads(&p.workers[worker], item/p.kvHeads, item%p.kvHeads)
+		// Neighbours are tokens of one sequence, which find its keys and values in cache.
+		tokens := len(p.positions)
+		p.heads(&p.workers[worker], item%tokens, item/tokens)
 	}
 }
 
@@ -108,10 +110,13 @@ func (p *attentionTask) heads(space *workerSpace, token, kvHead int) {
 	padded := (count + 15) &^ 15
 	space.scores = grow(space.scores, p.group*padded)
 	table := p.table(token)
+	cold := token == 0 || p.tokenSlot[token-1] != p.tokenSlot[token]
 	queries := p.q[token*p.stride+p.column+kvHead*p.group*p.dim:][:p.group*p.dim]
 	for at := first; at <= last; {
 		keys, n := p.keyRun(p.k, table, kvHead, at, last)
-		p.prefetch(p.k, p.v, table, kvHead, at+n, first, last)
+		if cold {
+			p.prefetch(p.k, p.v, table, kvHead, at+n, first, last)
+		}
 		for g := range p.group {
 			p.tier.dots(space.scores[g*padded+at-first:][:n], queries[g*p.dim:][:p.dim], keys, p.scale)
 		}
@@ -126,7 +131,9 @@ func (p *attentionTask) heads(space *workerSpace, token, kvHead int) {
 	clear(space.mixed)
 	for at := first; at <= last; {
 		values, n := p.keyRun(p.v, table, kvHead, at, last)
-		p.prefetch(p.v, nil, table, kvHead, at+n, first, last)
+		if cold {
+			p.prefetch(p.v, nil, table, kvHead, at+n, first, last)
+		}
 		for g := range p.group {
 			p.mix(space.mixed[g*chains:][:chains], space.scores[g*padded+at-first:][:n], values, at)
 		}
