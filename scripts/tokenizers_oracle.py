@@ -12,6 +12,7 @@ Install the reference in a virtual environment first: pip install tokenizers==0.
   train DIR         write small tokenizers of many kinds to DIR/NAME.json, trained on made-up text
   bench TEXT NAME…  compare speed on one thread: tokenizers NAME of ../shared/tokenizers on the lines of the file
                     TEXT (short prompts) and on all of it (long text), the Go benchmarks in the same run
+  mix DIR           put random components around the models of `train DIR`, as DIR/mix-N.json
   vectors DIR       write what the reference makes of random and adversarial text to DIR/NAME.jsonl, for every
                     DIR/NAME.json; --count says how many texts, --seed which ones
 """
@@ -163,6 +164,9 @@ def write_tables(path):
     for script in SCRIPTS:
         add("script." + script, matched_by(r"\p{%s}" % script))
     add("onig.word", matched_by(r"\w"))
+    add("onig.posixword", matched_by("[[:word:]]"))
+    for name in ("Emoji", "Extended_Pictographic"):
+        add("onig." + name.lower().replace("_", ""), matched_by(r"\p{%s}" % name))
     add("onig.alphabetic", matched_by(r"\p{Alphabetic}"))
     add("regex.word", after_letter(pre_tokenizers.Whitespace(), lambda p: len(p) == 2 and p[0] == "a"))
     add("numeric", after_letter(pre_tokenizers.Digits(individual_digits=True), lambda p: len(p) == 1))
@@ -272,6 +276,22 @@ def random_text(rng, tokens, added):
     return data.decode("utf-8", "replace"), bytes(data)
 
 
+def attempt(function, argument):
+    """The result, or None where the reference fails; its panics are no ordinary exceptions."""
+    try:
+        return function(argument)
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
+            raise
+        return None
+
+
+def all_or_each(batch, single, arguments):
+    """The results of a batch or, if it fails, of each argument on its own."""
+    results = attempt(batch, arguments)
+    return [attempt(single, a) for a in arguments] if results is None else results
+
+
 def write_vectors(directory, count, seed, only):
     for path in sorted(pathlib.Path(directory).glob("*.json")):
         if only and path.stem not in only:
@@ -287,17 +307,26 @@ def write_vectors(directory, count, seed, only):
         with open(path.with_suffix(".jsonl"), "w") as out:
             for start in range(0, count, 1000):
                 texts = [random_text(rng, tokens, added) for _ in range(min(1000, count - start))]
-                plain = [e.ids for e in tokenizer.encode_batch([t for t, _ in texts], add_special_tokens=False)]
-                special = [e.ids for e in tokenizer.encode_batch([t for t, _ in texts], add_special_tokens=True)]
+                encodings = []
+                for special in (False, True):
+                    encodings.append(all_or_each(
+                        lambda ts: tokenizer.encode_batch(ts, add_special_tokens=special),
+                        lambda t: tokenizer.encode(t, add_special_tokens=special), [t for t, _ in texts]))
+                known = [i for i, pair in enumerate(zip(*encodings)) if None not in pair]
+                texts = [texts[i] for i in known]
+                plain, special = ([rows[i].ids for i in known] for rows in encodings)
                 mixed = []
                 for row in special:
                     row = list(row)
                     for _ in range(rng.choice([0, 0, 1, 3])):
                         row.insert(rng.randint(0, len(row)), rng.choice(rng.choice([ids, byte_ids, ids[:300]])))
                     mixed.append(row)
-                decoded = tokenizer.decode_batch(mixed, skip_special_tokens=False)
-                skipped = tokenizer.decode_batch(mixed, skip_special_tokens=True)
+                decoded, skipped = (all_or_each(
+                    lambda rows: tokenizer.decode_batch(rows, skip_special_tokens=skip),
+                    lambda row: tokenizer.decode(row, skip_special_tokens=skip), mixed) for skip in (False, True))
                 for (text, data), a, b, m, d, k in zip(texts, plain, special, mixed, decoded, skipped):
+                    if d is None or k is None:
+                        continue
                     row = {"plain": a, "special": b, "ids": m, "decoded": d, "skipped": k}
                     row.update({"text": text} if data is None else {"bytes": data.hex()})
                     out.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
@@ -465,6 +494,87 @@ def small_tokenizers():
     return make
 
 
+PATTERNS = [GPT4, CL100K, O200K, TEKKEN, DEEPSEEK_V3, r"\s?\p{L}+", r"\p{N}{1,3}", r"\w+|[^\w\s]+", r"(?:\r\n|\s)+", r"[aeiou]", r"\b", r"^|$",
+            r"a*", r"(?i:the|QU)", r"(?<=[a-z])(?=[A-Z])", r"[[:punct:]]", r"[^[:alpha:]\s]+?", r"\p{Han}|\p{Script=Han}?", r".", r"(?m:.)\n", r"\h{2,}"]
+BEHAVIORS = ["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"]
+
+
+def random_normalizer(rng):
+    pattern = rng.choice([{"String": rng.choice([" ", "a", "  ", "▁", "e\u0301"])}, {"Regex": rng.choice(PATTERNS)}])
+    flag = lambda: rng.random() < 0.5
+    return rng.choice([
+        {"type": rng.choice(["NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt"])},
+        {"type": "Strip", "strip_left": flag(), "strip_right": flag()},
+        {"type": "Replace", "pattern": pattern, "content": rng.choice(["", " ", "▁", "xy"])},
+        {"type": "Prepend", "prepend": rng.choice(["▁", " ", "ab"])},
+        {"type": "BertNormalizer", "clean_text": flag(), "handle_chinese_chars": flag(), "strip_accents": rng.choice([None, True, False]), "lowercase": flag()},
+    ])
+
+
+def random_pre_tokenizer(rng):
+    pattern = rng.choice([{"String": rng.choice([" ", "a", "the", "\n"])}, {"Regex": rng.choice(PATTERNS)}])
+    flag = lambda: rng.random() < 0.5
+    return rng.choice([
+        {"type": rng.choice(["Whitespace", "WhitespaceSplit", "BertPreTokenizer", "UnicodeScripts"])},
+        {"type": "Split", "pattern": pattern, "behavior": rng.choice(BEHAVIORS), "invert": flag()},
+        {"type": "Split", "pattern": pattern, "behavior": rng.choice(BEHAVIORS), "invert": flag()},
+        {"type": "Punctuation", "behavior": rng.choice(BEHAVIORS)},
+        {"type": "Digits", "individual_digits": flag()},
+        {"type": "Metaspace", "replacement": rng.choice("▁_"), "prepend_scheme": rng.choice(["first", "always", "never"]), "split": flag()},
+        {"type": "CharDelimiterSplit", "delimiter": rng.choice(" ae")},
+        {"type": "FixedLength", "length": rng.randint(1, 9)},
+        {"type": "ByteLevel", "add_prefix_space": flag(), "trim_offsets": flag(), "use_regex": flag()},
+    ])
+
+
+def random_decoder(rng):
+    pattern = rng.choice([{"String": rng.choice([" ", "a", "▁", "##", "Ġ"])}, {"Regex": rng.choice(PATTERNS)}])
+    flag = lambda: rng.random() < 0.5
+    return rng.choice([
+        {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        {"type": "Strip", "content": rng.choice(" ae▁"), "start": rng.randint(0, 3), "stop": 0},
+        {"type": "Replace", "pattern": pattern, "content": rng.choice(["", " ", "xy"])},
+        {"type": "Metaspace", "replacement": "▁", "prepend_scheme": rng.choice(["first", "always", "never"]), "split": flag()},
+        {"type": "WordPiece", "prefix": "##", "cleanup": flag()}, {"type": "BPEDecoder", "suffix": rng.choice(["</w>", "a"])},
+        {"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": flag()},
+    ])
+
+
+def random_sequence(rng, make, name):
+    """Nothing, one component or several."""
+    parts = [make(rng) for _ in range(rng.choice([0, 1, 1, 2, 3]))]
+    if not parts:
+        return None
+    return parts[0] if len(parts) == 1 else {"type": "Sequence", name: parts}
+
+
+def mix(directory, count, seed):
+    rng = random.Random(f"mix {seed}")
+    bases = [p for p in sorted(pathlib.Path(directory).glob("*.json")) if not p.stem.startswith("mix-")]
+    made = 0
+    while made < count:
+        state = json.loads(rng.choice(bases).read_text())
+        state["normalizer"] = random_sequence(rng, random_normalizer, "normalizers")
+        state["pre_tokenizer"] = random_sequence(rng, random_pre_tokenizer, "pretokenizers")
+        state["decoder"] = random_sequence(rng, random_decoder, "decoders")
+        for token in state["added_tokens"]:
+            for flag in ("single_word", "lstrip", "rstrip", "normalized", "special"):
+                if rng.random() < 0.1:
+                    token[flag] = not token[flag]
+        if state["model"]["type"] == "BPE":
+            for flag in ("fuse_unk", "byte_fallback", "ignore_merges"):
+                state["model"][flag] = rng.random() < 0.5
+        if state["model"]["type"] in ("WordPiece", "WordLevel") and state["model"]["unk_token"] not in state["model"]["vocab"]:
+            continue
+        text = json.dumps(state, ensure_ascii=False)
+        try:
+            Tokenizer.from_str(text)
+        except Exception:
+            continue
+        (pathlib.Path(directory) / f"mix-{made}.json").write_text(text)
+        made += 1
+
+
 def train(directory, only):
     for name, make in small_tokenizers().items():
         if not only or name in only:
@@ -516,6 +626,10 @@ def main():
     small = commands.add_parser("train")
     small.add_argument("dir")
     small.add_argument("--only", nargs="*", help="names of the tokenizers to make")
+    mixed = commands.add_parser("mix")
+    mixed.add_argument("dir")
+    mixed.add_argument("--count", type=int, default=100)
+    mixed.add_argument("--seed", type=int, default=1)
     vectors = commands.add_parser("vectors")
     vectors.add_argument("dir")
     vectors.add_argument("--count", type=int, default=10_000)
@@ -528,6 +642,8 @@ def main():
         bench(args.text, args.names, args.runs)
     elif args.command == "train":
         train(args.dir, args.only)
+    elif args.command == "mix":
+        mix(args.dir, args.count, args.seed)
     elif args.command == "vectors":
         write_vectors(args.dir, args.count, args.seed, args.only)
 

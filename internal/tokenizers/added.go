@@ -65,7 +65,7 @@ func loadAdded(v value, m model, n normalizer) (*addedVocab, error) {
 			a.special[token.content] = true
 		}
 		if token.normalized && n != nil {
-			form, err := n(token.content)
+			form, _, err := n(token.content)
 			if err != nil {
 				return nil, item.errorf("%v", err)
 			}
@@ -120,17 +120,14 @@ func (a *addedVocab) buildTries(v value) error {
 		if len(form) > maxTokenBytes {
 			return v.errorf("token %.40q has more than %d bytes once it is normalized", token.content, maxTokenBytes)
 		}
-		if form == "" {
-			return v.errorf("token %.40q is empty once it is normalized", token.content)
+		if other, ok := normal[form]; !ok || id < other { // the reference takes either of two equals
+			normal[form] = id
 		}
-		if other, ok := normal[form]; ok {
-			return v.errorf("tokens %.40q and %.40q are the same once they are normalized", a.tokens[other].content, token.content)
-		}
-		normal[form] = id
 	}
 	if len(plain) > 0 {
 		a.plain = newTrie(plain)
 	}
+	delete(normal, "") // cannot be found; the reference takes text apart at it, or panics
 	if len(normal) > 0 {
 		a.normal = newTrie(normal)
 	}

@@ -295,7 +295,7 @@ func (m *mapStage) flush()             { m.next.flush() }
 func loadReplaceDecoder(o object) (decoder, error) {
 	replace, err := loadReplace(o)
 	apply := func(token string) string {
-		out, err := replace(token)
+		out, _, err := replace(token)
 		if err != nil {
 			return token // only a pattern that backtracks without end fails; its token is left as it is
 		}

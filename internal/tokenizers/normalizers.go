@@ -4,17 +4,19 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/troupe-engine/troupe/internal/tokenizers/onig"
 	"github.com/troupe-engine/troupe/internal/tokenizers/ucd"
 )
 
-// normalizer changes text before it is split.
-type normalizer func(text string) (string, error)
+// normalizer changes text before it is split. shifted says that what the result begins with was not at the
+// beginning of text, since something before it was dropped.
+type normalizer func(text string) (result string, shifted bool, err error)
 
-// pure makes a normalizer of a function that cannot fail.
+// pure makes a normalizer of a function that cannot fail and drops nothing.
 func pure(f func(string) string) normalizer {
-	return func(text string) (string, error) { return f(text), nil }
+	return func(text string) (string, bool, error) { return f(text), false, nil }
 }
 
 // loadNormalizer reads a normalizer; nil is none.
@@ -38,7 +40,7 @@ func loadNormalizer(v value) (normalizer, error) {
 	case "Lowercase":
 		return pure(ucd.Lower), nil
 	case "StripAccents":
-		return pure(dropper(in(ucd.Named("mark")))), nil
+		return dropper(in(ucd.Named("mark"))), nil
 	case "Strip":
 		return loadStrip(o)
 	case "Replace":
@@ -54,7 +56,7 @@ func loadNormalizer(v value) (normalizer, error) {
 	case "ByteLevel":
 		return pure(toByteLevel), nil
 	case "Nmt":
-		return pure(nmt), nil
+		return mapper(nmt), nil
 	case "BertNormalizer", "Bert":
 		return loadBertNormalizer(o)
 	case "Precompiled":
@@ -79,31 +81,43 @@ func loadNormalizerSequence(o object) (normalizer, error) {
 		}
 		all = append(all, n)
 	}
-	return func(text string) (string, error) {
-		most := growthBase + growthPerByte*len(text)
-		for _, n := range all {
-			var err error
-			if text, err = n(text); err != nil {
-				return "", err
-			}
-			if len(text) > most {
-				return "", fmt.Errorf("the normalized text has more than %d bytes", most)
-			}
-		}
-		return text, nil
-	}, nil
+	return inSequence(all), nil
 }
 
-// dropper returns a function that removes the characters that drop accepts.
-func dropper(drop func(rune) bool) func(string) string {
-	return func(text string) string {
-		return strings.Map(func(r rune) rune {
-			if drop(r) {
-				return -1
+// inSequence applies normalizers one after the other.
+func inSequence(all []normalizer) normalizer {
+	return func(text string) (string, bool, error) {
+		most := growthBase + growthPerByte*len(text)
+		shiftedBefore := false
+		for _, n := range all {
+			result, shifted, err := n(text)
+			if err != nil {
+				return "", false, err
 			}
-			return r
-		}, text)
+			if len(result) > most {
+				return "", false, fmt.Errorf("the normalized text has more than %d bytes", most)
+			}
+			text, shiftedBefore = result, shiftedBefore || shifted
+		}
+		return text, shiftedBefore, nil
 	}
+}
+
+// mapper makes a normalizer of a function from characters to characters, or to -1 to drop them.
+func mapper(f func(rune) rune) normalizer {
+	return func(text string) (string, bool, error) {
+		return strings.Map(f, text), text != "" && f(firstRune(text)) < 0, nil
+	}
+}
+
+// dropper makes a normalizer that removes the characters that drop accepts.
+func dropper(drop func(rune) bool) normalizer {
+	return mapper(func(r rune) rune {
+		if drop(r) {
+			return -1
+		}
+		return r
+	})
 }
 
 func loadStrip(o object) (normalizer, error) {
@@ -112,15 +126,17 @@ func loadStrip(o object) (normalizer, error) {
 		return nil, err
 	}
 	right, err := o.at("strip_right").boolean()
-	return pure(func(text string) string {
+	return func(text string) (string, bool, error) {
+		size := len(text)
 		if left {
 			text = strings.TrimLeftFunc(text, unicode.IsSpace)
 		}
+		shifted := len(text) < size
 		if right {
 			text = strings.TrimRightFunc(text, unicode.IsSpace)
 		}
-		return text
-	}), err
+		return text, shifted, nil
+	}, err
 }
 
 // loadReplace reads what is both a normalizer and a decoder: content in place of every match of a pattern.
@@ -134,22 +150,32 @@ func loadReplace(o object) (normalizer, error) {
 		return nil, err
 	}
 	if !isRegex && pattern != "" {
-		return func(text string) (string, error) {
-			if grows := len(content) - len(pattern); grows > 0 {
-				if err := checkGrowth(len(text), strings.Count(text, pattern), grows); err != nil {
-					return "", err
-				}
-			}
-			return strings.ReplaceAll(text, pattern, content), nil
-		}, nil
+		return replaceString(pattern, content), nil
 	}
 	re, err := onig.Compile(pattern)
 	if err != nil {
 		return nil, o.at("pattern").errorf("%v", err)
 	}
-	return func(text string) (string, error) {
+	return replaceRegex(re, content), nil
+}
+
+func replaceString(pattern, content string) normalizer {
+	// The first character of the content counts as the last one of what it replaces.
+	shifts := content == "" || utf8.RuneCountInString(pattern) > 1
+	return func(text string) (string, bool, error) {
+		if grows := len(content) - len(pattern); grows > 0 {
+			if err := checkGrowth(len(text), strings.Count(text, pattern), grows); err != nil {
+				return "", false, err
+			}
+		}
+		return strings.ReplaceAll(text, pattern, content), shifts && strings.HasPrefix(text, pattern), nil
+	}
+}
+
+func replaceRegex(re *onig.Regexp, content string) normalizer {
+	return func(text string) (string, bool, error) {
 		if text == "" {
-			return text, nil
+			return text, false, nil
 		}
 		var matches []span
 		err := re.FindAll(text, func(start, end int) { matches = append(matches, span{start, end, true}) })
@@ -157,18 +183,21 @@ func loadReplace(o object) (normalizer, error) {
 			err = checkGrowth(len(text), len(matches), len(content))
 		}
 		if err != nil {
-			return "", err
+			return "", false, err
 		}
 		var b strings.Builder
-		last := 0
+		last, shifted := 0, false
 		for _, m := range matches {
+			if m.start == 0 && m.end > 0 {
+				shifted = content == "" || utf8.RuneCountInString(text[:m.end]) > 1
+			}
 			b.WriteString(text[last:m.start])
 			b.WriteString(content)
 			last = m.end
 		}
 		b.WriteString(text[last:])
-		return b.String(), nil
-	}, nil
+		return b.String(), shifted, nil
+	}
 }
 
 // A replacement may make a text this many bytes longer, plus this many for each byte it has, so that no file
@@ -186,17 +215,15 @@ func checkGrowth(size, count, each int) error {
 }
 
 // nmt is sentencepiece's nmt rule set: it drops control characters and makes a space of other white space.
-func nmt(text string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case 0x01 <= r && r <= 0x08, r == 0x0B, 0x0E <= r && r <= 0x1F, r == 0x7F, r == 0x8F, r == 0x9F:
-			return -1
-		case r == '\t', r == '\n', r == '\f', r == '\r', r == 0x1680, 0x200B <= r && r <= 0x200F,
-			r == 0x2028, r == 0x2029, r == 0x2581, r == 0xFEFF, r == 0xFFFD:
-			return ' '
-		}
-		return r
-	}, text)
+func nmt(r rune) rune {
+	switch {
+	case 0x01 <= r && r <= 0x08, r == 0x0B, 0x0E <= r && r <= 0x1F, r == 0x7F, r == 0x8F, r == 0x9F:
+		return -1
+	case r == '\t', r == '\n', r == '\f', r == '\r', r == 0x1680, 0x200B <= r && r <= 0x200F,
+		r == 0x2028, r == 0x2029, r == 0x2581, r == 0xFEFF, r == 0xFFFD:
+		return ' '
+	}
+	return r
 }
 
 func loadBertNormalizer(o object) (normalizer, error) {
@@ -216,32 +243,29 @@ func loadBertNormalizer(o object) (normalizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	control := in(ucd.Named("bert.control"))
-	decompose := forms["NFD"]()
-	dropAccents := dropper(in(ucd.Named("bert.nonspacing")))
-	return pure(func(text string) string {
-		if clean {
-			text = strings.Map(func(r rune) rune {
-				switch {
-				case control(r):
-					return -1
-				case unicode.IsSpace(r):
-					return ' '
-				}
-				return r
-			}, text)
-		}
-		if chinese {
-			text = spaceChinese(text)
-		}
-		if strip {
-			text = dropAccents(decompose.normalize(text))
-		}
-		if lower {
-			text = ucd.Lower(text)
-		}
-		return text
-	}), nil
+	var steps []normalizer
+	if clean {
+		control := in(ucd.Named("bert.control"))
+		steps = append(steps, mapper(func(r rune) rune {
+			switch {
+			case control(r):
+				return -1
+			case unicode.IsSpace(r):
+				return ' '
+			}
+			return r
+		}))
+	}
+	if chinese {
+		steps = append(steps, pure(spaceChinese))
+	}
+	if strip {
+		steps = append(steps, pure(forms["NFD"]().normalize), dropper(in(ucd.Named("bert.nonspacing"))))
+	}
+	if lower {
+		steps = append(steps, pure(ucd.Lower))
+	}
+	return inSequence(steps), nil
 }
 
 // spaceChinese puts spaces around every CJK ideograph. The blocks are BERT's, including its misprint 2B920.

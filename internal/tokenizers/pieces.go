@@ -12,8 +12,32 @@ type piece struct {
 	text string
 	// id is that of an added token, or noToken.
 	id int32
-	// first says that the piece begins where the input text does.
-	first bool
+	// head is how many bytes at the beginning of text stem from the input's first character. It is 0 in
+	// pieces from later in the input.
+	head int
+}
+
+// sub returns a part of p.
+func (p piece) sub(start, end int) piece {
+	return piece{p.text[start:end], noToken, max(p.head-start, 0)}
+}
+
+// prepend puts a prefix before p; it counts as part of the character it precedes.
+func (p piece) prepend(prefix string) piece {
+	if p.head > 0 {
+		p.head += len(prefix)
+	}
+	p.text = prefix + p.text
+	return p
+}
+
+// mapped applies a function that turns each character into others to p.
+func (p piece) mapped(f func(string) string) piece {
+	if p.head > 0 {
+		p.head = len(f(p.text[:min(p.head, len(p.text))]))
+	}
+	p.text = f(p.text)
+	return p
 }
 
 const noToken = -1
@@ -56,7 +80,7 @@ func loadBehavior(v value) (behavior, error) {
 func (b behavior) appendSpans(out []piece, p piece, spans []span) []piece {
 	emit := func(start, end int) {
 		if start < end {
-			out = append(out, piece{p.text[start:end], noToken, p.first && start == 0})
+			out = append(out, p.sub(start, end))
 		}
 	}
 	switch b {

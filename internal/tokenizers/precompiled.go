@@ -32,7 +32,10 @@ func loadPrecompiled(o object) (normalizer, error) {
 	if err != nil {
 		return nil, v.errorf("%v", err)
 	}
-	return m.normalize, nil
+	return func(text string) (string, bool, error) {
+		result, err := m.normalize(text)
+		return result, false, err
+	}, nil
 }
 
 // newCharsmap reads the size of the double array in bytes, the array, and the replacements.

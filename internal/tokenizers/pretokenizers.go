@@ -144,7 +144,7 @@ func (s *splitRegex) appendTo(out []piece, p piece) ([]piece, error) {
 		last := 0
 		emit := func(start, end int) {
 			if start < end {
-				out = append(out, piece{p.text[start:end], noToken, p.first && start == 0})
+				out = append(out, p.sub(start, end))
 			}
 		}
 		err := s.re.FindAll(p.text, func(start, end int) {
@@ -256,12 +256,12 @@ func (n fixedLength) appendTo(out []piece, p piece) ([]piece, error) {
 	start, count := 0, 0
 	for i := range p.text {
 		if count == int(n) {
-			out = append(out, piece{p.text[start:i], noToken, p.first && start == 0})
+			out = append(out, p.sub(start, i))
 			start, count = i, 0
 		}
 		count++
 	}
-	return append(out, piece{p.text[start:], noToken, p.first && start == 0}), nil
+	return append(out, p.sub(start, len(p.text))), nil
 }
 
 // gpt2Pattern is what the ByteLevel pre-tokenizer splits with.
@@ -293,7 +293,7 @@ func loadByteLevel(o object) (preTokenizer, error) {
 
 func (b *byteLevel) appendTo(out []piece, p piece) ([]piece, error) {
 	if b.prefixSpace && !strings.HasPrefix(p.text, " ") {
-		p.text = " " + p.text
+		p = p.prepend(" ")
 	}
 	start := len(out)
 	if b.re == nil {
@@ -306,7 +306,7 @@ func (b *byteLevel) appendTo(out []piece, p piece) ([]piece, error) {
 	}
 	if !b.keepBytes {
 		for i := start; i < len(out); i++ {
-			out[i].text = toByteLevel(out[i].text)
+			out[i] = out[i].mapped(toByteLevel)
 		}
 	}
 	return out, nil
@@ -362,9 +362,9 @@ func loadMetaspace(o object) (*metaspace, error) {
 }
 
 func (m *metaspace) appendTo(out []piece, p piece) ([]piece, error) {
-	p.text = strings.ReplaceAll(p.text, " ", m.mark)
-	if m.prepend != prependNever && (m.prepend == prependAlways || p.first) && !strings.HasPrefix(p.text, m.mark) {
-		p.text = m.mark + p.text
+	p = p.mapped(func(text string) string { return strings.ReplaceAll(text, " ", m.mark) })
+	if m.prepend != prependNever && (m.prepend == prependAlways || p.head > 0) && !strings.HasPrefix(p.text, m.mark) {
+		p = p.prepend(m.mark)
 	}
 	if !m.split {
 		return append(out, p), nil
@@ -375,7 +375,7 @@ func (m *metaspace) appendTo(out []piece, p piece) ([]piece, error) {
 		if i := strings.Index(p.text[start+width:], m.mark); i >= 0 {
 			end = start + width + i
 		}
-		out = append(out, piece{p.text[start:end], noToken, p.first && start == 0})
+		out = append(out, p.sub(start, end))
 		start = end
 	}
 	return out, nil

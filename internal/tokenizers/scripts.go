@@ -57,7 +57,7 @@ func (scriptSplit) appendTo(out []piece, p piece) ([]piece, error) {
 	start, last := -1, -1
 	cut := func(end int) {
 		if start >= 0 {
-			out = append(out, piece{p.text[start:end], noToken, p.first && start == 0})
+			out = append(out, p.sub(start, end))
 		}
 		start = end
 	}

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"unicode/utf8"
 )
 
 // Tokenizer turns text into ids and back, as a tokenizer.json describes. It is immutable and safe for
@@ -88,19 +89,24 @@ func (t *Tokenizer) extract(s *encodeScratch, text string) error {
 	s.pieces = s.pieces[:0]
 	return t.added.split(t.added.plain, text, func(start, end int, id int32) error {
 		if id != noToken {
-			s.pieces = append(s.pieces, piece{text[start:end], id, start == 0})
+			s.pieces = append(s.pieces, piece{text[start:end], id, 0})
 			return nil
 		}
-		section := text[start:end]
+		section := piece{text: text[start:end], id: noToken}
+		shifted := false
 		if t.normalizer != nil {
 			var err error
-			if section, err = t.normalizer(section); err != nil {
+			if section.text, shifted, err = t.normalizer(section.text); err != nil {
 				return fmt.Errorf("encode: normalizer: %w", err)
 			}
 		}
-		isFirst := start == 0
-		return t.added.split(t.added.normal, section, func(start, end int, id int32) error {
-			s.pieces = append(s.pieces, piece{section[start:end], id, isFirst && start == 0})
+		if start == 0 && !shifted {
+			_, section.head = utf8.DecodeRuneInString(section.text)
+		}
+		return t.added.split(t.added.normal, section.text, func(start, end int, id int32) error {
+			part := section.sub(start, end)
+			part.id = id
+			s.pieces = append(s.pieces, part)
 			return nil
 		})
 	})

@@ -131,9 +131,16 @@ func (p *parser) classPart() (ucd.Set, error) {
 	return ucd.Set{{Lo: low, Hi: high}}, nil
 }
 
+// classEscape reads what follows a backslash in a class. There \w is [:word:], which in Latin-1 has fewer
+// characters than \w outside.
 func (p *parser) classEscape() (ucd.Set, rune, error) {
-	if p.accept("b") {
+	switch {
+	case p.accept("b"):
 		return nil, '\b', nil
+	case p.accept("w"):
+		return ucd.Named("onig.posixword"), -1, nil
+	case p.accept("W"):
+		return ucd.Named("onig.posixword").Negate(), -1, nil
 	}
 	return p.escapeSet()
 }
@@ -179,6 +186,10 @@ func (p *parser) escapeSet() (set ucd.Set, literal rune, err error) {
 		return ucd.Named("onig.word"), -1, nil
 	case 'W':
 		return ucd.Named("onig.word").Negate(), -1, nil
+	case 'N':
+		return ucd.Rune('\n').Negate(), -1, nil
+	case 'O':
+		return ucd.Any(), -1, nil
 	case 'h':
 		return hex, -1, nil
 	case 'H':
@@ -274,6 +285,23 @@ func lookup(name string) (ucd.Set, bool) {
 		return strings.ToLower(strings.NewReplacer(" ", "", "-", "", "_", "").Replace(s))
 	}
 	want := simple(name)
+	switch want {
+	case "punct":
+		return ucd.Category("P")
+	case "word":
+		return ucd.Named("onig.word"), true
+	case "alphabetic":
+		want = "alpha"
+	case "lowercase", "uppercase":
+		want = want[:len("lower")]
+	case "whitespace":
+		want = "space"
+	case "assigned":
+		unassigned, ok := ucd.Category("Cn")
+		return unassigned.Negate(), ok
+	case "emoji", "extendedpictographic":
+		return ucd.Named("onig." + want), true
+	}
 	if set, ok := posixClass(want); ok {
 		return set, true
 	}
@@ -289,9 +317,6 @@ func lookup(name string) (ucd.Set, bool) {
 		if simple(full) == want {
 			return ucd.Script(full)
 		}
-	}
-	if want == "alphabetic" || want == "alpha" {
-		return ucd.Named("onig.alphabetic"), true
 	}
 	for full := range unicode.Properties {
 		if simple(full) == want {
@@ -329,7 +354,7 @@ func posixClass(name string) (ucd.Set, bool) {
 	case "digit":
 		return category("Nd"), true
 	case "word":
-		return ucd.Named("onig.word"), true
+		return ucd.Named("onig.posixword"), true
 	case "space":
 		return spaces(), true
 	case "blank":
@@ -337,10 +362,14 @@ func posixClass(name string) (ucd.Set, bool) {
 	case "cntrl":
 		return category("Cc"), true
 	case "punct":
-		return category("P").Union(ucd.Of(
-			ucd.Range{Lo: '$', Hi: '$'}, ucd.Range{Lo: '+', Hi: '+'}, ucd.Range{Lo: '<', Hi: '>'},
-			ucd.Range{Lo: '^', Hi: '^'}, ucd.Range{Lo: '`', Hi: '`'}, ucd.Range{Lo: '|', Hi: '|'},
-			ucd.Range{Lo: '~', Hi: '~'})), true
+		return category("P").Union(category("S")), true
+	case "graph":
+		return spaces().Union(category("Cc"), category("Cn")).Negate(), true
+	case "print":
+		return spaces().Union(category("Cc"), category("Cn")).Negate().Union(category("Zs")), true
+	case "lower", "upper":
+		other, _ := ucd.Property("Other_" + strings.ToUpper(name[:1]) + name[1:] + "case")
+		return category("L" + name[:1]).Union(other), true
 	case "xdigit":
 		return hex, true
 	case "ascii":

@@ -115,6 +115,15 @@ func TestFindAll(t *testing.T) {
 		{`\p{^L}+`, "a12b", "[12]"},
 		{`\p{Han}+`, "a中文b", "[中文]"},
 		{`$`, "a\nb", "[][]"},
+		{`\w+`, "a²_", "[a²_]"},
+		{`[\w]+`, "a²_", "[a][_]"},
+		{`[^\W\d]+`, "a1²b", "[a][b]"},
+		{`[[:punct:]]+`, "a+,₿b", "[+,₿]"},
+		{`\p{Punct}+`, "a+,b", "[,]"},
+		{`[[:lower:]]+\p{upper}`, "aªBc", "[aªB]"},
+		{`\N+`, "a\rb\n", "[a\rb]"},
+		{`\p{Emoji}`, "a😀", "[😀]"},
+		{`[[:graph:]]+`, "a b\u0378", "[a][b]"},
 	} {
 		re, err := Compile(c.pattern)
 		if err != nil {
