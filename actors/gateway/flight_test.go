@@ -5,14 +5,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/nats-io/nats.go/micro"
 
 	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/schemas"
@@ -164,131 +161,6 @@ func TestHalfSubmittedRequestIsTakenBack(t *testing.T) {
 	settled(t, g, e)
 }
 
-func TestTooManyRequestsAreRefusedAtOnce(t *testing.T) {
-	e := startEngine(t, nil)
-	g, server := startGateway(t, e, func(c *Config) { c.RequestsMax = 1 })
-	ctx, leave := context.WithCancel(context.Background())
-	defer leave()
-	stream(t, ctx, server.URL, "")
-	first := <-e.submitted
-	began := time.Now()
-	resp, body := post(t, server, "/v1/completions", `{"prompt":"a"}`)
-	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "1" || time.Since(began) > time.Second {
-		t.Fatalf("%d %s after %s", resp.StatusCode, body, time.Since(began))
-	}
-	e.send(delta{seq: first.Request.Seq(0), tokens: 1, finish: schemas.FinishStop})
-	eventually(t, "there is room again", func() bool { return g.requests.count() == 0 })
-	e.play = recite
-	if resp, body := post(t, server, "/v1/completions", `{"prompt":"a"}`); resp.StatusCode != 200 {
-		t.Fatalf("%d %s", resp.StatusCode, body)
-	}
-	settled(t, g, e)
-}
-
-// A client that does not read loses its request; another client's stream does not notice.
-func TestSlowClientIsCancelledAlone(t *testing.T) {
-	e := startEngine(t, nil)
-	g, server := startGateway(t, e, func(c *Config) { c.QueueBytesMax = 1 << 20 })
-	// A raw connection with small buffers that never reads.
-	conn, err := net.Dial("tcp", server.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	_ = conn.(*net.TCPConn).SetReadBuffer(4096)
-	body := `{"prompt":"a","stream":true}`
-	fmt.Fprintf(conn, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-	slow := (<-e.submitted).Request.Seq(0)
-
-	ctx, leave := context.WithCancel(context.Background())
-	defer leave()
-	_, events := stream(t, ctx, server.URL, "")
-	other := (<-e.submitted).Request.Seq(0)
-	nextData(events) // the role
-	text := strings.Repeat("x", 64<<10)
-	for n := int32(1); n <= 1000 && !e.isCancelled(slow); n++ {
-		began := time.Now()
-		e.send(delta{seq: slow, text: text, tokens: n}, delta{seq: other, text: "y", tokens: n})
-		if took := time.Since(began); took > 2*time.Second {
-			t.Fatalf("a batch waited %s for the slow client", took)
-		}
-		if data := nextData(events); !strings.Contains(data, `"content":"y"`) {
-			t.Fatalf("the other stream got %q", data)
-		}
-	}
-	if !e.isCancelled(slow) || e.isCancelled(other) {
-		t.Fatalf("slow cancelled: %v, other: %v", e.isCancelled(slow), e.isCancelled(other))
-	}
-	e.send(delta{seq: other, tokens: 2000, finish: schemas.FinishStop})
-	settled(t, g, e)
-}
-
-func TestOverflowNamesItsReason(t *testing.T) {
-	e := startEngine(t, nil)
-	g, server := startGateway(t, e, func(c *Config) { c.QueueBytesMax = 10 })
-	ctx, leave := context.WithCancel(context.Background())
-	defer leave()
-	_, events := stream(t, ctx, server.URL, "")
-	seq := (<-e.submitted).Request.Seq(0)
-	nextData(events)
-	e.send(delta{seq: seq, text: "far too much text", tokens: 1})
-	if data := nextData(events); !strings.Contains(data, "does not read: more than 10 bytes") {
-		t.Fatalf("got %q", data)
-	}
-	eventually(t, "the sequence is cancelled", func() bool { return e.isCancelled(seq) })
-	settled(t, g, e)
-}
-
-func TestDrainLetsStreamsFinish(t *testing.T) {
-	e := startEngine(t, nil)
-	g, server := startGateway(t, e, nil)
-	_, events := stream(t, context.Background(), server.URL, "")
-	seq := (<-e.submitted).Request.Seq(0)
-	drained := make(chan error)
-	go func() { drained <- g.Drain(context.Background()) }()
-	eventually(t, "new requests are refused", func() bool { _, err := g.ready(); return err != nil })
-	for _, path := range []string{"/v1/completions", "/v1/chat/completions"} {
-		resp, body := post(t, server, path, map[string]string{"/v1/completions": `{"prompt":"a"}`, "/v1/chat/completions": `{` + hello + `}`}[path])
-		if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(string(body), "shutting down") {
-			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
-		}
-	}
-	m, err := client(t, e).Request("inf.v1.chat", []byte(`{`+hello+`}`), 5*time.Second)
-	if err != nil || m.Header.Get(micro.ErrorCodeHeader) != "503" || m.Header.Get("Retry-After") == "" {
-		t.Errorf("over NATS: %v %v", m, err)
-	}
-	e.send(delta{seq: seq, text: "end", tokens: 1, finish: schemas.FinishStop})
-	if err := <-drained; err != nil {
-		t.Error(err)
-	}
-	all := ""
-	for data := nextData(events); data != ""; data = nextData(events) {
-		all += data
-	}
-	if !strings.Contains(all, `"content":"end"`) || !strings.HasSuffix(all, "[DONE]") {
-		t.Errorf("the stream was %s", all)
-	}
-	settled(t, g, e)
-}
-
-func TestDrainEndsWhatTakesTooLong(t *testing.T) {
-	e := startEngine(t, nil)
-	g, server := startGateway(t, e, nil)
-	_, events := stream(t, context.Background(), server.URL, "")
-	seq := (<-e.submitted).Request.Seq(0)
-	nextData(events)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
-	defer cancel()
-	if err := g.Drain(ctx); err == nil || !strings.Contains(err.Error(), "1 requests were cancelled") {
-		t.Errorf("drain returned %v", err)
-	}
-	if data := nextData(events); !strings.Contains(data, "shutting down; the answer is incomplete") {
-		t.Errorf("the stream got %q", data)
-	}
-	eventually(t, "the sequence is cancelled", func() bool { return e.isCancelled(seq) })
-	settled(t, g, e)
-}
-
 func TestNotReadyUntilTheEngineAnswers(t *testing.T) {
 	node, err := bus.Start(bus.Options{Listen: "none"})
 	if err != nil {
@@ -307,44 +179,6 @@ func TestNotReadyUntilTheEngineAnswers(t *testing.T) {
 	if refused == nil || refused.Kind != schemas.KindUnavailable || !strings.Contains(refused.Detail, "replica0 has not answered") {
 		t.Fatalf("got %v", refused)
 	}
-}
-
-func TestSlowBodyTimesOutAndLargeBodyIsRefused(t *testing.T) {
-	e := startEngine(t, nil)
-	_, server := startGateway(t, e, func(c *Config) { c.BodyTimeMax, c.BodyBytesMax = 50*time.Millisecond, 1000 })
-	for _, c := range []struct{ request, want string }{
-		{"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", "HTTP/1.1 408 "},
-		{"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n{", "HTTP/1.1 413 "},
-		{"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n" + strings.Repeat(" ", 2000) + "\r\n0\r\n\r\n", "HTTP/1.1 413 "},
-		{"GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 100<<10) + "\r\n\r\n", "HTTP/1.1 431 "},
-	} {
-		conn, err := net.Dial("tcp", server.Listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = io.WriteString(conn, c.request)
-		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
-		line, err := bufio.NewReader(conn).ReadString('\n')
-		if !strings.HasPrefix(line, c.want) {
-			t.Errorf("%.60q: got %q, %v; want %s", c.request, line, err, c.want)
-		}
-		conn.Close()
-	}
-}
-
-func TestRequestThatTakesTooLong(t *testing.T) {
-	e := startEngine(t, nil)
-	g, server := startGateway(t, e, func(c *Config) { c.RequestTimeMax = 30 * time.Millisecond })
-	resp, body := post(t, server, "/v1/completions", `{"prompt":"a"}`)
-	if resp.StatusCode != 504 || !strings.Contains(string(body), "longer than 30ms") {
-		t.Fatalf("%d %s", resp.StatusCode, body)
-	}
-	r := <-e.submitted
-	eventually(t, "the sequence is cancelled", func() bool { return e.isCancelled(r.Request.Seq(0)) })
-	if left := r.DeadlineMs - time.Now().UnixMilli(); left > 30 {
-		t.Errorf("the scheduler was given %d ms", left)
-	}
-	settled(t, g, e)
 }
 
 // A scheduler that forgot a request (it was restarted) is asked again, and the answer goes on.
@@ -435,74 +269,4 @@ func TestCancelledInTheEngine(t *testing.T) {
 		t.Fatalf("%d %s", resp.StatusCode, body)
 	}
 	settled(t, g, e)
-}
-
-// What a streamed token costs from the tokenizer's batch to the client's socket, with 16 streams at once.
-func BenchmarkStreamedToken(b *testing.B) {
-	const streams, tokens = 16, 60
-	e := startEngine(b, recite)
-	_, server := startGateway(b, e, nil)
-	b.ReportAllocs()
-	for b.Loop() {
-		var wait sync.WaitGroup
-		for range streams {
-			wait.Go(func() {
-				resp, err := server.Client().Post(server.URL+"/v1/chat/completions", "application/json", strings.NewReader(fmt.Sprintf(`{%s,"max_tokens":%d,"stream":true}`, hello, tokens)))
-				if err != nil {
-					b.Error(err)
-					return
-				}
-				_, _ = io.Copy(io.Discard, resp.Body)
-				resp.Body.Close()
-			})
-		}
-		wait.Wait()
-		for len(e.submitted) > 0 {
-			<-e.submitted
-		}
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*streams*tokens), "ns/token")
-}
-
-func BenchmarkEvent(b *testing.B) {
-	a := newAnswer("chatcmpl-0000000000000100", 1, &job{chat: true, stream: true, n: 1, model: "troupe-tiny", prompts: make([]schemas.EncodeRequest, 1)})
-	s := &eventStream{}
-	rows := []row{{text: " word"}}
-	b.ReportAllocs()
-	for b.Loop() {
-		rows[0].tokens++
-		events, _ := a.step(rows)
-		s.add(events[0])
-		s.buffer.Reset()
-	}
-}
-
-func BenchmarkDeliver256Rows(b *testing.B) {
-	e := startEngine(b, nil)
-	g, _ := startGateway(b, e, nil)
-	batch := batchOf()
-	for range 256 {
-		j := &job{n: 1, prompts: make([]schemas.EncodeRequest, 1)}
-		f := g.newFlight(context.Background(), g.newRequestID(), j)
-		if err := g.requests.admit(f); err != nil {
-			b.Fatal(err)
-		}
-		defer func() { f.abort(nil); f.free(); g.requests.remove(f) }()
-		one := batchOf(delta{seq: f.id.Seq(0), text: " word"})
-		batch.Seq, batch.Text, batch.Tokens = append(batch.Seq, one.Seq...), append(batch.Text, one.Text...), append(batch.Tokens, 0)
-		batch.IDs, batch.Finish, batch.Cached = append(batch.IDs, 0), append(batch.Finish, 0), append(batch.Cached, 0)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		for i := range batch.Tokens {
-			batch.Tokens[i]++
-		}
-		ack, err := g.requests.deliver(batch, time.Now(), g.metrics)
-		if err != nil || len(ack.Forgotten) > 0 {
-			b.Fatal(err, ack)
-		}
-		for _, p := range g.requests.parts {
-			p.flight.take()
-		}
-	}
 }

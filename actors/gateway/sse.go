@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/troupe-engine/troupe/schemas"
@@ -21,11 +22,14 @@ type eventStream struct {
 	flight  *flight
 	buffer  bytes.Buffer
 	broken  bool // a write failed: the client cannot be told anything
-	unwatch func() bool
+
+	mu        sync.Mutex    // orders the write deadlines of writer and abort
+	patience  time.Duration // for one write; 0 once the handler is done with the connection
+	stopWatch func() bool
 }
 
 func newEventStream(w http.ResponseWriter, f *flight) *eventStream {
-	s := &eventStream{w: w, control: http.NewResponseController(w), flight: f}
+	s := &eventStream{w: w, control: http.NewResponseController(w), flight: f, patience: f.g.cfg.WriteTimeMax}
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-cache")
@@ -33,10 +37,28 @@ func newEventStream(w http.ResponseWriter, f *flight) *eventStream {
 	w.WriteHeader(http.StatusOK)
 	_ = s.control.Flush() // the client sees that it is being served, however long the first token takes
 	// A write that waits for a client which does not read must not outlive its request.
-	s.unwatch = context.AfterFunc(f.ctx, func() {
-		_ = s.control.SetWriteDeadline(time.Now().Add(abortWriteTimeMax))
+	s.stopWatch = context.AfterFunc(f.ctx, func() {
+		s.setPatience(min(abortWriteTimeMax, f.g.cfg.WriteTimeMax))
+		s.setDeadline()
 	})
 	return s
+}
+
+func (s *eventStream) setPatience(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.patience != 0 {
+		s.patience = d
+	}
+}
+
+// setDeadline bounds the write that runs or comes next.
+func (s *eventStream) setDeadline() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.patience != 0 {
+		_ = s.control.SetWriteDeadline(time.Now().Add(s.patience)) // not supported by test recorders only
+	}
 }
 
 func (s *eventStream) idleEvery() time.Duration { return s.flight.g.cfg.KeepAliveEvery }
@@ -66,7 +88,7 @@ func (s *eventStream) add(v any) {
 
 // flush writes what was added in one piece.
 func (s *eventStream) flush() error {
-	_ = s.control.SetWriteDeadline(time.Now().Add(s.flight.g.cfg.WriteTimeMax)) // not supported by test recorders only
+	s.setDeadline()
 	_, err := s.w.Write(s.buffer.Bytes())
 	s.buffer.Reset()
 	if err == nil {
@@ -82,7 +104,6 @@ func (s *eventStream) flush() error {
 // close ends the stream, with the reason if the answer is incomplete. A client that cannot be told sees
 // the connection break.
 func (s *eventStream) close(err *schemas.Error) {
-	s.unwatch()
 	if !s.broken {
 		if err != nil {
 			s.flight.g.metrics.refused.WithLabelValues(string(err.Kind)).Inc()
@@ -91,6 +112,8 @@ func (s *eventStream) close(err *schemas.Error) {
 		s.buffer.WriteString("data: [DONE]\n\n")
 		_ = s.flush() // sets broken
 	}
+	s.stopWatch()
+	s.setPatience(0) // the connection may serve another request now
 	if s.broken {
 		panic(http.ErrAbortHandler)
 	}
