@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/troupe-engine/troupe/gpu"
 )
@@ -21,6 +22,23 @@ func BenchmarkDispatch(b *testing.B) {
 	for b.Loop() {
 		p.do(nothing{}, 2, 1)
 	}
+}
+
+// BenchmarkDispatchParked is the same after a pause in which the worker went to sleep; only the
+// launch is in "ns/dispatch".
+func BenchmarkDispatchParked(b *testing.B) {
+	p := newPool(2)
+	defer p.close()
+	var spent time.Duration
+	for b.Loop() {
+		for !p.parked[1].asleep.Load() {
+			time.Sleep(10 * time.Microsecond)
+		}
+		start := time.Now()
+		p.do(nothing{}, 2, 1)
+		spent += time.Since(start)
+	}
+	b.ReportMetric(float64(spent.Nanoseconds())/float64(b.N), "ns/dispatch")
 }
 
 // hotOps are the launches of a decode step, with tensors of a small model.
@@ -79,6 +97,24 @@ func TestLaunchDoesNotAllocate(t *testing.T) {
 			}
 			if n := testing.AllocsPerRun(20, func() { _ = d.Launch(op, args) }); n != 0 {
 				t.Errorf("%s with %d tokens: %v allocations per launch", op, tokens, n)
+			}
+		}
+		for x := range d.table.All() {
+			d.Free(x)
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestEmptyLaunches: a step may have nothing to embed, attend to or sample.
+func TestEmptyLaunches(t *testing.T) {
+	for _, tr := range tiers() {
+		d := open(t, Options{Threads: 2, Tier: tr.name})
+		for op, args := range hotOps(t, d, 0) {
+			if err := d.Launch(op, args); err != nil {
+				t.Errorf("%s, %s: %v", tr.name, op, err)
 			}
 		}
 		for x := range d.table.All() {

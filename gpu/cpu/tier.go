@@ -14,8 +14,8 @@ import (
 type tier struct {
 	name, doc string
 
-	// macsPerNs and bytesPerNs are what one thread does about, for deciding whether work is
-	// worth sharing. They need not be accurate.
+	// What one thread does in a nanosecond, roughly: multiply-adds, bytes of weights, gate
+	// activations. They decide whether work is worth sharing, nothing else.
 	macsPerNs, bytesPerNs, gatesPerNs float64
 
 	// tiles are the matrix kernels for each weight type, by ascending number of tokens; the
