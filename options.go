@@ -1,6 +1,8 @@
 package troupe
 
 import (
+	"os"
+	"slices"
 	"time"
 
 	"github.com/troupe-engine/troupe/internal/replica"
@@ -76,5 +78,20 @@ func (o *Options) Validate() error {
 	case o.LogFormat != "console" && o.LogFormat != "json":
 		return bad("log_format", o.LogFormat, "console or json")
 	}
+	if !slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, o.LogLevel) {
+		return bad("log_level", o.LogLevel, "trace, debug, info, warn or error")
+	}
 	return nil
+}
+
+// ReadNATSConfig returns the text of the embedded server's configuration.
+func (o *Options) ReadNATSConfig() (string, error) {
+	if o.NATSConfig == "" {
+		return NATSConfig, nil
+	}
+	raw, err := os.ReadFile(o.NATSConfig)
+	if err != nil {
+		return "", schemas.Errorf(schemas.KindInvalid, "configuration", "nats_config: %v", err).WithParam("nats_config")
+	}
+	return string(raw), nil
 }

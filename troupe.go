@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -37,6 +36,7 @@ const (
 	tokenizerInstance = schemas.Instance("tokenizer0")
 	gatewayInstance   = schemas.Instance("gateway0")
 	readyTimeMax      = 10 * time.Second
+	flushTimeMax      = 2 * time.Second // for answers that are written already to leave
 )
 
 // Engine is a running single-node engine: an embedded NATS server and one actor of every service.
@@ -114,15 +114,10 @@ func (e *Engine) open(ctx context.Context, progress func(done, total int64)) err
 }
 
 func (e *Engine) startNode() error {
-	config := NATSConfig
-	if path := e.opts.NATSConfig; path != "" {
-		raw, err := os.ReadFile(path)
-		if err != nil {
-			return schemas.Errorf(schemas.KindInvalid, "configuration", "nats_config: %v", err).WithParam("nats_config")
-		}
-		config = string(raw)
+	config, err := e.opts.ReadNATSConfig()
+	if err != nil {
+		return err
 	}
-	var err error
 	e.node, err = bus.Start(bus.Options{Config: config, Listen: e.opts.NATSListen, Log: e.log,
 		RemoteOnly: e.network.remoteOnly, Faults: e.network.faults, AttemptTimeMax: e.network.attemptTimeMax})
 	return err
@@ -227,9 +222,23 @@ func (e *Engine) NATSURL() string { return e.node.URL() }
 // Failed delivers an error if the HTTP server ends by itself.
 func (e *Engine) Failed() <-chan error { return e.served }
 
+// Info describes what the engine serves, and its limits.
+func (e *Engine) Info(ctx context.Context) (*schemas.EngineInfo, error) {
+	return bus.NewRef(e.node, schemas.Engine, replicaInstance).Call(ctx, &schemas.InfoRequest{})
+}
+
 // Drain refuses new requests and waits until the running ones have finished or ctx ends; the rest is
 // cancelled with a reason.
-func (e *Engine) Drain(ctx context.Context) error { return e.gateway.Drain(ctx) }
+func (e *Engine) Drain(ctx context.Context) error {
+	err := e.gateway.Drain(ctx)
+	if e.server != nil {
+		// The last answers may still be on their way to their sockets.
+		flush, cancel := context.WithTimeout(context.Background(), flushTimeMax)
+		defer cancel()
+		_ = e.server.Shutdown(flush) // an error means that a client keeps its connection busy; Close ends it
+	}
+	return err
+}
 
 // Close stops everything at once. Drain first.
 func (e *Engine) Close() error {

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/troupe-engine/troupe"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// answer is one generated text and how long it took.
+type answer struct {
+	ID           string         `json:"id"`
+	Text         string         `json:"text"`
+	FinishReason string         `json:"finish_reason"`
+	Usage        *schemas.Usage `json:"usage"`
+	TTFTMs       float64        `json:"ttft_ms"` // from the request to the first text
+	TokensPerSec float64        `json:"output_tokens_per_second"`
+}
+
+// stream sends a request over NATS and writes its answer to w, which may be nil, as it comes.
+func stream(ctx context.Context, client *troupe.Client, r troupe.GenerateRequest, w io.Writer) (*answer, error) {
+	a, began := &answer{}, time.Now()
+	var first time.Duration
+	var text strings.Builder
+	safe := isTerminal(w)
+	for d, err := range client.Generate(ctx, r) {
+		if err != nil {
+			return a, err
+		}
+		if a.ID = d.ID; d.Text != "" && first == 0 {
+			first = time.Since(began)
+		}
+		text.WriteString(d.Text)
+		if w != nil {
+			out := d.Text
+			if safe {
+				out = printable(out)
+			}
+			if _, err := io.WriteString(w, out); err != nil {
+				return a, err
+			}
+		}
+		if d.Finish != "" {
+			a.FinishReason = d.Finish
+		}
+		if d.Usage != nil {
+			a.Usage = d.Usage
+		}
+	}
+	a.Text, a.TTFTMs = text.String(), milliseconds(first)
+	if a.Usage == nil {
+		return a, schemas.Errorf(schemas.KindUnavailable, "generate", "the answer ended without its usage")
+	}
+	// The first token's time is the prompt's; the rest is the speed of decoding.
+	if spent := time.Since(began) - first; a.Usage.CompletionTokens > 1 && spent > 0 {
+		a.TokensPerSec = float64(a.Usage.CompletionTokens-1) / spent.Seconds()
+	}
+	return a, nil
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// summary is the line under an answer.
+func (a *answer) summary() string {
+	return fmt.Sprintf("%d tokens · %.0f tok/s · first token after %.1f ms", a.Usage.CompletionTokens, a.TokensPerSec, a.TTFTMs)
+}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/spf13/cobra"
+
+	"github.com/troupe-engine/troupe"
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/internal/modelstore"
+)
+
+// diagnosis is what the engine finds on this machine and what it would use.
+type diagnosis struct {
+	Version versions        `json:"version"`
+	Device  gpu.Info        `json:"device"`
+	Why     string          `json:"device_reason"`
+	Tiers   []string        `json:"cpu_tiers"` // this machine's, slowest first
+	Pages   string          `json:"huge_pages"`
+	CUDA    cudaFiles       `json:"cuda"`
+	Store   string          `json:"model_store"`
+	Models  []string        `json:"models"`
+	Checks  []doctorFinding `json:"checks"`
+}
+
+// doctorFinding is one thing that serving needs.
+type doctorFinding struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+}
+
+// cudaFiles are where the libraries of NVIDIA's driver and toolkit lie. They are not loaded.
+type cudaFiles struct {
+	Driver string `json:"libcuda,omitempty"`
+	NVRTC  string `json:"libnvrtc,omitempty"`
+	Status string `json:"status"`
+}
+
+func newDoctorCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "doctor", Short: "Show what this machine has and what serving would use.", Args: cobra.NoArgs,
+		Long: "Show what this machine has and what serving would use. With the flags of serve,\nit checks them. The exit code is 1 if serving would fail."}
+	s := addSettings(cmd, "log-level", "log-format", "grace")
+	asJSON := addJSON(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		optionsErr := s.load(cmd)
+		d, err := diagnose(s.Options, optionsErr)
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			err = printJSON(cmd.OutOrStdout(), d)
+		} else {
+			err = d.print(cmd.OutOrStdout())
+		}
+		for _, c := range d.Checks {
+			if !c.OK && err == nil {
+				err = errReported
+			}
+		}
+		return err
+	}
+	return cmd
+}
+
+func diagnose(opts troupe.Options, optionsErr error) (*diagnosis, error) {
+	d := &diagnosis{Version: buildVersions(), Store: modelstore.Dir(), Pages: hugePages(), CUDA: findCUDA()}
+	if optionsErr != nil {
+		opts = troupe.DefaultOptions()
+	}
+	dev, err := troupe.OpenDevice(opts)
+	if err != nil {
+		return nil, err
+	}
+	d.Device = dev.Info()
+	for _, i := range dev.Implementations(gpu.OpMatMul) {
+		d.Tiers = append(d.Tiers, i.Name)
+	}
+	if err := dev.Close(); err != nil {
+		return nil, err
+	}
+	d.Why = "the only device in this version; its kernels are the fastest this CPU can run"
+	for _, m := range modelstore.List() {
+		d.Models = append(d.Models, m.Name)
+	}
+	_, modelErr := modelstore.Find(opts.Model)
+	d.check("options", optionsErr, "valid")
+	d.check("model", modelErr, "found")
+	config, natsErr := opts.ReadNATSConfig()
+	listen := ""
+	if natsErr == nil {
+		listen, natsErr = natsAddress(config, opts.NATSListen)
+	}
+	d.check("NATS configuration", natsErr, "valid")
+	d.checkPort("HTTP "+opts.HTTP, opts.HTTP)
+	if natsErr == nil {
+		d.checkPort("NATS "+listen, listen)
+	}
+	return d, nil
+}
+
+func (d *diagnosis) check(name string, err error, good string) {
+	f := doctorFinding{name, err == nil, good}
+	if err != nil {
+		f.Detail = err.Error()
+	}
+	d.Checks = append(d.Checks, f)
+}
+
+// checkPort listens for a moment.
+func (d *diagnosis) checkPort(name, address string) {
+	if address == "none" || address == "" {
+		d.check(name, nil, "not served")
+		return
+	}
+	l, err := net.Listen("tcp", address)
+	if err == nil {
+		err = l.Close()
+	}
+	d.check(name, err, "free")
+}
+
+func (d *diagnosis) print(w io.Writer) error {
+	none := func(s string) string {
+		if s == "" {
+			return "not found"
+		}
+		return s
+	}
+	rows := [][2]string{
+		{"version", fmt.Sprintf("troupe %s, %s, %s", d.Version.Version, d.Version.Go, d.Version.Platform)},
+		{"device", d.Device.Name + ", " + d.Device.Description},
+		{"", d.Why},
+		{"CPU kernels", strings.Join(d.Tiers, ", ") + " (TROUPE_CPU_TIER chooses)"},
+		{"processors", fmt.Sprintf("%d", runtime.NumCPU())},
+		{"memory", fmt.Sprintf("%s, %s free", size(d.Device.MemoryTotal), size(d.Device.MemoryFree))},
+		{"huge pages", d.Pages},
+		{"CUDA", d.CUDA.Status},
+		{"  libcuda", none(d.CUDA.Driver)},
+		{"  libnvrtc", none(d.CUDA.NVRTC)},
+		{"model store", none(d.Store)},
+		{"models", strings.Join(d.Models, ", ")},
+	}
+	for _, c := range d.Checks {
+		mark := "ok: "
+		if !c.OK {
+			mark = "PROBLEM: "
+		}
+		rows = append(rows, [2]string{c.Name, mark + c.Detail})
+	}
+	const name = 22
+	for _, r := range rows {
+		for i, line := range wrap(r[1], columnsMax-name-2) {
+			if i > 0 {
+				r[0] = ""
+			}
+			if _, err := fmt.Fprintf(w, "%-*s  %s\n", name, shorten(r[0], name), line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// hugePages is the kernel's policy on transparent huge pages, which weights profit from.
+func hugePages() string {
+	raw, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
+	if err != nil {
+		return "unknown on " + runtime.GOOS
+	}
+	text := string(raw)
+	if from := strings.IndexByte(text, '['); from >= 0 {
+		if to := strings.IndexByte(text[from:], ']'); to > 0 {
+			text = text[from+1 : from+to]
+		}
+	}
+	switch policy := strings.TrimSpace(text); policy {
+	case "never":
+		return "never (madvise or always makes large models faster)"
+	default:
+		return policy
+	}
+}
+
+// findCUDA looks for files only.
+func findCUDA() cudaFiles {
+	dirs := append(filepath.SplitList(os.Getenv("LD_LIBRARY_PATH")), "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu",
+		"/usr/lib64", "/usr/lib", "/usr/lib/wsl/lib", "/usr/local/nvidia/lib64", "/usr/local/cuda/lib64")
+	find := func(pattern string) string {
+		for _, dir := range dirs {
+			if found, err := filepath.Glob(filepath.Join(dir, pattern)); err == nil && len(found) > 0 {
+				return found[0]
+			}
+		}
+		return ""
+	}
+	return cudaFiles{Driver: find("libcuda.so.1"), NVRTC: find("libnvrtc.so*"), Status: "not built into this version"}
+}
+
+// natsAddress is where the embedded server would listen.
+func natsAddress(config, listen string) (string, error) {
+	if listen != "" {
+		return listen, nil
+	}
+	o := &server.Options{}
+	if err := o.ProcessConfigString(config); err != nil {
+		return "", err
+	}
+	host, port := o.Host, o.Port
+	if host == "" {
+		host = server.DEFAULT_HOST
+	}
+	if port == 0 {
+		port = server.DEFAULT_PORT
+	}
+	return net.JoinHostPort(host, strconv.Itoa(max(port, 0))), nil // -1 is any free one
+}

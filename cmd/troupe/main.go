@@ -1,0 +1,93 @@
+// Command troupe serves and runs language models with an engine made of actors on a NATS message bus.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// Exit codes.
+const (
+	exitFailed = 1 // what was asked for did not work, or a check did not pass
+	exitUsage  = 2 // the command line makes no sense
+)
+
+// errReported ends a command whose output has said already what is wrong.
+var errReported = errors.New("troupe: reported")
+
+// usageError is a mistake on the command line.
+type usageError struct{ error }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second signal ends the process at once
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run executes one command line and returns its exit code. ctx ends at the first signal to stop.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRootCommand()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errReported):
+		return exitFailed
+	}
+	printError(stderr, err)
+	var usage usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(stderr, "  hint: %s --help\n", cmd.CommandPath())
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// printError writes an error on a line and what to try on the next.
+func printError(w io.Writer, err error) {
+	var e *schemas.Error
+	if !errors.As(err, &e) {
+		fmt.Fprintf(w, "troupe: %s\n", strings.TrimPrefix(err.Error(), "troupe: "))
+		return
+	}
+	fmt.Fprintf(w, "troupe: %s\n", e.WithHint("").Error())
+	if e.Hint != "" {
+		fmt.Fprintf(w, "  hint: %s\n", e.Hint)
+	}
+}
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{Use: "troupe", Short: "An LLM inference engine of actors on a NATS message bus.",
+		SilenceUsage: true, SilenceErrors: true, CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	root.AddCommand(newServeCommand(), newRunCommand(), newModelsCommand(), newVerifyCommand(),
+		newSchemaCommand(), newDoctorCommand(), newVersionCommand())
+	root.SetUsageTemplate(strings.NewReplacer(
+		".LocalFlags.FlagUsages", "(.LocalFlags.FlagUsagesWrapped 80)",
+		".InheritedFlags.FlagUsages", "(.InheritedFlags.FlagUsagesWrapped 80)").Replace(root.UsageTemplate()))
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	for _, c := range append(root.Commands(), root) {
+		if check := c.Args; check != nil {
+			c.Args = func(cmd *cobra.Command, args []string) error {
+				if err := check(cmd, args); err != nil {
+					return usageError{err}
+				}
+				return nil
+			}
+		}
+	}
+	return root
+}

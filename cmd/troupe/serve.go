@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/troupe-engine/troupe"
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// infoTimeMax is how long the engine may take to describe itself.
+const infoTimeMax = 5 * time.Second
+
+func newServeCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "serve", Short: "Serve a model over HTTP and NATS until a signal to stop.", Args: cobra.NoArgs,
+		Long: "Serve a model over HTTP and NATS until a signal to stop (SIGINT, SIGTERM). Then\n" +
+			"running answers may finish within --grace, new requests are refused with 503,\n" +
+			"and the exit code is 0. A second signal stops at once.",
+		Example: "  troupe serve --model ./my-model --http 0.0.0.0:8000\n" +
+			"  TROUPE_KV_BLOCKS=4096 troupe serve --config troupe.yaml"}
+	s := addSettings(cmd)
+	asJSON := cmd.Flags().Bool("json", false, "print the banner as JSON")
+	prompt := cmd.Flags().String("prompt", "", "once serving, send this prompt over NATS and show its answer")
+	once := cmd.Flags().Bool("once", false, "stop after the answer to --prompt")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := s.load(cmd); err != nil {
+			return err
+		}
+		if *once && *prompt == "" {
+			return usageError{fmt.Errorf("--once needs a --prompt")}
+		}
+		return serve(cmd, s, demo{*prompt, *once}, *asJSON)
+	}
+	return cmd
+}
+
+func serve(cmd *cobra.Command, s *settings, d demo, asJSON bool) (err error) {
+	engine, err := s.open(cmd)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closeErr := engine.Close(); err == nil {
+			err = closeErr
+		}
+	}()
+	b, err := newBanner(engine)
+	if err != nil {
+		return err
+	}
+	if err := b.print(cmd.OutOrStdout(), asJSON); err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	if d.prompt != "" {
+		if err := d.show(ctx, cmd.OutOrStdout(), engine); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+	if d.prompt == "" || !d.once {
+		select {
+		case err := <-engine.Failed():
+			return fmt.Errorf("the HTTP server ended: %w", err)
+		case <-ctx.Done():
+		}
+		fmt.Fprintln(cmd.ErrOrStderr(), dim(cmd.ErrOrStderr(), fmt.Sprintf("draining for at most %s; a second signal stops at once", s.Grace)))
+	}
+	drain, cancel := context.WithTimeout(context.Background(), s.Grace)
+	defer cancel()
+	if err := engine.Drain(drain); err != nil { // what was cut off has been told why; stopping is what was asked for
+		printError(cmd.ErrOrStderr(), err)
+	}
+	return nil
+}
+
+// banner says what runs and where it is reached.
+type banner struct {
+	Model  string              `json:"model"`
+	Path   string              `json:"path"`
+	Bytes  int64               `json:"bytes"`
+	Device gpu.Info            `json:"device"`
+	HTTP   string              `json:"http,omitempty"`
+	NATS   string              `json:"nats,omitempty"`
+	Engine *schemas.EngineInfo `json:"engine"`
+}
+
+func newBanner(e *troupe.Engine) (*banner, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), infoTimeMax)
+	defer cancel()
+	info, err := e.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := e.Model()
+	return &banner{m.Name, m.Path, m.Bytes, e.Device().Info(), e.HTTPURL(), e.NATSURL(), info}, nil
+}
+
+func (b *banner) print(w io.Writer, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, b)
+	}
+	orNot := func(url string) string {
+		if url == "" {
+			return "not served"
+		}
+		return url
+	}
+	rows := [][]string{
+		{"model", shorten(fmt.Sprintf("%s, %s, %s", b.Model, size(b.Bytes), b.Path), columnsMax-11)},
+		{"device", shorten(b.Device.Name+", "+b.Device.Description, columnsMax-11)},
+		{"context", fmt.Sprintf("%d tokens; KV pool %d tokens in %d blocks", b.Engine.ContextMax, b.Engine.Blocks*b.Engine.BlockSize, b.Engine.Blocks)},
+		{"HTTP", orNot(b.HTTP)},
+		{"NATS", orNot(b.NATS)},
+	}
+	return table(w, rows)
+}
