@@ -21,6 +21,7 @@ const (
 	receiverLookEvery = 250 * time.Millisecond // whether anybody still waits for a NATS answer
 	// errorHeaderBytesMax bounds an error in a header; a longer one is told by kind and text alone.
 	errorHeaderBytesMax = 4096
+	registerTimeMax     = 5 * time.Second // for the embedded server to take the subscriptions
 	forwardTimeMax      = 2 * time.Second // for another gateway to cancel its request
 	headerContentType   = "Content-Type"
 	headerRetryAfter    = "Retry-After"
@@ -52,16 +53,15 @@ func (g *Gateway) startNATS() error {
 		}
 	}
 	own := cancelSubject(g.prefix)
-	err = svc.AddEndpoint("cancel-own", micro.HandlerFunc(g.natsCancel), micro.WithEndpointSubject(own),
-		micro.WithEndpointMetadata(map[string]string{"doc": "Where other gateways send cancellations of this gateway's requests."}))
-	return errorOrNil(err, "register "+own)
-}
-
-func errorOrNil(err error, op string) error {
-	if err == nil {
-		return nil
+	if err := svc.AddEndpoint("cancel-own", micro.HandlerFunc(g.natsCancel), micro.WithEndpointSubject(own),
+		micro.WithEndpointMetadata(map[string]string{"doc": "Where other gateways send cancellations of this gateway's requests."})); err != nil {
+		return schemas.AsError(err, "register "+own)
 	}
-	return schemas.AsError(err, op)
+	// Without this, a request on another connection could come before the server knows the subjects.
+	if err := g.node.Conn().FlushTimeout(registerTimeMax); err != nil {
+		return schemas.AsError(err, "register "+apiName)
+	}
+	return nil
 }
 
 // cancelSubject is where the gateway with a request id prefix hears of cancellations: an id leads to
