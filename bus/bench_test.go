@@ -3,33 +3,15 @@ package bus
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/troupe-engine/troupe/schemas"
 )
 
-func BenchmarkLocalCall(b *testing.B) {
-	n := startNode(b, Options{})
-	a := NewActor(n, "memory", "m0", "test")
-	reply := &schemas.ReserveReply{}
-	Handle(a, schemas.Reserve, NewGroup(), func(context.Context, *schemas.ReserveRequest) (*schemas.ReserveReply, error) {
-		return reply, nil
-	})
-	if err := a.Start(); err != nil {
-		b.Fatal(err)
-	}
-	ref := NewRef(n, schemas.Reserve, "m0")
-	req := &schemas.ReserveRequest{Step: 1}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := ref.Call(context.Background(), req); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkStepPlanCodec(b *testing.B) {
+// benchPlan is a step of 64 sequences that each get a whole table of 32 blocks: the largest usual plan.
+func benchPlan() *schemas.StepPlan {
 	const seqs, blocks = 64, 32
-	p := schemas.StepPlan{Epoch: 1, Step: 1}
+	p := &schemas.StepPlan{Epoch: 1, Step: 1}
 	for i := range seqs {
 		p.Seq = append(p.Seq, uint64(i)<<8)
 		p.Slot = append(p.Slot, int32(i))
@@ -43,15 +25,119 @@ func BenchmarkStepPlanCodec(b *testing.B) {
 			p.Blocks = append(p.Blocks, int32(i*blocks+j))
 		}
 	}
-	b.ReportAllocs()
-	for b.Loop() {
-		body, err := Marshal(&p)
+	return p
+}
+
+// benchCall measures a call of schemas.Execute, with a pause before each when cold.
+func benchCall(b *testing.B, opts Options, mb Mailbox, plan *schemas.StepPlan, pause time.Duration, tap string) {
+	n := startNode(b, opts)
+	a := NewActor(n, "compute", "c0", "bench")
+	reply := &schemas.PlanReply{Queued: 1}
+	Handle(a, schemas.Execute, mb, func(context.Context, *schemas.StepPlan) (*schemas.PlanReply, error) { return reply, nil })
+	if err := a.Start(); err != nil {
+		b.Fatal(err)
+	}
+	if tap != "" {
+		listener, err := n.Connection("listener")
 		if err != nil {
 			b.Fatal(err)
 		}
-		var q schemas.StepPlan
-		if err := Unmarshal(body, &q); err != nil {
+		defer listener.Close()
+		if _, err := listener.SubscribeSync(tap); err != nil {
 			b.Fatal(err)
 		}
+		if err := listener.Flush(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	ref := NewRef(n, schemas.Execute, "c0")
+	b.ReportAllocs()
+	var busy time.Duration
+	for b.Loop() {
+		time.Sleep(pause)
+		began := time.Now()
+		if _, err := ref.Call(context.Background(), plan); err != nil {
+			b.Fatal(err)
+		}
+		busy += time.Since(began)
+	}
+	if pause > 0 {
+		b.ReportMetric(float64(busy.Nanoseconds())/float64(b.N), "busy-ns/op")
+	}
+}
+
+func BenchmarkLocalCall(b *testing.B) {
+	small := &schemas.StepPlan{Epoch: 1, Step: 1}
+	b.Run("group", func(b *testing.B) { benchCall(b, Options{}, NewGroup(), small, 0, "") })
+	b.Run("group/tap", func(b *testing.B) { benchCall(b, Options{}, NewGroup(), small, 0, "tap.>") })
+	b.Run("loop", func(b *testing.B) {
+		l := NewLoop(LoopQueueMax)
+		defer l.Close()
+		benchCall(b, Options{}, l, small, 0, "")
+	})
+	b.Run("pool", func(b *testing.B) { benchCall(b, Options{}, NewPool(4), small, 0, "") })
+}
+
+func BenchmarkNATSCall(b *testing.B) {
+	for name, plan := range map[string]*schemas.StepPlan{"small": {Epoch: 1, Step: 1}, "64x32": benchPlan()} {
+		b.Run(name+"/hot", func(b *testing.B) { benchCall(b, Options{RemoteOnly: true}, NewGroup(), plan, 0, "") })
+		b.Run(name+"/cold", func(b *testing.B) { benchCall(b, Options{RemoteOnly: true}, NewGroup(), plan, 2*time.Millisecond, "") })
+	}
+}
+
+func BenchmarkStepPlanCodec(b *testing.B) {
+	p := benchPlan()
+	wire, err := Marshal(p)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("encode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := Marshal(p); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("decode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			var q schemas.StepPlan
+			if err := Unmarshal(wire, &q); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("both", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			body, err := Marshal(p)
+			if err != nil {
+				b.Fatal(err)
+			}
+			var q schemas.StepPlan
+			if err := Unmarshal(body, &q); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func TestLocalCallAllocatesNothing(t *testing.T) {
+	n := startNode(t, Options{})
+	a := NewActor(n, "compute", "c0", "")
+	reply := &schemas.PlanReply{Queued: 1}
+	Handle(a, schemas.Execute, NewGroup(), func(context.Context, *schemas.StepPlan) (*schemas.PlanReply, error) { return reply, nil })
+	if err := a.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ref, plan := NewRef(n, schemas.Execute, "c0"), &schemas.StepPlan{}
+	allocations := testing.AllocsPerRun(1000, func() {
+		if _, err := ref.Call(context.Background(), plan); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if allocations >= 1 && !raceEnabled { // the race detector empties pools at random
+		t.Errorf("%v allocations for a call", allocations)
 	}
 }
