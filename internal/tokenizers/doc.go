@@ -10,6 +10,12 @@
 // The models are BPE, Unigram, WordPiece and WordLevel. Offsets, pairs of texts, padding and BPE dropout are
 // not provided. A file that asks for something unsupported fails to load, with an error that names it.
 //
+// It differs from the library on purpose where that is random, panics or is without bound: ids of a vocabulary
+// must be unique; of two added tokens that normalization makes equal the lower id is found, and one that it
+// makes empty never is; a limit on length below the number of special tokens is an error; replacements, special
+// tokens and the time of patterns have limits; tokens that are searched for have at most 4096 bytes. Patterns
+// lack what package onig says.
+//
 // What makes it fast: patterns run on the scanner of package onig; a byte-level BPE model takes bytes as they
 // are, without spelling them out; sentencepiece-style text is cut where no merge can reach across; pieces are
 // remembered in a bounded cache without locks. Long pieces are merged with a heap, so that no text takes
