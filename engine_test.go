@@ -63,7 +63,7 @@ func TestStories260KTellsItsStory(t *testing.T) {
 		t.Skip("SKIPPED: " + dir + " is not here; the trained model's story is not read")
 	}
 	e := openEngine(t, func(o *Options) { o.Model = dir })
-	text := complete(t, e, `{"prompt": [1], "max_tokens": 60, "temperature": 0}`)
+	text := complete(t, e, `{"prompt": "", "max_tokens": 60, "temperature": 0}`)
 	t.Logf("stories260K: %s", text)
 	if !strings.HasPrefix(strings.TrimSpace(text), "Once upon a time") {
 		t.Errorf("the story begins %.40q; expected \"Once upon a time\"", text)

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 
 	"github.com/invopop/jsonschema"
@@ -248,8 +247,6 @@ func (r *CompletionRequest) Validate() *Error {
 	switch n := r.Prompt.Len(); {
 	case n == 0:
 		return Errorf(KindInvalid, "validate", "prompt is missing; expected a string, an array of strings or token ids").WithParam("prompt")
-	case slices.Contains(r.Prompt.Texts, ""):
-		return outOfRange("prompt", "empty", "at least one character")
 	case n > PromptsMax:
 		return outOfRange("prompt", fmt.Sprintf("an array of %d prompts", n), fmt.Sprintf("at most %d", PromptsMax))
 	case r.N != nil && *r.N > int64(RequestChoicesMax/n):

@@ -50,7 +50,7 @@ func TestMetrics(t *testing.T) {
 	e := startEngine(t, recite)
 	_, server := startGateway(t, e, nil)
 	post(t, server, "/v1/completions", `{"prompt":"a b c","max_tokens":5,"n":2}`)
-	post(t, server, "/v1/completions", `{"prompt":""}`)
+	post(t, server, "/v1/completions", `{"prompt":[]}`)
 	resp, err := server.Client().Get(server.URL + "/metrics")
 	if err != nil {
 		t.Fatal(err)

@@ -48,7 +48,8 @@ func (c *Core) refuse(r *schemas.SubmitRequest) *schemas.Error {
 		return err
 	}
 	if len(r.Tokens) == 0 {
-		return bad("prompt", "the prompt has no tokens; expected at least one")
+		return bad("prompt", "the prompt has no tokens; expected at least one").
+			WithHint("this model's tokenizer adds no beginning-of-text token: send some text")
 	}
 	if n := len(r.Tokens); n >= int(c.contextMax) {
 		err := bad("prompt", "the prompt has %d tokens; with at least one token of output the limit is %d", n, c.contextMax-1)
