@@ -1,42 +1,55 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
 )
 
-// errTargetsMissed makes --check fail.
-var errTargetsMissed = errors.New("a target was missed; the report above says which")
-
 func newBenchCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "bench", Short: "Measure the bus and the engine"}
-	cmd.AddCommand(newBenchBusCommand())
+	cmd := &cobra.Command{Use: "bench", Short: "Measure the bus, or an engine under load.", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd.AddCommand(newBenchBusCommand(), newBenchServeCommand())
 	return cmd
 }
 
-// report is what a benchmark found.
-type report interface {
+// benchReport is what a benchmark found.
+type benchReport interface {
 	WriteText(w io.Writer) error
 }
 
-// writeReport prints r as text or JSON.
-func writeReport(cmd *cobra.Command, r report, asJSON bool) error {
-	if !asJSON {
-		return r.WriteText(cmd.OutOrStdout())
-	}
-	e := json.NewEncoder(cmd.OutOrStdout())
-	e.SetIndent("", "  ")
-	return e.Encode(r)
+// benchOutput are the flags that all benchmarks share.
+type benchOutput struct {
+	json         *bool
+	check, quiet bool
 }
 
-// progressTo prints lines about what is being done; nothing if quiet.
-func progressTo(cmd *cobra.Command, quiet bool) func(string) {
-	if quiet {
+func addBenchOutput(cmd *cobra.Command) *benchOutput {
+	o := &benchOutput{json: addJSON(cmd)}
+	cmd.Flags().BoolVar(&o.check, "check", false, "exit with an error if a target is missed")
+	cmd.Flags().BoolVar(&o.quiet, "quiet", false, "no progress on standard error")
+	return o
+}
+
+// progress prints lines about what is being done.
+func (o *benchOutput) progress(cmd *cobra.Command) func(string) {
+	if o.quiet {
 		return nil
 	}
-	return func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) }
+	return func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), dim(cmd.ErrOrStderr(), line)) }
+}
+
+// print writes the report, which says itself what was missed.
+func (o *benchOutput) print(cmd *cobra.Command, r benchReport, passed bool) error {
+	var err error
+	if *o.json {
+		err = printJSON(cmd.OutOrStdout(), r)
+	} else {
+		err = r.WriteText(cmd.OutOrStdout())
+	}
+	if err == nil && o.check && !passed {
+		return errReported
+	}
+	return err
 }

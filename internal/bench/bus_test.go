@@ -1,12 +1,9 @@
 package bench
 
 import (
-	"bytes"
 	"context"
-	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 )
 
 // Every mode runs, loses no token and no tapped message, and the report fits a terminal.
@@ -28,14 +25,5 @@ func TestBusModesRun(t *testing.T) {
 			t.Errorf("the tap got %d messages and missed %d", s.Messages, s.Missing)
 		}
 	}
-	var out bytes.Buffer
-	if err := r.WriteText(&out); err != nil {
-		t.Fatal(err)
-	}
-	for _, line := range strings.Split(out.String(), "\n") {
-		if n := utf8.RuneCountInString(line); n > 80 {
-			t.Errorf("%d columns: %s", n, line)
-		}
-	}
-	t.Log("\n" + out.String())
+	fits(t, r)
 }

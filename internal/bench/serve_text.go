@@ -1,0 +1,63 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"strings"
+)
+
+const blockWidth = 50
+
+// WriteText prints the block that `vllm bench serve` prints.
+func (r *ServeReport) WriteText(w io.Writer) error {
+	p := &printer{w: w}
+	p.line("%s", centered(" Serving Benchmark Result ", "="))
+	p.count("Successful requests:", r.Completed)
+	p.count("Failed requests:", r.Failed)
+	if r.MaxConcurrency > 0 {
+		p.count("Maximum request concurrency:", r.MaxConcurrency)
+	}
+	if !math.IsInf(r.RequestRate, 1) {
+		p.value("Request rate configured (RPS):", r.RequestRate)
+	}
+	p.value("Benchmark duration (s):", r.Duration)
+	p.count("Total input tokens:", r.InputTokens)
+	p.count("Total generated tokens:", r.OutputTokens)
+	p.value("Request throughput (req/s):", r.RequestThroughput())
+	if r.Goodput != nil {
+		p.value("Request goodput (req/s):", *r.Goodput)
+	}
+	p.value("Output token throughput (tok/s):", r.OutputThroughput())
+	p.count("Peak concurrent requests:", r.PeakConcurrent)
+	p.value("Total token throughput (tok/s):", r.TotalThroughput())
+	for _, l := range r.Latencies {
+		name := strings.ToUpper(l.Metric)
+		p.line("%s", centered(metricTitles[l.Metric], "-"))
+		p.value("Mean "+name+" (ms):", l.Mean)
+		p.value("Median "+name+" (ms):", l.Median)
+		for _, q := range l.Percentiles {
+			p.value("P"+percentWord(q.P)+" "+name+" (ms):", q.Ms)
+		}
+	}
+	p.line("%s", strings.Repeat("=", blockWidth))
+	p.line("%s", r.Machine)
+	if r.ClientShare != nil {
+		p.line("the load generator took %.1f%% of this process' CPU time", 100**r.ClientShare)
+	}
+	for _, e := range r.Errors {
+		p.line("failed: %s", e)
+	}
+	return p.err
+}
+
+var metricTitles = map[string]string{"ttft": "Time to First Token", "tpot": "Time per Output Token (excl. 1st token)",
+	"itl": "Inter-token Latency", "e2el": "End-to-end Latency"}
+
+func centered(text, fill string) string {
+	left := (blockWidth - len(text)) / 2
+	return strings.Repeat(fill, left) + text + strings.Repeat(fill, blockWidth-len(text)-left)
+}
+
+func (p *printer) count(name string, v int)     { p.line("%-40s %-10d", name, v) }
+func (p *printer) value(name string, v float64) { p.line("%-40s %-10s", name, fmt.Sprintf("%.2f", v)) }
