@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -52,6 +53,8 @@ type Engine struct {
 	server    *http.Server
 	served    chan error // of the HTTP server, once it has ended
 	network   network
+	closing   sync.Once
+	closed    error // what Close found
 }
 
 // network is how the engine's actors reach each other. Tests make it bad.
@@ -240,8 +243,13 @@ func (e *Engine) Drain(ctx context.Context) error {
 	return err
 }
 
-// Close stops everything at once. Drain first.
+// Close stops everything at once. Drain first. Closing again changes nothing.
 func (e *Engine) Close() error {
+	e.closing.Do(func() { e.closed = e.close() })
+	return e.closed
+}
+
+func (e *Engine) close() error {
 	var errs []error
 	if e.gateway != nil {
 		e.gateway.Close()

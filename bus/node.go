@@ -46,12 +46,12 @@ type Options struct {
 	Account string
 	Log     zerolog.Logger
 	// RemoteOnly makes every Ref go over NATS, also to actors in this process. For tests and for
-	// measuring what the in-process path saves.
+	// measuring what the in-process path saves. Actors that call each other then need mailboxes of their own.
 	RemoteOnly bool
 	// Faults, if set, disturbs all messages that leave this node. For tests.
 	Faults *Faults
-	// AttemptTimeMax shortens the wait of each attempt of a call over NATS; 0 leaves it to the endpoints. On a
-	// network that loses messages but is quick, it is the price of each loss.
+	// AttemptTimeMax shortens the wait of each attempt of a call over NATS, and makes as many more of them; 0
+	// leaves it to the endpoints. On a network that loses messages but is quick, it is the price of each loss.
 	AttemptTimeMax time.Duration
 }
 
@@ -96,12 +96,8 @@ func Start(opts Options) (*Node, error) {
 	if n.server, err = server.NewServer(sopts); err != nil {
 		return nil, fmt.Errorf("bus: embedded NATS server: %w", err)
 	}
-	n.server.SetLoggerV2(natsLogger{n.log}, false, false, false)
-	n.server.Start()
-	if !n.server.ReadyForConnections(serverReadyTimeout) {
-		n.server.Shutdown()
-		return nil, fmt.Errorf("bus: the embedded NATS server could not listen on %s:%d within %s: is the port taken? choose another with --nats-listen host:port, or \"none\"",
-			sopts.Host, sopts.Port, serverReadyTimeout)
+	if err := n.startServer(sopts); err != nil {
+		return nil, err
 	}
 	if n.account, err = n.server.LookupAccount(accountName); err != nil {
 		n.Close()
@@ -112,6 +108,27 @@ func Start(opts Options) (*Node, error) {
 		return nil, err
 	}
 	return n, nil
+}
+
+// startServer returns when the server listens, or with the reason why it does not.
+func (n *Node) startServer(sopts *server.Options) error {
+	log := natsLogger{n.log, make(chan string, 1)}
+	n.server.SetLoggerV2(log, false, false, false)
+	n.server.Start()
+	ready := make(chan bool, 1)
+	go func() { ready <- n.server.ReadyForConnections(serverReadyTimeout) }()
+	var why string
+	select {
+	case ok := <-ready:
+		if ok {
+			return nil
+		}
+		why = fmt.Sprintf("it is not ready after %s", serverReadyTimeout)
+	case why = <-log.fatal:
+	}
+	n.server.Shutdown()
+	return schemas.Errorf(schemas.KindUnavailable, "listen", "NATS on %s:%d: %s", sopts.Host, sopts.Port, why).WithParam("nats_listen").
+		WithHint("choose another address with --nats-listen host:port, port 0 for any free one, or none")
 }
 
 func (n *Node) connect() (err error) {
@@ -133,6 +150,11 @@ func (n *Node) connection(role string) (*nats.Conn, error) {
 	options := append([]nats.Option{nats.InProcessServer(n.server), nats.Name(string(n.id) + "/" + role),
 		nats.Timeout(connectTimeout), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait),
 		nats.ReconnectJitter(reconnectWait, reconnectWait), nats.DrainTimeout(drainTimeout),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil { // nil: closed on purpose
+				n.log.Warn().Err(err).Str("connection", role).Msg("bus connection lost; reconnecting")
+			}
+		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			subject := ""
 			if sub != nil {

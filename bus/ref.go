@@ -15,12 +15,13 @@ import (
 // Ref calls one endpoint of one instance (or of any, if the instance is ""), in this process or
 // anywhere on the bus. It is safe for concurrent use.
 type Ref[Req, Resp any] struct {
-	node    *Node
-	ep      schemas.Endpoint[Req, Resp]
-	subject string
-	timeout time.Duration  // of one attempt
-	invalid *schemas.Error // the instance name is malformed
-	found   atomic.Pointer[resolved[Req, Resp]]
+	node     *Node
+	ep       schemas.Endpoint[Req, Resp]
+	subject  string
+	timeout  time.Duration // of one attempt
+	attempts int
+	invalid  *schemas.Error // the instance name is malformed
+	found    atomic.Pointer[resolved[Req, Resp]]
 }
 
 type resolved[Req, Resp any] struct {
@@ -31,9 +32,10 @@ type resolved[Req, Resp any] struct {
 // NewRef makes a Ref. It resolves nothing yet: actors may come and go. A Ref to a malformed instance name
 // answers every call with KindInvalid.
 func NewRef[Req, Resp any](n *Node, ep schemas.Endpoint[Req, Resp], instance schemas.Instance) *Ref[Req, Resp] {
-	r := &Ref[Req, Resp]{node: n, ep: ep, subject: ep.Subject(instance), timeout: timeoutOf(ep)}
-	if limit := n.opts.AttemptTimeMax; limit > 0 {
-		r.timeout = min(r.timeout, limit)
+	r := &Ref[Req, Resp]{node: n, ep: ep, subject: ep.Subject(instance), timeout: timeoutOf(ep), attempts: max(ep.Attempts, 1)}
+	if limit := n.opts.AttemptTimeMax; limit > 0 && limit < r.timeout {
+		r.attempts = int(time.Duration(r.attempts) * r.timeout / limit)
+		r.timeout = limit
 	}
 	if instance != "" {
 		r.invalid = checkInstance(instance)
@@ -52,16 +54,19 @@ func (r *Ref[Req, Resp]) Call(ctx context.Context, req *Req) (*Resp, error) {
 		return nil, r.invalid
 	}
 	if p := r.local(); p != nil {
-		p.local.Add(1)
-		return p.deliver(ctx, req)
+		if !r.node.opts.RemoteOnly {
+			p.local.Add(1)
+			return p.deliver(ctx, req)
+		}
+		if waits(p.mailbox, ctx) { // NATS would not know, and the call would wait for itself
+			return nil, reentrant(p.owner)
+		}
 	}
 	return r.remote(ctx, req)
 }
 
+// local is the port in this process, or nil.
 func (r *Ref[Req, Resp]) local() *port[Req, Resp] {
-	if r.node.opts.RemoteOnly {
-		return nil
-	}
 	version := r.node.version.Load()
 	if f := r.found.Load(); f != nil && f.version == version {
 		return f.port
@@ -102,7 +107,7 @@ const retryPause = 50 * time.Millisecond
 // attempt asks until an answer comes, the attempts are used up or ctx ends.
 func (r *Ref[Req, Resp]) attempt(ctx context.Context, op string, body []byte) (*nats.Msg, error) {
 	var last error
-	for i := range max(r.ep.Attempts, 1) {
+	for i := range r.attempts {
 		if i > 0 && !errors.Is(last, context.DeadlineExceeded) {
 			sleep(ctx, min(r.timeout, retryPause))
 		}
@@ -118,7 +123,7 @@ func (r *Ref[Req, Resp]) attempt(ctx context.Context, op string, body []byte) (*
 		last = err
 	}
 	if errors.Is(last, context.DeadlineExceeded) {
-		return nil, schemas.Errorf(schemas.KindTimeout, op, "no answer in %d attempts of %s", max(r.ep.Attempts, 1), r.timeout)
+		return nil, schemas.Errorf(schemas.KindTimeout, op, "no answer in %d attempts of %s", r.attempts, r.timeout)
 	}
 	return nil, natsError(last, op)
 }

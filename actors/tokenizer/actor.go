@@ -15,7 +15,7 @@ import (
 
 const (
 	encodersMax   = 64               // prompts encoded at once; more wait
-	sessionIdle   = 30 * time.Minute // a session without a single token is forgotten after this long
+	sessionIdle   = 30 * time.Minute // a session without a new token is forgotten after this long
 	sweepEvery    = time.Minute
 	deltaRowsMax  = 1 << 20 // rows waiting for one gateway
 	cancelRowsMax = 1 << 16 // cancellations waiting for one scheduler
@@ -214,10 +214,10 @@ func (a *Actor) sweep() {
 		select {
 		case now := <-clock.C:
 			a.mu.Lock()
-			n := a.core.Expire(now.Add(-sessionIdle).UnixNano())
+			n := a.core.Expire(now.UnixNano(), sessionIdle.Nanoseconds())
 			a.mu.Unlock()
 			if n > 0 {
-				a.log.Warn().Int("sessions", n).Msg("forgot sessions that never saw a token")
+				a.log.Warn().Int("sessions", n).Msg("forgot sessions that saw no token for long")
 			}
 		case <-a.quit:
 			return

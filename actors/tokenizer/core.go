@@ -88,7 +88,7 @@ func (c *Core) Open(nowNs int64, request schemas.RequestID, prompt schemas.I32, 
 		if c.sessions[request.Seq(i)] != nil {
 			continue
 		}
-		c.sessions[request.Seq(i)] = &session{spec: spec, decoder: c.newDecoder(spec.KeepSpecial, tail), openNs: nowNs}
+		c.sessions[request.Seq(i)] = &session{spec: spec, decoder: c.newDecoder(spec.KeepSpecial, tail), idleSinceNs: nowNs}
 	}
 }
 
@@ -108,11 +108,14 @@ func (c *Core) forget(id schemas.SeqID) {
 	c.ended.add(id.Request())
 }
 
-// Expire forgets sessions that were opened before a time and never saw a token: whoever opened them
-// is gone.
-func (c *Core) Expire(beforeNs int64) (n int) {
+// Expire forgets sessions that have seen no token for idleNs: whoever fed them is gone, and so is whoever
+// opened them. Progress is noticed from one call to the next.
+func (c *Core) Expire(nowNs, idleNs int64) (n int) {
 	for id, s := range c.sessions {
-		if s.next == 0 && s.openNs < beforeNs {
+		switch {
+		case s.next != s.swept:
+			s.swept, s.idleSinceNs = s.next, nowNs
+		case nowNs-s.idleSinceNs > idleNs:
 			c.forget(id)
 			n++
 		}

@@ -182,12 +182,19 @@ func cut(text string, spec schemas.DetokSpec) (string, schemas.FinishReason) {
 	return text, schemas.FinishLength
 }
 
-func TestSessionsThatNeverStartExpire(t *testing.T) {
+func TestSessionsThatSeeNoTokenExpire(t *testing.T) {
 	c := open(schemas.DetokSpec{Choices: 2})
 	give(t, c, row{choice: 0, index: 0, token: 0})
-	if n := c.Expire(2); n != 1 || len(c.sessions) != 1 {
+	if n := c.Expire(11, 10); n != 0 {
+		t.Errorf("%d expired before their time", n)
+	}
+	if n := c.Expire(12, 10); n != 1 || len(c.sessions) != 1 {
 		t.Errorf("%d expired, %d left; want only the one without a token to go", n, len(c.sessions))
 	}
+	if n := c.Expire(22, 10); n != 1 || len(c.sessions) != 0 {
+		t.Errorf("%d expired, %d left; want the one whose tokens no longer come to go", n, len(c.sessions))
+	}
+	c = open(schemas.DetokSpec{Choices: 1})
 	if n := c.Close(schemas.U64{uint64(request.Seq(0)), uint64(request.Seq(1))}); n != 1 || len(c.sessions) != 0 {
 		t.Errorf("%d closed, %d left", n, len(c.sessions))
 	}

@@ -14,11 +14,12 @@ type decoder interface {
 
 // session is one sequence on its way back to text.
 type session struct {
-	spec    *schemas.DetokSpec
-	decoder decoder
-	next    int32  // index of the output token that comes next
-	held    string // text that may yet become a stop string
-	openNs  int64
+	spec        *schemas.DetokSpec
+	decoder     decoder
+	next        int32  // index of the output token that comes next
+	held        string // text that may yet become a stop string
+	idleSinceNs int64
+	swept       int32 // next when Expire last looked
 }
 
 // push takes an output token and returns the text that is certain now; stopped means that a stop string
