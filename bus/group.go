@@ -11,7 +11,8 @@ import (
 // Group is an inline serial mailbox: handlers of all its actors run one at a time, on the goroutine
 // of the caller, in order of arrival. An idle group costs a compare-and-swap. Actors of one group may
 // call each other; the nested call runs at once. An actor that would wait for itself is refused with
-// KindReentrant instead of hanging.
+// KindReentrant instead of hanging, also across mailboxes; only a cycle through another process is not
+// seen, and ends at a deadline.
 //
 // A handler that panics leaves its group's state in doubt: the panic goes on to the caller, and from
 // then on the group refuses every call with KindInternal, also if somebody recovers.

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -11,25 +12,78 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
+	"github.com/vmihailenco/msgpack/v5"
 	"go.uber.org/goleak"
 
 	"github.com/troupe-engine/troupe/schemas"
 )
 
-// The test binary is also the second process of the conformance suite: started with this variable set to a
-// leaf URL, it attaches there and hosts the actors of a stage until its standard input ends.
-const helperVariable = "TROUPE_BUS_TEST_LEAF_URL"
+// The test binary is also the second process of the conformance suite. Started with the first variable set
+// to a leaf URL, it attaches there and hosts the actors of a stage until its standard input ends. With the
+// second set to a NATS URL, it is a client that knows nothing of the bus.
+const (
+	helperVariable   = "TROUPE_BUS_TEST_LEAF_URL"
+	strangerVariable = "TROUPE_BUS_TEST_CLIENT_URL"
+)
 
 func TestMain(m *testing.M) {
-	if url := os.Getenv(helperVariable); url != "" {
-		if err := helper(url); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
+	var err error
+	switch leaf, client := os.Getenv(helperVariable), os.Getenv(strangerVariable); {
+	case leaf != "":
+		err = helper(leaf)
+	case client != "":
+		err = stranger(client)
+	default:
+		goleak.VerifyTestMain(m)
 	}
-	goleak.VerifyTestMain(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// stranger asks the stage as people's scripts do: JSON and msgpack maps, on the shared and the instance's
+// subject, with and without a content type.
+func stranger(url string) error {
+	c, err := nats.Connect(url)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	asMap, err := msgpack.Marshal(map[string]any{"number": 9, "text": "hi", "column": []int{1, 2, 3}})
+	if err != nil {
+		return err
+	}
+	asJSON := []byte(`{"number":9,"text":"hi","column":[1,2,3]}`)
+	type content struct {
+		name, header string
+		body         []byte
+		read         func([]byte, any) error
+	}
+	for _, form := range []content{
+		{"JSON", "", asJSON, json.Unmarshal},
+		{"JSON by header", "application/json; charset=utf-8", asJSON, json.Unmarshal},
+		{"msgpack map", "", asMap, msgpack.Unmarshal},
+		{"msgpack map by header", "application/msgpack", asMap, msgpack.Unmarshal},
+	} {
+		for _, subject := range []string{"inf.v1.stage.serial", "inf.v1.stage.serial.stage", "inf.v1.stage.pooled"} {
+			m := &nats.Msg{Subject: subject, Data: form.body}
+			if form.header != "" {
+				m.Header = nats.Header{"Content-Type": {form.header}}
+			}
+			reply, err := c.RequestMsg(m, 5*time.Second)
+			if err != nil {
+				return fmt.Errorf("%s to %s: %w", form.name, subject, err)
+			}
+			var a answer
+			if err := form.read(reply.Data, &a); err != nil || a.Number != 9 || a.Text != "hi" || len(a.Column) != 3 || a.Column[2] != 3 {
+				return fmt.Errorf("%s to %s: got %q, headers %v: %+v, %w", form.name, subject, reply.Data, reply.Header, a, err)
+			}
+		}
+	}
+	return nil
 }
 
 func helper(url string) error {

@@ -4,7 +4,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go/micro"
+	"github.com/nats-io/nats.go"
 
 	"github.com/troupe-engine/troupe/schemas"
 )
@@ -19,7 +19,7 @@ const (
 // inbox takes an endpoint's requests from its NATS subscriptions as they come, so that a request over the
 // limits is refused at once. It hands them on one at a time in order of arrival, or all at once to a Pool.
 type inbox struct {
-	answer     func(micro.Request, time.Time)
+	answer     func(*nats.Msg, time.Time)
 	concurrent bool
 	queue      *Outbox[arrival]
 	messages   atomic.Int64
@@ -28,11 +28,11 @@ type inbox struct {
 }
 
 type arrival struct {
-	request micro.Request
+	request *nats.Msg
 	at      time.Time
 }
 
-func newInbox(concurrent bool, answer func(micro.Request, time.Time)) *inbox {
+func newInbox(concurrent bool, answer func(*nats.Msg, time.Time)) *inbox {
 	b := &inbox{answer: answer, concurrent: concurrent}
 	if !concurrent {
 		b.queue = NewOutbox(InboxMessagesMax, func(batch []arrival) {
@@ -49,14 +49,14 @@ func (b *inbox) serve(r arrival) {
 	b.answer(r.request, r.at)
 }
 
-func (b *inbox) release(r micro.Request) {
+func (b *inbox) release(r *nats.Msg) {
 	b.messages.Add(-1)
-	b.bytes.Add(-int64(len(r.Data())))
+	b.bytes.Add(-int64(len(r.Data)))
 }
 
 // put takes a request, or says why not.
-func (b *inbox) put(r micro.Request) *schemas.Error {
-	messages, bytes := b.messages.Add(1), b.bytes.Add(int64(len(r.Data())))
+func (b *inbox) put(r *nats.Msg) *schemas.Error {
+	messages, bytes := b.messages.Add(1), b.bytes.Add(int64(len(r.Data)))
 	switch {
 	case b.closed.Load():
 		b.release(r)

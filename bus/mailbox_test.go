@@ -83,6 +83,22 @@ func TestCycleOfWaitingIsRefused(t *testing.T) {
 	}
 }
 
+func TestCycleOverNATSInOneProcessIsRefused(t *testing.T) {
+	n := startNode(t, Options{RemoteOnly: true})
+	g := NewGroup()
+	outer, inner := NewActor(n, "stage", "outer", ""), NewActor(n, "stage", "inner", "")
+	ref := NewRef(n, serial, "inner")
+	Handle(outer, serial, g, func(ctx context.Context, p *probe) (*answer, error) { return ref.Call(ctx, p) })
+	Handle(inner, serial, g, new(scene).play)
+	for _, a := range []*Actor{outer, inner} {
+		if err := a.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := NewRef(n, serial, "outer").Call(within(t, time.Second), &probe{})
+	wantKind(t, err, schemas.KindReentrant)
+}
+
 func TestGroupKeepsADeadlineThatANestedCallAdds(t *testing.T) {
 	g, a, b := NewGroup(), extra("a"), extra("b")
 	err := in(context.Background(), g, a, func(ctx context.Context) {

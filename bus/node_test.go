@@ -3,6 +3,9 @@ package bus
 import (
 	"context"
 	"errors"
+	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -10,7 +13,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
-	"github.com/vmihailenco/msgpack/v5"
 
 	"github.com/troupe-engine/troupe/schemas"
 )
@@ -22,34 +24,14 @@ func TestPeopleCallWithJSONAndMaps(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	asMap, err := msgpack.Marshal(map[string]any{"number": 9, "text": "hi", "column": []int{1, 2, 3}})
+	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, m := range map[string]*nats.Msg{
-		"JSON":                {Data: []byte(`{"number":9,"text":"hi","column":[1,2,3]}`)},
-		"JSON by header":      {Data: []byte(` {"number":9,"text":"hi","column":[1,2,3]}`), Header: nats.Header{"Content-Type": {"application/json; charset=utf-8"}}},
-		"msgpack map":         {Data: asMap},
-		"msgpack map, header": {Data: asMap, Header: nats.Header{"Content-Type": {"application/msgpack"}}},
-	} {
-		for _, subject := range []string{serial.Subject(""), serial.Subject("stage"), pooled.Subject("")} {
-			m.Subject = subject
-			reply, err := c.RequestMsg(m, 5*time.Second)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := errorOf(reply); err != nil {
-				t.Fatalf("%s: %v", name, err)
-			}
-			enc := encodingOf("", reply.Data)
-			if isJSON := enc == jsonEncoding; isJSON != strings.HasPrefix(name, "JSON") {
-				t.Errorf("%s: answered with %q", name, reply.Data)
-			}
-			var a answer
-			if err := enc.decode(reply.Data, &a); err != nil || a.Number != 9 || a.Text != "hi" || len(a.Column) != 3 || a.Column[2] != 3 {
-				t.Errorf("%s: got %+v, %v", name, a, err)
-			}
-		}
+	client := exec.Command(self)
+	client.Env = append(os.Environ(), strangerVariable+"="+w.node.URL())
+	if out, err := client.CombinedOutput(); err != nil {
+		t.Fatalf("a plain client in another process: %v: %s", err, out)
 	}
 	reply, err := c.Request(serial.Subject(""), nil, 5*time.Second) // as `nats req SUBJECT ''`
 	if err != nil || len(reply.Data) == 0 || reply.Data[0] != '{' {
@@ -67,6 +49,24 @@ func TestPeopleCallWithJSONAndMaps(t *testing.T) {
 	}
 	if err := c.Publish(serial.Subject(""), []byte(`{"number":10}`)); err != nil { // nobody wants the answer
 		t.Fatal(err)
+	}
+}
+
+// Columns lie in the payload they came with; it must not be used for anything else.
+func TestColumnsKeepTheirPayload(t *testing.T) {
+	w := stageHere(t, Options{RemoteOnly: true})
+	var kept []*answer
+	for i := range 300 {
+		a, err := w.serial.Call(within(t, 5*time.Second), &probe{Number: int64(i), Column: slices.Repeat(schemas.I32{int32(i)}, 1+i*i%3000)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept = append(kept, a)
+	}
+	for i, a := range kept {
+		if len(a.Column) != 1+i*i%3000 || slices.Min(a.Column) != int32(i) || slices.Max(a.Column) != int32(i) {
+			t.Fatalf("answer %d has changed", i)
+		}
 	}
 }
 

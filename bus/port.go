@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/troupe-engine/troupe/schemas"
@@ -55,6 +56,8 @@ type port[Req, Resp any] struct {
 	inbox           *inbox
 	request, reply  tapPoint
 	local, failed   atomic.Uint64
+	answered        atomic.Uint64 // over NATS
+	answeringNs     atomic.Int64
 	pool            callPool[Req, Resp]
 }
 
@@ -63,10 +66,18 @@ type portStats struct {
 	Endpoint  string `json:"endpoint"`
 	InProcess uint64 `json:"in_process"` // deliveries that never touched NATS
 	Failed    uint64 `json:"failed"`     // answered with an error, from anywhere
+	// Requests over NATS and the mean time from their arrival to the answer. (The service's own processing
+	// time ends when the request is queued.)
+	Answered     uint64 `json:"answered"`
+	AnswerNsMean int64  `json:"answer_ns_mean"`
 }
 
 func (p *port[Req, Resp]) localStats() portStats {
-	return portStats{Endpoint: p.ep.Verb, InProcess: p.local.Load(), Failed: p.failed.Load()}
+	s := portStats{Endpoint: p.ep.Verb, InProcess: p.local.Load(), Failed: p.failed.Load(), Answered: p.answered.Load()}
+	if s.Answered > 0 {
+		s.AnswerNsMean = p.answeringNs.Load() / int64(s.Answered)
+	}
+	return s
 }
 
 // open makes the port reachable under two subjects: the instance's own, and the one that all instances
@@ -160,43 +171,54 @@ func (p *port[Req, Resp]) fail(err error) *schemas.Error {
 	return e
 }
 
-// serveNATS takes a request that arrived over NATS.
+// serveNATS takes a request that arrived over NATS. What is answered later, on another goroutine, is a
+// message of ours: a micro.Request belongs to the goroutine that delivers it.
 func (p *port[Req, Resp]) serveNATS(r micro.Request) {
-	if err := p.inbox.put(r); err != nil {
-		p.refuse(r, encodingOf(r.Headers().Get(headerContentType), r.Data()), err)
+	m := &nats.Msg{Subject: r.Subject(), Reply: r.Reply(), Header: nats.Header(r.Headers()), Data: r.Data()}
+	if err := p.inbox.put(m); err != nil {
+		p.refuse(m, encodingOf(m.Header.Get(headerContentType), m.Data), err)
 	}
 }
 
 // answer decodes a request, delivers it and responds.
-func (p *port[Req, Resp]) answer(r micro.Request, arrived time.Time) {
-	enc := encodingOf(r.Headers().Get(headerContentType), r.Data())
+func (p *port[Req, Resp]) answer(m *nats.Msg, arrived time.Time) {
+	defer func() {
+		p.answered.Add(1)
+		p.answeringNs.Add(time.Since(arrived).Nanoseconds())
+	}()
+	enc := encodingOf(m.Header.Get(headerContentType), m.Data)
 	req := new(Req)
-	if err := enc.decode(r.Data(), req); err != nil {
-		p.refuse(r, enc, schemas.Errorf(schemas.KindInvalid, "decode request", "%v", err).
+	if err := enc.decode(m.Data, req); err != nil {
+		p.refuse(m, enc, schemas.Errorf(schemas.KindInvalid, "decode request", "%v", err).
 			WithHint("see the schema and example in `nats micro info %s`", p.owner.service))
 		return
 	}
-	ctx, cancel := context.WithDeadline(context.Background(), arrived.Add(p.patience(r.Headers().Get(HeaderTimeout))))
+	ctx, cancel := context.WithDeadline(context.Background(), arrived.Add(p.patience(m.Header.Get(HeaderTimeout))))
 	defer cancel()
 	resp, err := p.deliver(ctx, req)
 	if err != nil {
-		p.respondError(r, enc, p.fail(err))
+		p.respondError(m, enc, p.fail(err))
 		return
 	}
 	body, err := enc.encode(resp)
 	if err != nil {
-		p.refuse(r, enc, schemas.Errorf(schemas.KindInternal, "encode reply", "%v", err))
+		p.refuse(m, enc, schemas.Errorf(schemas.KindInternal, "encode reply", "%v", err))
 		return
 	}
 	if limit := p.owner.node.data.MaxPayload(); int64(len(body)) > limit {
-		p.refuse(r, enc, tooLarge("reply", len(body), limit))
+		p.refuse(m, enc, tooLarge("reply", len(body), limit))
 		return
 	}
-	if r.Reply() == "" {
+	p.respond(m, &nats.Msg{Data: body})
+}
+
+func (p *port[Req, Resp]) respond(m, reply *nats.Msg) {
+	if m.Reply == "" {
 		return // published, not asked
 	}
-	if err := r.Respond(body); err != nil {
-		p.owner.node.log.Warn().Err(err).Str("subject", p.subject).Msg("reply not sent")
+	reply.Subject = m.Reply
+	if err := p.owner.node.data.PublishMsg(reply); err != nil {
+		p.owner.node.log.Warn().Err(err).Str("subject", m.Subject).Msg("reply not sent")
 	}
 }
 
@@ -209,24 +231,25 @@ func (p *port[Req, Resp]) patience(milliseconds string) time.Duration {
 }
 
 // refuse answers a request that did not come to a handler, or whose answer cannot travel.
-func (p *port[Req, Resp]) refuse(r micro.Request, enc encoding, e *schemas.Error) {
+func (p *port[Req, Resp]) refuse(m *nats.Msg, enc encoding, e *schemas.Error) {
 	p.failed.Add(1)
-	p.respondError(r, enc, p.fail(e))
+	p.respondError(m, enc, p.fail(e))
 }
 
-func (p *port[Req, Resp]) respondError(r micro.Request, enc encoding, e *schemas.Error) {
-	if r.Reply() == "" {
-		p.owner.node.log.Debug().Err(e).Str("subject", p.subject).Msg("a published message failed")
+func (p *port[Req, Resp]) respondError(m *nats.Msg, enc encoding, e *schemas.Error) {
+	if m.Reply == "" {
+		p.owner.node.log.Debug().Err(e).Str("subject", m.Subject).Msg("a published message failed")
 		return
 	}
 	body, err := enc.encode(e)
 	if err != nil {
 		body = nil // the headers say the kind and the text
 	}
-	err = r.Error(strconv.Itoa(e.Kind.HTTPStatus()), headerSafe(e.Error()), body, micro.WithHeaders(micro.Headers{headerContentType: {enc.contentType()}}))
-	if err != nil {
-		p.owner.node.log.Warn().Err(err).Str("subject", p.subject).Msg("error reply not sent")
-	}
+	p.respond(m, &nats.Msg{Data: body, Header: nats.Header{
+		headerContentType:     {enc.contentType()},
+		micro.ErrorHeader:     {headerSafe(e.Error())},
+		micro.ErrorCodeHeader: {strconv.Itoa(e.Kind.HTTPStatus())},
+	}})
 }
 
 // call is a pooled task.

@@ -130,11 +130,22 @@ func homeAccount(sopts *server.Options, name string) (*server.Account, error) {
 }
 
 // natsLogger sends the server's log to ours: its notices are our debug lines.
-type natsLogger struct{ log zerolog.Logger }
+type natsLogger struct {
+	log   zerolog.Logger
+	fatal chan string // why the server cannot run
+}
 
 func (l natsLogger) Noticef(f string, v ...any) { l.log.Debug().Msgf("nats: "+f, v...) }
 func (l natsLogger) Warnf(f string, v ...any)   { l.log.Warn().Msgf("nats: "+f, v...) }
 func (l natsLogger) Errorf(f string, v ...any)  { l.log.Error().Msgf("nats: "+f, v...) }
-func (l natsLogger) Fatalf(f string, v ...any)  { l.log.Error().Msgf("nats: fatal: "+f, v...) }
 func (l natsLogger) Debugf(f string, v ...any)  { l.log.Trace().Msgf("nats: "+f, v...) }
 func (l natsLogger) Tracef(f string, v ...any)  { l.log.Trace().Msgf("nats: "+f, v...) }
+
+// Fatalf is how the server says that it cannot listen.
+func (l natsLogger) Fatalf(f string, v ...any) {
+	select {
+	case l.fatal <- fmt.Sprintf(f, v...):
+	default: // the first reason is told already
+		l.log.Error().Msgf("nats: "+f, v...)
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/micro"
 	"github.com/rs/zerolog"
 
 	"github.com/troupe-engine/troupe/schemas"
@@ -91,22 +90,15 @@ func TestTapShowsWhatItDropped(t *testing.T) {
 	}
 }
 
-type fakeRequest struct {
-	micro.Request
-	data []byte
-}
-
-func (r *fakeRequest) Data() []byte { return r.data }
-
 func TestInboxIsBoundedByCountAndBytes(t *testing.T) {
 	for _, concurrent := range []bool{false, true} {
 		for _, c := range []struct{ size, fit int }{{0, InboxMessagesMax}, {PayloadBytesMax, InboxBytesMax / PayloadBytesMax}} {
 			release, answered := make(chan struct{}), make(chan struct{}, InboxMessagesMax)
-			b := newInbox(concurrent, func(micro.Request, time.Time) {
+			b := newInbox(concurrent, func(*nats.Msg, time.Time) {
 				<-release
 				answered <- struct{}{}
 			})
-			r := &fakeRequest{data: make([]byte, c.size)}
+			r := &nats.Msg{Data: make([]byte, c.size)}
 			for i := range c.fit {
 				if err := b.put(r); err != nil {
 					t.Fatalf("request %d of %d bytes: %v", i, c.size, err)

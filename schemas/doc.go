@@ -11,8 +11,9 @@
 // number that makes them idempotent (a step, a request, an output index), so a retry is a repeat of
 // the same question and gets the same answer.
 //
-// Read the files in the order a request meets them: gateway.go, tokenizer.go, scheduler.go,
-// memory.go, compute.go; then endpoint.go, which ties messages to subjects.
+// Read the files in the order a request meets them: openai.go, tokenizer.go, scheduler.go,
+// memory.go, compute.go; then endpoint.go and topic.go, which tie messages to subjects, and wire.go, which
+// turns them into bytes and back.
 //
 // Step 0. In: nothing. Out: the vocabulary. Next: bus.
 package schemas
