@@ -74,20 +74,26 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true, CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	root.AddCommand(newServeCommand(), newRunCommand(), newModelsCommand(), newVerifyCommand(),
-		newSchemaCommand(), newDoctorCommand(), newVersionCommand())
+		newSchemaCommand(), newDoctorCommand(), newBenchCommand(), newVersionCommand())
 	root.SetUsageTemplate(strings.NewReplacer(
 		".LocalFlags.FlagUsages", "(.LocalFlags.FlagUsagesWrapped 80)",
 		".InheritedFlags.FlagUsages", "(.InheritedFlags.FlagUsagesWrapped 80)").Replace(root.UsageTemplate()))
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	for _, c := range append(root.Commands(), root) {
-		if check := c.Args; check != nil {
-			c.Args = func(cmd *cobra.Command, args []string) error {
-				if err := check(cmd, args); err != nil {
-					return usageError{err}
-				}
-				return nil
+	markUsageErrors(root)
+	return root
+}
+
+// markUsageErrors makes wrong arguments of c and its subcommands usageErrors.
+func markUsageErrors(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usageError{err}
 			}
+			return nil
 		}
 	}
-	return root
+	for _, sub := range c.Commands() {
+		markUsageErrors(sub)
+	}
 }

@@ -53,7 +53,7 @@ func (s *sampling) params(cmd *cobra.Command, model string) schemas.GenerationPa
 }
 
 func newRunCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: `run "PROMPT"`, Short: "Answer one prompt on the terminal.", Args: cobra.ExactArgs(1),
+	cmd := &cobra.Command{Use: `run "PROMPT"`, Short: "Answer one prompt on the terminal.", Args: onePrompt,
 		Long: "Answer one prompt on the terminal: with an engine of its own, or over NATS with\none that runs already.",
 		Example: "  troupe run \"Once upon a time\" --max-tokens 50\n" +
 			"  troupe run --chat \"Who are you?\" --temperature 0\n" +
@@ -82,6 +82,13 @@ func newRunCommand() *cobra.Command {
 		return runHere(cmd, s, r, *asJSON)
 	}
 	return cmd
+}
+
+func onePrompt(_ *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("there are %d arguments; expected one prompt, in quotes", len(args))
+	}
+	return nil
 }
 
 // runRemote uses an engine that runs already.
