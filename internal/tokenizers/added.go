@@ -171,6 +171,7 @@ func (a *addedVocab) split(t *trie, text string, yield func(start, end int, id i
 					}
 					start -= width
 				}
+				start = max(start, done)
 			}
 			if token.rstrip {
 				for end < len(text) {
@@ -186,8 +187,12 @@ func (a *addedVocab) split(t *trie, text string, yield func(start, end int, id i
 					return err
 				}
 			}
-			if err := yield(start, end, id); err != nil {
-				return err
+			// A token may lie in the white space that the one before it took. It counts all the same, unless
+			// lstrip moved its start past its end.
+			if start < end {
+				if err := yield(start, end, id); err != nil {
+					return err
+				}
 			}
 			done = end
 		}

@@ -327,3 +327,37 @@ func FuzzEncode(f *testing.F) {
 		}
 	})
 }
+
+// TestAddedTokenOverlaps checks which added tokens are found where they overlap; the ids are the reference's.
+func TestAddedTokenOverlaps(t *testing.T) {
+	t.Parallel()
+	load := func(tokens ...string) *Tokenizer { // each is flags, a bar and the content
+		var list []string
+		for i, token := range tokens {
+			flags, content, _ := strings.Cut(token, "|")
+			has := func(flag string) bool { return strings.Contains(flags, flag) }
+			list = append(list, fmt.Sprintf(`{"id": %d, "content": %q, "single_word": %v, "lstrip": %v, "rstrip": %v, "normalized": false, "special": false}`,
+				i+1, content, has("w"), has("l"), has("r")))
+		}
+		tok, err := Load([]byte(`{"added_tokens": [` + strings.Join(list, ",") +
+			`], "model": {"type": "WordLevel", "vocab": {"u": 0}, "unk_token": "u"}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tok
+	}
+	check := func(tok *Tokenizer, want map[string][]int32) {
+		for text, ids := range want {
+			if got, err := tok.Encode(text, false); err != nil || !slices.Equal(got, ids) {
+				t.Errorf("%q: got %v (%v), want %v", text, got, err, ids)
+			}
+		}
+	}
+	check(load("r|<r>", "| x", "|  ", "l|<l>", "r|\n\n"), map[string][]int32{
+		"<r>  xy": {1, 3, 0}, "<r>  <l>z": {1, 3, 4, 0}, "<r>   xz  x": {1, 3, 2, 0, 3, 0},
+		"\n\n\n\n\n\nz": {5, 5, 5, 0}, "  <l>   <l>": {3, 4, 3, 4}, "<r> \n\n\n\n": {1, 5, 5},
+	})
+	check(load("r|<r>", "| x", "l|  ", "l|<l>", "lr|<b>", "w|word", "|wo"), map[string][]int32{
+		"<r>  y": {1, 0}, "a <b> <b>  word": {0, 5, 5, 6}, "xword word_ word.": {0, 6, 0}, "wo word wor": {7, 0, 6, 0, 7, 0},
+	})
+}
