@@ -201,6 +201,9 @@ func (n *Node) LeafURL() string {
 	return "nats-leaf://" + reachable(v.LeafNode.Host, v.LeafNode.Port)
 }
 
+// Subscriptions counts those of all clients of the node's server.
+func (n *Node) Subscriptions() int { return int(n.server.NumSubscriptions()) }
+
 // Conn is the node's connection for publishing and subscribing beyond typed endpoints.
 func (n *Node) Conn() *nats.Conn { return n.data }
 
