@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -344,83 +342,5 @@ func poolPanic(t *testing.T, w *world) {
 	}
 	if _, err := w.pooled.Call(ctx, &probe{}); err != nil {
 		t.Error(err)
-	}
-}
-
-// listen subscribes on the caller's node and waits until the stage, wherever it is, mirrors there.
-func listen(t *testing.T, w *world, pattern string) *nats.Subscription {
-	t.Helper()
-	sub, err := w.node.data.SubscribeSync(pattern)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = sub.Unsubscribe() })
-	if err := w.node.data.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
-		if _, err := w.looped.Call(within(t, time.Second), &probe{}); err != nil {
-			t.Fatal(err)
-		}
-		if m, err := sub.NextMsg(20 * time.Millisecond); err == nil && m != nil {
-			for err == nil { // what else the probes caused
-				_, err = sub.NextMsg(50 * time.Millisecond)
-			}
-			return sub
-		}
-	}
-	t.Fatalf("nothing is mirrored to %s", pattern)
-	return nil
-}
-
-func mirrorsOnce(t *testing.T, w *world) {
-	tap, peek := listen(t, w, "tap."+schemas.SubjectPrefix+"stage.>"), listen(t, w, "peek."+schemas.SubjectPrefix+"stage.>")
-	for { // the second listen's probes
-		if _, err := tap.NextMsg(50 * time.Millisecond); err != nil {
-			break
-		}
-	}
-	ctx := within(t, 5*time.Second)
-	if _, err := w.serial.Call(ctx, &probe{Number: 41, Text: "ask"}); err != nil {
-		t.Fatal(err)
-	}
-	_, err := w.serial.Call(ctx, &probe{Number: 42, Fail: schemas.Errorf(schemas.KindNotFound, "play", "nothing")})
-	wantKind(t, err, schemas.KindNotFound)
-	subject := serial.Subject("stage")
-	for _, stream := range []struct {
-		sub      *nats.Subscription
-		prefix   string
-		encoding encoding
-	}{{tap, "tap.", msgpackEncoding}, {peek, "peek.", jsonEncoding}} {
-		decode := func(m *nats.Msg, v any) {
-			if err := stream.encoding.decode(m.Data, v); err != nil {
-				t.Errorf("%s: %v", m.Subject, err)
-			}
-		}
-		var messages []*nats.Msg
-		for {
-			m, err := stream.sub.NextMsg(200 * time.Millisecond)
-			if err != nil {
-				break
-			}
-			messages = append(messages, m)
-		}
-		var subjects []string
-		for _, m := range messages {
-			subjects = append(subjects, strings.TrimPrefix(m.Subject, stream.prefix))
-		}
-		if !slices.Equal(subjects, []string{subject, subject + ".reply", subject, subject + ".reply"}) {
-			t.Fatalf("%s: got %q", stream.prefix, subjects)
-		}
-		var request probe
-		var reply answer
-		var failure schemas.Error
-		decode(messages[0], &request)
-		decode(messages[1], &reply)
-		decode(messages[3], &failure)
-		if request.Number != 41 || reply.Text != "ask" || failure.Kind != schemas.KindNotFound {
-			t.Errorf("%s: got %+v, %+v, %+v", stream.prefix, request, reply, failure)
-		}
-		wantSequence(t, messages)
 	}
 }

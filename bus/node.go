@@ -24,6 +24,7 @@ const (
 	PayloadBytesMax     = 8 << 20          // largest message; also the server's max_payload
 	connectTimeout      = 2 * time.Second  // an in-process connect with bad credentials would hang for 10 s
 	serverReadyTimeout  = 10 * time.Second // the embedded server's listeners
+	serverReadyPoll     = 50 * time.Millisecond
 	drainTimeout        = 2 * time.Second
 	reconnectWait       = 20 * time.Millisecond
 	subPendingMsgsMax   = 64 << 10  // per subscription; beyond it NATS drops and reports a slow consumer
@@ -115,16 +116,16 @@ func (n *Node) startServer(sopts *server.Options) error {
 	log := natsLogger{n.log, make(chan string, 1)}
 	n.server.SetLoggerV2(log, false, false, false)
 	n.server.Start()
-	ready := make(chan bool, 1)
-	go func() { ready <- n.server.ReadyForConnections(serverReadyTimeout) }()
-	var why string
-	select {
-	case ok := <-ready:
-		if ok {
+	why := fmt.Sprintf("it is not ready after %s", serverReadyTimeout)
+	for end, waiting := time.Now().Add(serverReadyTimeout), true; waiting && time.Now().Before(end); {
+		if n.server.ReadyForConnections(serverReadyPoll) {
 			return nil
 		}
-		why = fmt.Sprintf("it is not ready after %s", serverReadyTimeout)
-	case why = <-log.fatal:
+		select {
+		case why = <-log.fatal:
+			waiting = false
+		default:
+		}
 	}
 	n.server.Shutdown()
 	return schemas.Errorf(schemas.KindUnavailable, "listen", "NATS on %s:%d: %s", sopts.Host, sopts.Port, why).WithParam("nats_listen").
