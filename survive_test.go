@@ -233,3 +233,54 @@ func TestAnswersSurviveABadNetwork(t *testing.T) {
 		})
 	}
 }
+
+// TestAnswersSurviveLostPeers replaces memory and compute by new ones that know nothing, over and over, while
+// requests run: what was lost is recomputed, with the same result.
+func TestAnswersSurviveLostPeers(t *testing.T) {
+	qs := questions(t, 24)
+	for name, n := range map[string]network{
+		"in process": {stepTimeMax: time.Second},
+		"over NATS":  {stepTimeMax: time.Second, remoteOnly: true, attemptTimeMax: 100 * time.Millisecond},
+		"on a bad network": {stepTimeMax: 2 * time.Second, remoteOnly: true, attemptTimeMax: 100 * time.Millisecond,
+			faults: &bus.Faults{Seed: 7, Drop: 0.02, Duplicate: 0.1, Delay: 0.2, DelayMax: 10 * time.Millisecond}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := openOn(t, n, nil)
+			c := clientOf(t, e)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			over, restarts := make(chan struct{}), 0
+			var drill sync.WaitGroup
+			drill.Go(func() {
+				for _, restart := range []func() error{e.replica.RestartMemory, e.replica.RestartCompute, e.replica.RestartMemory, e.replica.RestartCompute} {
+					select {
+					case <-over:
+						return
+					case <-time.After(150 * time.Millisecond):
+					}
+					if err := restart(); err != nil {
+						t.Error(err)
+					}
+					restarts++
+				}
+			})
+			began := time.Now()
+			// A sequence that was part of too many lost steps ends with their error.
+			wrong, again := askAll(ctx, t, c, qs, 1, func(e *soak.Ending) bool { return e.Status >= 500 && e.Detail != "" })
+			close(over)
+			drill.Wait()
+			for _, w := range wrong {
+				t.Error(w)
+			}
+			state, err := c.WaitQuiet(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d questions in %v, %d restarts, %d steps given up, %d requests ended with an error and were asked again",
+				len(qs), time.Since(began).Round(time.Millisecond), restarts, state.Scheduler.StepErrors, again)
+			if restarts == 0 || state.Scheduler.StepErrors == 0 {
+				t.Error("nothing was lost: the test is too quick for its restarts")
+			}
+		})
+	}
+}

@@ -53,17 +53,26 @@ func (r *Ref[Req, Resp]) Call(ctx context.Context, req *Req) (*Resp, error) {
 	if r.invalid != nil {
 		return nil, r.invalid
 	}
-	if p := r.local(); p != nil {
-		if !r.node.opts.RemoteOnly {
-			p.local.Add(1)
-			return p.deliver(ctx, req)
+	for {
+		if p := r.local(); p != nil {
+			if !r.node.opts.RemoteOnly {
+				p.local.Add(1)
+				return p.deliver(ctx, req)
+			}
+			if waits(p.mailbox, ctx) { // NATS would not know, and the call would wait for itself
+				return nil, reentrant(p.owner)
+			}
 		}
-		if waits(p.mailbox, ctx) { // NATS would not know, and the call would wait for itself
-			return nil, reentrant(p.owner)
+		resp, err := r.remote(ctx, req)
+		if err != errLocalNow {
+			return resp, err
 		}
 	}
-	return r.remote(ctx, req)
 }
+
+// errLocalNow: while a call was asked over NATS, its actor started in this process. Over NATS it could wait for
+// the very mailbox that the caller holds.
+var errLocalNow = errors.New("bus: the actor is in this process now")
 
 // local is the port in this process, or nil.
 func (r *Ref[Req, Resp]) local() *port[Req, Resp] {
@@ -110,6 +119,9 @@ func (r *Ref[Req, Resp]) attempt(ctx context.Context, op string, body []byte) (*
 	for i := range r.attempts {
 		if i > 0 && !errors.Is(last, context.DeadlineExceeded) {
 			sleep(ctx, min(r.timeout, retryPause))
+		}
+		if i > 0 && !r.node.opts.RemoteOnly && r.local() != nil {
+			return nil, errLocalNow
 		}
 		reply, err := r.ask(ctx, body)
 		switch {
