@@ -27,8 +27,8 @@ func (o *outcome) latency() time.Duration { return o.chunks[len(o.chunks)-1] }
 // generator may share processors with what it measures.
 type client interface {
 	send(ctx context.Context, o *outcome)
-	// info asks what is served.
-	info(ctx context.Context) (served, error)
+	// ask puts a question to an actor, as JSON.
+	ask(ctx context.Context, service, verb string, reply any) error
 	close()
 }
 
@@ -80,8 +80,4 @@ func (o *outcome) complete() {
 	case o.output == 0:
 		o.err = fmt.Errorf("the stream did not end with its usage")
 	}
-}
-
-func servedBy(e *schemas.EngineInfo) served {
-	return served{model: e.Model, vocabulary: int(e.VocabSize), contextMax: int(e.ContextMax)}
 }

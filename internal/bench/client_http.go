@@ -11,8 +11,6 @@ import (
 	"net/http"
 	"strings"
 	"time"
-
-	"github.com/troupe-engine/troupe/schemas"
 )
 
 // httpClient reads server-sent events.
@@ -34,28 +32,28 @@ func newHTTPClient(base string) *httpClient {
 
 func (c *httpClient) close() { c.client.CloseIdleConnections() }
 
-func (c *httpClient) info(ctx context.Context) (served, error) {
-	var e schemas.EngineInfo
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/debug/scheduler/info", nil)
+func (c *httpClient) ask(ctx context.Context, service, verb string, reply any) error {
+	path := "/debug/" + service + "/" + verb
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
 	if err != nil {
-		return served{}, err
+		return err
 	}
 	resp, err := c.client.Do(req)
 	if err != nil {
-		return served{}, err
+		return err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, lineBytesMax))
 	if err != nil {
-		return served{}, err
+		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return served{}, fmt.Errorf("GET /debug/scheduler/info: %s", resp.Status)
+		return fmt.Errorf("GET %s: %s", path, resp.Status)
 	}
-	if err := json.Unmarshal(body, &e); err != nil {
-		return served{}, fmt.Errorf("GET /debug/scheduler/info: %w", err)
+	if err := json.Unmarshal(body, reply); err != nil {
+		return fmt.Errorf("GET %s: %w", path, err)
 	}
-	return servedBy(&e), nil
+	return nil
 }
 
 func (c *httpClient) send(ctx context.Context, o *outcome) {

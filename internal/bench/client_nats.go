@@ -29,17 +29,16 @@ func newNATSClient(url string) (*natsClient, error) {
 
 func (c *natsClient) close() { c.conn.Close() }
 
-func (c *natsClient) info(ctx context.Context) (served, error) {
-	m := &nats.Msg{Subject: schemas.Engine.Subject(""), Header: jsonHeader, Data: []byte("{}")}
-	reply, err := c.conn.RequestMsgWithContext(ctx, m)
+func (c *natsClient) ask(ctx context.Context, service, verb string, reply any) error {
+	m := &nats.Msg{Subject: schemas.SubjectPrefix + service + "." + verb, Header: jsonHeader, Data: []byte("{}")}
+	answer, err := c.conn.RequestMsgWithContext(ctx, m)
 	if err != nil {
-		return served{}, fmt.Errorf("ask %s: %w", m.Subject, err)
+		return fmt.Errorf("ask %s: %w", m.Subject, err)
 	}
-	var e schemas.EngineInfo
-	if err := json.Unmarshal(reply.Data, &e); err != nil {
-		return served{}, fmt.Errorf("ask %s: %w", m.Subject, err)
+	if err := json.Unmarshal(answer.Data, reply); err != nil {
+		return fmt.Errorf("ask %s: %w", m.Subject, err)
 	}
-	return servedBy(&e), nil
+	return nil
 }
 
 func (c *natsClient) send(ctx context.Context, o *outcome) {

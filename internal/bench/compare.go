@@ -2,12 +2,12 @@ package bench
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"slices"
 	"text/tabwriter"
-	"time"
 
-	"fmt"
+	"github.com/troupe-engine/troupe/schemas"
 )
 
 // CompareReport sets concurrencies side by side: the same load, all in one run, alternating.
@@ -35,6 +35,10 @@ type Level struct {
 	MeanTPOT         float64 `json:"mean_tpot_ms"`
 	P99ITL           float64 `json:"p99_itl_ms"`
 	Failed           int     `json:"failed"` // in all rounds
+	// PerCPUSecond is output tokens per second of this process' CPU time, client included: steadier than
+	// throughput where others work, too. 0 if the engine runs elsewhere.
+	PerCPUSecond float64         `json:"output_tokens_per_cpu_second"`
+	Ledger       *schemas.Ledger `json:"ledger,omitempty"` // sums over all rounds
 
 	rounds []*ServeReport
 }
@@ -82,21 +86,21 @@ func (b *bench) compare(ctx context.Context, r *CompareReport) error {
 			if err != nil {
 				return err
 			}
-			outcomes, took := b.drive(ctx, requests, l.Concurrency)
+			result := b.measure(ctx, requests, l.Concurrency)
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			l.rounds = append(l.rounds, b.cfg.evaluate(outcomes, took))
-			b.progress(round, l, took)
+			l.rounds = append(l.rounds, result)
+			b.progress(round, l, result)
 		}
 	}
 	return nil
 }
 
-func (b *bench) progress(round int, l *Level, took time.Duration) {
+func (b *bench) progress(round int, l *Level, r *ServeReport) {
 	if b.cfg.Progress != nil {
 		b.cfg.Progress(fmt.Sprintf("round %d of %d, concurrency %d: %.0f tokens/s in %.1f s", round+1, b.cfg.CompareRounds, l.Concurrency,
-			l.rounds[len(l.rounds)-1].OutputThroughput(), took.Seconds()))
+			r.OutputThroughput(), r.Duration))
 	}
 }
 
@@ -135,7 +139,14 @@ func (l *Level) summarize() {
 	l.P99ITL = median(of(func(r *ServeReport) float64 { return r.latency("itl").Percentiles[0].Ms }))
 	for _, r := range l.rounds {
 		l.Failed += r.Failed
+		if r.Ledger != nil {
+			if l.Ledger == nil {
+				l.Ledger = &schemas.Ledger{}
+			}
+			l.Ledger.Add(*r.Ledger)
+		}
 	}
+	l.PerCPUSecond = median(of(func(r *ServeReport) float64 { return perSecond(r.OutputTokens, r.CPUSeconds) }))
 }
 
 func (r *ServeReport) latency(metric string) Latency {
@@ -149,11 +160,17 @@ func (r *CompareReport) WriteText(w io.Writer) error {
 	p.line("%s; median of %d alternating rounds", r.ModelID, r.Rounds)
 	p.line("%s", r.Machine)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "at once\toutput tok/s\tmin…max\tTTFT ms\tTPOT ms\tITL p99 ms\tfailed\t")
+	fmt.Fprintln(table, "at once\toutput tok/s\tmin…max\tTTFT ms\tTPOT ms\tITL p99\tper CPU s\tfailed\t")
 	for _, l := range r.Levels {
-		fmt.Fprintf(table, "%d\t%.0f\t%.0f…%.0f\t%.2f\t%.3f\t%.2f\t%d\t\n", l.Concurrency, l.OutputThroughput, l.Least, l.Most, l.MeanTTFT, l.MeanTPOT, l.P99ITL, l.Failed)
+		fmt.Fprintf(table, "%d\t%.0f\t%.0f…%.0f\t%.2f\t%.3f\t%.2f\t%.0f\t%d\t\n", l.Concurrency, l.OutputThroughput, l.Least, l.Most,
+			l.MeanTTFT, l.MeanTPOT, l.P99ITL, l.PerCPUSecond, l.Failed)
 	}
 	flush(table, p)
+	for _, l := range r.Levels {
+		if l.Ledger != nil {
+			p.line("%-3d %s", l.Concurrency, ledgerLine(l.Ledger))
+		}
+	}
 	first, last := r.Levels[0].Concurrency, r.Levels[len(r.Levels)-1].Concurrency
 	line := fmt.Sprintf("%d at once against %d: %.2f times the output (%.2f…%.2f)", last, first, r.Ratio, r.RatioLeast, r.RatioMost)
 	if r.Target != nil {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/troupe-engine/troupe/schemas"
 )
 
 // Metrics are the latencies of a request:
@@ -35,8 +37,10 @@ type ServeReport struct {
 	PeakConcurrent    int      // requests at once
 	Goodput           *float64 // requests per second that met every limit; nil without limits
 	Latencies         []Latency
-	Errors            []string // the first few different ones
-	ClientShare       *float64 // part of the process' CPU time that the load generator took; nil elsewhere
+	Errors            []string        // the first few different ones
+	CPUSeconds        float64         // of this process, if the engine runs in it
+	Ledger            *schemas.Ledger // where the time of the engine's steps went; nil if it does not say
+	ClientShare       *float64        // part of the process' CPU time that the load generator took; nil elsewhere
 }
 
 // Latency summarizes one of Metrics, in milliseconds.
@@ -184,7 +188,7 @@ func (r *ServeReport) MarshalJSON() ([]byte, error) {
 			m[fmt.Sprintf("p%s_%s_ms", percentWord(p.P), l.Metric)] = p.Ms
 		}
 	}
-	m["troupe"] = map[string]any{"machine": r.Machine, "client_cpu_share": r.ClientShare, "errors": r.Errors}
+	m["troupe"] = map[string]any{"machine": r.Machine, "client_cpu_share": r.ClientShare, "cpu_seconds": r.CPUSeconds, "ledger": r.Ledger, "errors": r.Errors}
 	return json.Marshal(m)
 }
 

@@ -181,7 +181,9 @@ func (b *bench) open(ctx context.Context) (err error) {
 func (b *bench) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startWaitMax)
 	defer cancel()
-	found, err := b.client.info(ctx)
+	var info schemas.EngineInfo
+	err := b.client.ask(ctx, "scheduler", "info", &info)
+	found := served{model: info.Model, vocabulary: int(info.VocabSize), contextMax: int(info.ContextMax)}
 	if err != nil && (b.cfg.Model == "" || b.cfg.VocabSize == 0) {
 		return schemas.Errorf(schemas.KindUnavailable, "bench serve", "the engine does not say what it serves: %v", err).
 			WithHint("if it is not Troupe, give --served-model-name and --vocab-size")
@@ -226,16 +228,43 @@ func RunServe(ctx context.Context, cfg ServeConfig) (*ServeReport, error) {
 	if cfg.Progress != nil {
 		cfg.Progress("sending the load")
 	}
-	var outcomes []*outcome
-	var took time.Duration
-	profile := profiled(func() { outcomes, took = b.drive(ctx, requests, cfg.MaxConcurrency) })
+	var r *ServeReport
+	profile := profiled(func() { r = b.measure(ctx, requests, cfg.MaxConcurrency) })
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	machine.LoadEnd = loadAverage()
-	r := cfg.evaluate(outcomes, took)
 	r.Machine, r.ModelID = machine, b.served.model
 	return r, b.explain(r, profile)
+}
+
+// measure sends a load and evaluates what came of it.
+func (b *bench) measure(ctx context.Context, requests []request, concurrency int) *ServeReport {
+	before, cpu := b.ledger(ctx), cpuTime()
+	outcomes, took := b.drive(ctx, requests, concurrency)
+	r := b.cfg.evaluate(outcomes, took)
+	if b.engine != nil {
+		r.CPUSeconds = (cpuTime() - cpu).Seconds()
+	}
+	if after := b.ledger(ctx); before != nil && after != nil {
+		r.Ledger = since(after, before)
+	}
+	return r
+}
+
+// ledger asks the scheduler where the time of its steps went; nil if it does not say.
+func (b *bench) ledger(ctx context.Context) *schemas.Ledger {
+	var s schemas.SchedulerState
+	if b.client.ask(ctx, "scheduler", "state", &s) != nil {
+		return nil // not Troupe
+	}
+	return &s.Ledger
+}
+
+func since(after, before *schemas.Ledger) *schemas.Ledger {
+	return &schemas.Ledger{Schedule: after.Schedule - before.Schedule, Memory: after.Memory - before.Memory, Launch: after.Launch - before.Launch,
+		Upload: after.Upload - before.Upload, Device: after.Device - before.Device, Idle: after.Idle - before.Idle,
+		Emit: after.Emit - before.Emit, Steps: after.Steps - before.Steps}
 }
 
 // explain adds what the CPU profile says, if the engine runs in this process.

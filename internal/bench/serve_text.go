@@ -5,6 +5,8 @@ import (
 	"io"
 	"math"
 	"strings"
+
+	"github.com/troupe-engine/troupe/schemas"
 )
 
 const blockWidth = 50
@@ -45,6 +47,9 @@ func (r *ServeReport) WriteText(w io.Writer) error {
 	if r.ClientShare != nil {
 		p.line("the load generator took %.1f%% of this process' CPU time", 100**r.ClientShare)
 	}
+	if r.Ledger != nil {
+		p.line("%s", ledgerLine(r.Ledger))
+	}
 	for _, e := range r.Errors {
 		p.line("failed: %s", e)
 	}
@@ -61,3 +66,11 @@ func centered(text, fill string) string {
 
 func (p *printer) count(name string, v int)     { p.line("%-40s %-10d", name, v) }
 func (p *printer) value(name string, v float64) { p.line("%-40s %-10s", name, fmt.Sprintf("%.2f", v)) }
+
+// ledgerLine is the average step's time in microseconds. Device and idle follow each other; the host works
+// meanwhile.
+func ledgerLine(l *schemas.Ledger) string {
+	n := float64(max(l.Steps, 1)) * 1e3
+	return fmt.Sprintf("step µs: device %.0f upload %.0f idle %.0f; plan %.0f memory %.0f launch %.0f emit %.0f",
+		float64(l.Device)/n, float64(l.Upload)/n, float64(l.Idle)/n, float64(l.Schedule)/n, float64(l.Memory)/n, float64(l.Launch)/n, float64(l.Emit)/n)
+}
