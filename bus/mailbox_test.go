@@ -330,21 +330,33 @@ func TestLoop(t *testing.T) {
 
 // A caller that gave up on a Loop leaves its task running. The pooled call must stay with the task.
 func TestAbandonedCallIsNotReused(t *testing.T) {
-	n := startNode(t, Options{})
-	s, err := newStage(n)
-	if err != nil {
+	n, l := startNode(t, Options{}), NewLoop(LoopQueueMax)
+	defer l.Close()
+	a := NewActor(n, "stage", "stage", "")
+	held, release := make(chan struct{}), make(chan struct{})
+	Handle(a, looped, l, func(_ context.Context, p *probe) (*answer, error) {
+		if p.Number < 0 {
+			held <- struct{}{}
+			<-release
+		}
+		return &answer{Number: p.Number}, nil
+	})
+	if err := a.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer s.loop.Close()
 	ref := NewRef(n, looped, "stage")
 	for i := range 50 {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
-		_, err := ref.Call(ctx, &probe{Number: -1, WaitMs: 3, Stubborn: true})
-		cancel()
-		wantKind(t, err, schemas.KindTimeout)
-		a, err := ref.Call(within(t, 5*time.Second), &probe{Number: int64(i)})
-		if err != nil || a.Number != int64(i) {
-			t.Fatalf("call %d got the answer %+v, %v", i, a, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		go func() {
+			<-held
+			cancel()
+		}()
+		_, err := ref.Call(ctx, &probe{Number: -1})
+		wantKind(t, err, schemas.KindCanceled)
+		go func() { release <- struct{}{} }() // the abandoned task ends while the next call uses the pool
+		got, err := ref.Call(within(t, 5*time.Second), &probe{Number: int64(i)})
+		if err != nil || got.Number != int64(i) {
+			t.Fatalf("call %d got the answer %+v, %v", i, got, err)
 		}
 	}
 }
