@@ -93,6 +93,9 @@ func Run(ctx context.Context, c *Client, cfg Config) *Report {
 }
 
 func (r *run) fail(format string, args ...any) {
+	if r.cfg.Log != nil {
+		r.cfg.Log("FAILED: "+format, args...)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.report.Failed++; len(r.report.Failures) < failuresMax {
