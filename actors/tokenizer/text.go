@@ -50,7 +50,7 @@ func LoadText(files fs.FS) (*Text, error) {
 	}
 	if source != "" {
 		if t.template, err = jinja.Parse(source); err != nil {
-			return nil, fmt.Errorf("chat template: %w", err)
+			return nil, fmt.Errorf("chat_template: %w", err)
 		}
 	}
 	return t, nil
