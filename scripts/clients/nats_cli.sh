@@ -49,7 +49,7 @@ listen() { # SUBJECT FILE
   listener=
 }
 listen 'tap.>' "$work/tap"
-has "tap" "$(cat "$work/tap")" 'tap\.inf\.v1\.'
+has "tap" "$(tr -d '\0' <"$work/tap")" 'tap\.inf\.v1\.'
 listen 'peek.>' "$work/peek"
 has "peek" "$(cat "$work/peek")" 'peek\.inf\.v1\.'
 has "peek is JSON" "$(cat "$work/peek")" '^\{"'
