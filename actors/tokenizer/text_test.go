@@ -77,7 +77,7 @@ func TestHostileFilesAreNamed(t *testing.T) {
 		"no tokenizer":    {fstest.MapFS{}, "tokenizer.json"},
 		"truncated":       {fstest.MapFS{"tokenizer.json": {Data: good[:len(good)/2]}}, "tokenizer.json"},
 		"config no JSON":  {fstest.MapFS{"tokenizer.json": {Data: good}, "tokenizer_config.json": {Data: []byte("[")}}, "tokenizer_config.json"},
-		"broken template": {fstest.MapFS{"tokenizer.json": {Data: good}, "chat_template.jinja": {Data: []byte("{% for %}")}}, "chat template"},
+		"broken template": {fstest.MapFS{"tokenizer.json": {Data: good}, "chat_template.jinja": {Data: []byte("{% for %}")}}, "chat_template"},
 		"template a number": {fstest.MapFS{"tokenizer.json": {Data: good},
 			"tokenizer_config.json": {Data: []byte(`{"chat_template": 3}`)}}, "chat_template"},
 	} {
