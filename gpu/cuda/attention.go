@@ -1,0 +1,175 @@
+package cuda
+
+import (
+	"fmt"
+	"unsafe"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+type ropeTableArgs struct {
+	cos, sin, positions, invFreq uintptr
+	n                            int64
+	half                         int32
+	scale                        float32
+}
+
+func (d *Device) ropeTable(a *gpu.RoPETable) error {
+	half := a.InvFreq.Len()
+	n := a.Positions.Len() * half
+	mustLen(gpu.OpRoPETable, "Cos", a.Cos, n)
+	mustLen(gpu.OpRoPETable, "Sin", a.Sin, n)
+	return runEach(d, "rope_table", n, ropeTableArgs{d.f32(a.Cos), d.f32(a.Sin), d.i32(a.Positions), d.f32(a.InvFreq),
+		int64(n), int32(half), a.Scale})
+}
+
+type ropeArgs struct {
+	x, cos, sin                          uintptr
+	n                                    int64
+	stride, column, heads, headDim, half int32
+	_                                    int32
+}
+
+func (d *Device) rope(a *gpu.RoPE) error {
+	tokens, stride, half := a.X.Dims[0], a.X.Dims[1], a.Cos.Dims[1]
+	mustShape(gpu.OpRoPE, "X", a.X, tokens, stride)
+	mustShape(gpu.OpRoPE, "Cos", a.Cos, tokens, half)
+	mustShape(gpu.OpRoPE, "Sin", a.Sin, tokens, half)
+	if 2*half > a.HeadDim || a.Column < 0 || a.Column+a.Heads*a.HeadDim > stride {
+		panic(fmt.Sprintf("cuda: rope: %d heads of %d at column %d of %v, rotating %d", a.Heads, a.HeadDim, a.Column, a.X, 2*half))
+	}
+	n := tokens * a.Heads * half
+	return runEach(d, "rope", n, ropeArgs{x: d.f32(a.X), cos: d.f32(a.Cos), sin: d.f32(a.Sin), n: int64(n),
+		stride: int32(stride), column: int32(a.Column), heads: int32(a.Heads), headDim: int32(a.HeadDim), half: int32(half)})
+}
+
+type kvWriteArgs struct {
+	kv, kPool, vPool, slots                                       uintptr
+	n                                                             int64
+	stride, kColumn, vColumn, heads, blockSize, dim, slotCount, _ int32
+}
+
+func (d *Device) kvWrite(a *gpu.KVWrite) error {
+	tokens, stride := a.SlotMapping.Len(), a.KV.Dims[1]
+	blocks, heads, blockSize, dim := a.KPool.Dims[0], a.KPool.Dims[1], a.KPool.Dims[2], a.KPool.Dims[3]
+	mustShape(gpu.OpKVWrite, "KV", a.KV, tokens, stride)
+	mustShape(gpu.OpKVWrite, "VPool", a.VPool, blocks, heads, blockSize, dim)
+	if a.KColumn < 0 || a.VColumn < 0 || max(a.KColumn, a.VColumn)+heads*dim > stride {
+		panic(fmt.Sprintf("cuda: kv_write: %d heads of %d at columns %d and %d of %v", heads, dim, a.KColumn, a.VColumn, a.KV))
+	}
+	n := tokens * heads * dim
+	return runEach(d, "kv_write", n, kvWriteArgs{kv: d.f32(a.KV), kPool: d.f32(a.KPool), vPool: d.f32(a.VPool), slots: d.i32(a.SlotMapping),
+		n: int64(n), stride: int32(stride), kColumn: int32(a.KColumn), vColumn: int32(a.VColumn),
+		heads: int32(heads), blockSize: int32(blockSize), dim: int32(dim), slotCount: int32(blocks * blockSize)})
+}
+
+func (d *Device) kvCopy(a *gpu.KVCopy) error {
+	if len(a.Pairs)%2 != 0 {
+		panic(fmt.Sprintf("cuda: kv_copy: Pairs has odd length %d", len(a.Pairs)))
+	}
+	for _, t := range a.Pools {
+		pool, blocks := d.address(t), t.Dims[0]
+		size := uintptr(t.Bytes() / max(1, blocks))
+		for i := 0; i < len(a.Pairs); i += 2 {
+			from, to := int(a.Pairs[i]), int(a.Pairs[i+1])
+			mustIndex(gpu.OpKVCopy, "Pairs", from, blocks)
+			mustIndex(gpu.OpKVCopy, "Pairs", to, blocks)
+			status := call(d.driver.cuMemcpyDtoDAsync, pool+uintptr(to)*size, pool+uintptr(from)*size, size, d.stream)
+			if err := d.check("cuMemcpyDtoDAsync", status); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+type attentionArgs struct {
+	out, q, kPool, vPool, tables, slots, queryStart, positions             uintptr
+	sequences, stride, qColumn, heads, kvHeads, blockSize, dim, tableWidth int32
+	tableRows, blocks, window, tokensPerBlock                              int32
+	scale, softCap                                                         float32
+}
+
+// Limits and sizes shared with attention.cu.
+const (
+	attentionTile    = 32 // keys
+	attentionRows    = 16 // query rows per block
+	attentionThreads = 128
+	headDimMax       = 256
+)
+
+// attentionWidths are the compiled kernels, in units of 32 dimensions.
+var attentionWidths = []int{1, 2, 3, 4, 6, 8}
+
+func attentionNames() (names []string) {
+	for _, w := range attentionWidths {
+		names = append(names, attentionName(w))
+	}
+	return names
+}
+
+func attentionName(width int) string { return fmt.Sprintf("attention_%d", width) }
+
+// attentionKernel returns the narrowest kernel that has room for a head, and its shared memory.
+func attentionKernel(headDim int) (name string, sharedBytes int) {
+	for _, w := range attentionWidths {
+		if headDim <= 32*w {
+			padded := (headDim + 3) &^ 3
+			return attentionName(w), 4 * (attentionRows*padded + attentionTile*(padded+4) + attentionTile*32*w)
+		}
+	}
+	return "", 0
+}
+
+// prepareAttention lets the kernels of wide heads have more shared memory than the 48 KB that
+// need no asking.
+func (d *Device) prepareAttention() error {
+	const maxDynamicSharedSize = 8 // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+	for _, w := range attentionWidths {
+		name, bytes := attentionKernel(32 * w)
+		if bytes > d.properties.sharedBytesBlock {
+			continue // attention refuses such heads on this GPU
+		}
+		status := call(d.driver.cuFuncSetAttribute, d.functions[name].handle, maxDynamicSharedSize, uintptr(bytes))
+		if err := d.check("cuFuncSetAttribute of "+name, status); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Device) attention(a *gpu.Attention) error {
+	tokens, sequences := a.Positions.Len(), a.Slots.Len()
+	blocks, kvHeads, blockSize, dim := a.KPool.Dims[0], a.KPool.Dims[1], a.KPool.Dims[2], a.KPool.Dims[3]
+	mustShape(gpu.OpAttention, "Out", a.Out, tokens, a.Heads*dim)
+	mustShape(gpu.OpAttention, "Q", a.Q, tokens, a.Q.Dims[1])
+	mustShape(gpu.OpAttention, "VPool", a.VPool, blocks, kvHeads, blockSize, dim)
+	mustShape(gpu.OpAttention, "BlockTables", a.BlockTables, a.BlockTables.Dims[0], a.BlockTables.Dims[1])
+	mustLen(gpu.OpAttention, "QueryStart", a.QueryStart, sequences+1)
+	if kvHeads == 0 || a.Heads%kvHeads != 0 || a.QColumn < 0 || a.QColumn+a.Heads*dim > a.Q.Dims[1] {
+		panic(fmt.Sprintf("cuda: attention: %d query heads at column %d of %v over %d KV heads of %d", a.Heads, a.QColumn, a.Q, kvHeads, dim))
+	}
+	if tokens == 0 || sequences == 0 {
+		return nil
+	}
+	name, sharedBytes := attentionKernel(dim)
+	if name == "" || sharedBytes > d.properties.sharedBytesBlock {
+		return fmt.Errorf("%w: attention with heads of %d on %s; it takes up to %d, given the shared memory", gpu.ErrNotSupported, dim, d.description, headDimMax)
+	}
+	group := a.Heads / kvHeads
+	headsPerBlock := 1
+	for headsPerBlock < group && headsPerBlock < attentionRows {
+		headsPerBlock *= 2
+	}
+	perBlock := attentionRows / headsPerBlock
+	args := attentionArgs{out: d.f32(a.Out), q: d.f32(a.Q), kPool: d.f32(a.KPool), vPool: d.f32(a.VPool),
+		tables: d.i32(a.BlockTables), slots: d.i32(a.Slots), queryStart: d.i32(a.QueryStart), positions: d.i32(a.Positions),
+		sequences: int32(sequences), stride: int32(a.Q.Dims[1]), qColumn: int32(a.QColumn), heads: int32(a.Heads), kvHeads: int32(kvHeads),
+		blockSize: int32(blockSize), dim: int32(dim), tableWidth: int32(a.BlockTables.Dims[1]), tableRows: int32(a.BlockTables.Dims[0]),
+		blocks: int32(blocks), window: int32(a.Window), tokensPerBlock: int32(perBlock), scale: a.Scale, softCap: a.SoftCap}
+	if dim%4 == 0 && (args.kPool|args.vPool)%unsafe.Sizeof([4]float32{}) != 0 {
+		panic(fmt.Sprintf("cuda: attention: %v or %v does not start at a multiple of 16 bytes", a.KPool, a.VPool))
+	}
+	// Each sequence's tiles of tokens start at a place of their own; see find_sequence.
+	return run(d, d.functions[name], grid{tokens/perBlock + sequences, kvHeads, ceilDiv(group, headsPerBlock)}, attentionThreads, sharedBytes, args)
+}

@@ -1,0 +1,112 @@
+// What every kernel file may use. It is put in front of each file before compilation; there are
+// no other headers, so the driver and NVRTC suffice to build this.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#define KERNEL extern "C" __global__ void
+#define INFINITE __int_as_float(0x7f800000)
+
+constexpr u32 FULL = 0xffffffffu; // every lane of a warp
+
+__device__ __forceinline__ int lane_id() { return threadIdx.x & 31; }
+__device__ __forceinline__ int warp_id() { return threadIdx.x >> 5; }
+__device__ __forceinline__ i64 global_thread() { return (i64)blockIdx.x * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ int clamp_index(int i, int n) { return min(max(i, 0), n - 1); }
+
+__device__ __forceinline__ float warp_sum(float v) {
+#pragma unroll
+  for (int o = 16; o > 0; o >>= 1) v += __shfl_xor_sync(FULL, v, o);
+  return v;
+}
+
+__device__ __forceinline__ float warp_max(float v) {
+#pragma unroll
+  for (int o = 16; o > 0; o >>= 1) v = fmaxf(v, __shfl_xor_sync(FULL, v, o));
+  return v;
+}
+
+// A sum over the block in an order that depends on blockDim alone. room: 33 elements in shared
+// memory. Every thread gets the result.
+template <class T>
+__device__ T block_sum(T v, T* room) {
+#pragma unroll
+  for (int o = 16; o > 0; o >>= 1) v += __shfl_xor_sync(FULL, v, o);
+  __syncthreads(); // the room may still be read by an earlier call
+  if (lane_id() == 0) room[warp_id()] = v;
+  __syncthreads();
+  if (warp_id() == 0) {
+    int warps = (blockDim.x + 31) >> 5;
+    v = lane_id() < warps ? room[lane_id()] : T(0);
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) v += __shfl_xor_sync(FULL, v, o);
+    if (lane_id() == 0) room[32] = v;
+  }
+  __syncthreads();
+  return room[32];
+}
+
+__device__ __forceinline__ float block_max(float v, float* room) {
+  v = warp_max(v);
+  __syncthreads();
+  if (lane_id() == 0) room[warp_id()] = v;
+  __syncthreads();
+  if (warp_id() == 0) {
+    int warps = (blockDim.x + 31) >> 5;
+    v = warp_max(lane_id() < warps ? room[lane_id()] : -INFINITE);
+    if (lane_id() == 0) room[32] = v;
+  }
+  __syncthreads();
+  return room[32];
+}
+
+// Weights and tables are stored as one of these types and widened to float32 in registers.
+// load8 reads eight consecutive elements, 16-byte aligned, past the first-level cache, which
+// belongs to the activations.
+__device__ __forceinline__ uint4 stream16(const void* p) {
+  uint4 v;
+  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  return v;
+}
+
+struct F32 {
+  static constexpr int size = 4;
+  static __device__ __forceinline__ float widen(const void* p, i64 i) { return ((const float*)p)[i]; }
+  static __device__ __forceinline__ void load8(const u8* p, float (&w)[8]) {
+    uint4 a = stream16(p), b = stream16(p + 16);
+    u32 bits[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (int i = 0; i < 8; i++) w[i] = __uint_as_float(bits[i]);
+  }
+};
+
+struct F16 {
+  static constexpr int size = 2;
+  static __device__ __forceinline__ float half(u16 h) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+    return f;
+  }
+  static __device__ __forceinline__ float widen(const void* p, i64 i) { return half(((const u16*)p)[i]); }
+  static __device__ __forceinline__ void load8(const u8* p, float (&w)[8]) {
+    uint4 a = stream16(p);
+    u32 bits[4] = {a.x, a.y, a.z, a.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) w[2 * i] = half((u16)bits[i]), w[2 * i + 1] = half((u16)(bits[i] >> 16));
+  }
+};
+
+struct BF16 {
+  static constexpr int size = 2;
+  static __device__ __forceinline__ float widen(const void* p, i64 i) { return __uint_as_float((u32)((const u16*)p)[i] << 16); }
+  static __device__ __forceinline__ void load8(const u8* p, float (&w)[8]) {
+    uint4 a = stream16(p);
+    u32 bits[4] = {a.x, a.y, a.z, a.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) w[2 * i] = __uint_as_float(bits[i] << 16), w[2 * i + 1] = __uint_as_float(bits[i] & 0xffff0000u);
+  }
+};

@@ -1,0 +1,234 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+// A Kernel executes one operation: args points to the operation's argument struct in package
+// gpu. It launches work on the device's stream; the context is current.
+type Kernel func(d *Device, args any) error
+
+// operation is an op with its registered implementations.
+type operation struct {
+	implementations []*implementation
+	active          atomic.Pointer[implementation]
+}
+
+type implementation struct {
+	name, doc string
+	kernel    Kernel
+}
+
+// Register adds an implementation of op, or replaces the one of that name; Select makes it the
+// one that runs. Call it before launching work.
+func (d *Device) Register(op gpu.Op, name, doc string, kernel Kernel) {
+	o := d.ops[op]
+	if o == nil {
+		o = &operation{}
+		d.ops[op] = o
+	}
+	fresh := &implementation{name, doc, kernel}
+	for i, old := range o.implementations {
+		if old.name == name {
+			o.implementations[i] = fresh
+			o.active.CompareAndSwap(old, fresh)
+			return
+		}
+	}
+	o.implementations = append(o.implementations, fresh)
+	o.active.CompareAndSwap(nil, fresh)
+}
+
+// Launch implements gpu.Device.
+func (d *Device) Launch(op gpu.Op, args any) error {
+	o := d.ops[op]
+	if o == nil {
+		return fmt.Errorf("%w: the cuda device has no op %q", gpu.ErrNotSupported, op)
+	}
+	if err := d.enter(); err != nil {
+		return err
+	}
+	defer d.leave()
+	return o.active.Load().kernel(d, args)
+}
+
+// Implementations implements gpu.Device.
+func (d *Device) Implementations(op gpu.Op) []gpu.Implementation {
+	o := d.ops[op]
+	if o == nil {
+		return nil
+	}
+	active := o.active.Load()
+	list := make([]gpu.Implementation, len(o.implementations))
+	for i, im := range o.implementations {
+		list[i] = gpu.Implementation{Name: im.name, Doc: im.doc, Active: im == active}
+	}
+	return list
+}
+
+// Select implements gpu.Device.
+func (d *Device) Select(op gpu.Op, name string) error {
+	o := d.ops[op]
+	if o == nil {
+		return fmt.Errorf("%w: the cuda device has no op %q", gpu.ErrNotSupported, op)
+	}
+	var names []string
+	for _, im := range o.implementations {
+		if im.name == name {
+			o.active.Store(im)
+			return nil
+		}
+		names = append(names, im.name)
+	}
+	return fmt.Errorf("%w: op %q has no implementation %q here; it has %q", gpu.ErrNotSupported, op, name, names)
+}
+
+// registerAll registers every operation.
+func (d *Device) registerAll() error {
+	const plain = "float32, one thread per element"
+	register(d, gpu.OpFeedTokens, "portable", plain, (*Device).feedTokens)
+	register(d, gpu.OpEmbed, "portable", plain, (*Device).embed)
+	register(d, gpu.OpRMSNorm, "portable", "float32, a warp or a block per row, by the row's length", (*Device).rmsNorm)
+	register(d, gpu.OpMatMul, "rows", "float32 fused multiply-adds; warps stream rows of W for up to 16 tokens at once", (*Device).matMul)
+	register(d, gpu.OpRoPETable, "portable", plain, (*Device).ropeTable)
+	register(d, gpu.OpRoPE, "portable", "float32, one thread per rotated pair", (*Device).rope)
+	register(d, gpu.OpKVWrite, "portable", plain, (*Device).kvWrite)
+	register(d, gpu.OpKVCopy, "memcpy", "a device-to-device copy per block", (*Device).kvCopy)
+	register(d, gpu.OpAttention, "tiled", "float32, online softmax over tiles of 32 keys, 16 query rows per block", (*Device).attention)
+	register(d, gpu.OpActMul, "portable", plain, (*Device).actMul)
+	register(d, gpu.OpAdd, "portable", plain, (*Device).add)
+	register(d, gpu.OpGatherRows, "portable", plain, (*Device).gatherRows)
+	register(d, gpu.OpSoftCap, "portable", plain, (*Device).softCap)
+	register(d, gpu.OpMoERoute, "portable", "float32, a warp per token", (*Device).moeRoute)
+	register(d, gpu.OpMoEExperts, "grouped", "the tokens of each expert through the loop of matmul's rows", (*Device).moeExperts)
+	register(d, gpu.OpSample, "portable", "float64 noise and mass, radix descent for cuts, a block per row", (*Device).sample)
+	register(d, gpu.OpLogSoftmax, "portable", "float64 sum, a block per row", (*Device).logSoftmax)
+	d.prepareMatMul()
+	return d.prepareAttention()
+}
+
+func register[A any](d *Device, op gpu.Op, name, doc string, run func(*Device, *A) error) {
+	d.Register(op, name, doc, func(d *Device, args any) error { return run(d, args.(*A)) })
+}
+
+// function is a kernel on the GPU.
+type function struct {
+	name   string
+	handle uintptr
+}
+
+// kernelNames are the kernels that each module must have.
+var kernelNames = map[string][]string{
+	"elementwise.cu": {"feed_tokens", "embed_f32", "embed_f16", "embed_bf16", "add", "softcap", "act_mul_silu", "act_mul_gelu_tanh"},
+	"norm.cu":        {"rmsnorm_warp", "rmsnorm_block"},
+	"rope.cu":        {"rope_table", "rope", "kv_write"},
+	"matmul.cu":      matMulNames(),
+	"attention.cu":   attentionNames(),
+	"moe.cu":         append(moeNames(), "moe_route", "moe_sort", "moe_combine"),
+	"sample.cu":      {"sample", "log_softmax"},
+}
+
+// grid is the number of blocks in each direction.
+type grid struct{ x, y, z int }
+
+// argumentBytesMax is what CUDA passes to a kernel at most.
+const argumentBytesMax = 4096
+
+// run launches a kernel whose only parameter is a struct laid out as A, in which pointers are
+// 64-bit addresses. Nothing runs on an empty grid.
+func run[A any](d *Device, f function, blocks grid, threads, sharedBytes int, args A) error {
+	if blocks.x == 0 || blocks.y == 0 || blocks.z == 0 {
+		return nil
+	}
+	if blocks.x > math.MaxInt32 || blocks.y > math.MaxUint16 || blocks.z > math.MaxUint16 {
+		return fmt.Errorf("%w: %s on a grid of %v, more than a GPU takes", gpu.ErrNotSupported, f.name, blocks)
+	}
+	if f.handle == 0 || unsafe.Sizeof(args) > argumentBytesMax {
+		panic(fmt.Sprintf("cuda: kernel %q with %d bytes of arguments", f.name, unsafe.Sizeof(args)))
+	}
+	// The driver copies the arguments before it returns. They must not lie on a goroutine's
+	// stack, which moves.
+	w := &d.work
+	*(*A)(unsafe.Pointer(&w.arguments)) = args
+	w.parameters[0] = unsafe.Pointer(&w.arguments)
+	status := call(d.driver.cuLaunchKernel, f.handle, uintptr(blocks.x), uintptr(blocks.y), uintptr(blocks.z),
+		uintptr(threads), 1, 1, uintptr(sharedBytes), d.stream, uintptr(unsafe.Pointer(&w.parameters)), 0)
+	if status != 0 {
+		return d.check("cuLaunchKernel of "+f.name, status)
+	}
+	return nil
+}
+
+// threadsPerBlock is for kernels whose threads are independent.
+const threadsPerBlock = 256
+
+// runEach launches a kernel with a thread for each of n elements.
+func runEach[A any](d *Device, name string, n int, args A) error {
+	return run(d, d.functions[name], grid{ceilDiv(n, threadsPerBlock), 1, 1}, threadsPerBlock, 0, args)
+}
+
+func ceilDiv(a, b int) int { return (a + b - 1) / b }
+
+// workspace is what launches reuse.
+type workspace struct {
+	arguments  [argumentBytesMax / 8]uint64
+	parameters [1]unsafe.Pointer
+	scratch    block
+	rows       []sampleRow
+	pointers   []uint64
+	experts    map[*buffer]*expertTable // by the first expert's GateUp
+	spare      []block                  // of tables whose experts were freed
+}
+
+// scratch returns device memory of at least n bytes that the launches of one op may use; the
+// next op's launches overwrite it.
+func (d *Device) scratch(n int64) (uintptr, error) {
+	if n > d.work.scratch.bytes {
+		b, err := d.heap.get(n)
+		if err != nil {
+			return 0, err
+		}
+		d.heap.put(d.work.scratch)
+		d.work.scratch = b
+	}
+	return d.work.scratch.address, nil
+}
+
+// f32 and i32 return the address of a tensor of that type.
+func (d *Device) f32(t gpu.Tensor) uintptr { return d.typed(t, gpu.F32) }
+func (d *Device) i32(t gpu.Tensor) uintptr { return d.typed(t, gpu.I32) }
+
+func (d *Device) typed(t gpu.Tensor, dtype gpu.DType) uintptr {
+	if t.DType != dtype {
+		panic(fmt.Sprintf("cuda: %v where %v is needed", t, dtype))
+	}
+	return d.address(t)
+}
+
+// mustShape panics unless t has the given dimensions (trailing ones are implied).
+func mustShape(op gpu.Op, field string, t gpu.Tensor, dims ...int) {
+	want := [gpu.RankMax]int{1, 1, 1, 1}
+	copy(want[:], dims)
+	if t.Dims != want {
+		panic(fmt.Sprintf("cuda: %s: %s is %v, want %v", op, field, t, append([]int(nil), dims...)))
+	}
+}
+
+// mustLen panics unless t has n elements.
+func mustLen(op gpu.Op, field string, t gpu.Tensor, n int) {
+	if t.Len() != n {
+		panic(fmt.Sprintf("cuda: %s: %s is %v, want %d elements", op, field, t, n))
+	}
+}
+
+// mustIndex panics unless 0 <= index < n.
+func mustIndex(op gpu.Op, field string, index, n int) {
+	if uint(index) >= uint(n) {
+		panic(fmt.Sprintf("cuda: %s: %s is %d, outside 0..%d", op, field, index, n-1))
+	}
+}

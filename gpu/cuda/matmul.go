@@ -1,0 +1,172 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+// matrix is a weight W[n, k] in rows of stride bytes: k elements, padded with zeros so that
+// every load has 16 bytes.
+type matrix struct {
+	dtype  gpu.DType
+	n, k   int
+	stride int
+}
+
+// padElements is what rows are padded to a multiple of.
+const padElements = 8
+
+// PackMatrix implements gpu.Device.
+func (d *Device) PackMatrix(name string, dtype gpu.DType, n, k int, parts ...[]byte) (gpu.Tensor, error) {
+	if dtype != gpu.F32 && dtype != gpu.F16 && dtype != gpu.BF16 {
+		return gpu.Tensor{}, fmt.Errorf("%w: weight %q has type %v; the cuda device multiplies f32, f16 and bf16", gpu.ErrNotSupported, name, dtype)
+	}
+	size := dtype.Size()
+	if n <= 0 || k <= 0 || n > math.MaxInt32-padElements || k > math.MaxInt32-padElements || n > math.MaxInt/size/(k+padElements) {
+		return gpu.Tensor{}, fmt.Errorf("cuda: weight %q has impossible shape [%d, %d]", name, n, k)
+	}
+	row, total := k*size, 0
+	for i, part := range parts {
+		if len(part)%row != 0 {
+			return gpu.Tensor{}, fmt.Errorf("cuda: weight %q: part %d has %d bytes, not whole rows of %d (k=%d, %v)", name, i, len(part), row, k, dtype)
+		}
+		total += len(part)
+	}
+	if total != n*row {
+		return gpu.Tensor{}, fmt.Errorf("cuda: weight %q [%d, %d] %v needs %d bytes, got %d", name, n, k, dtype, n*row, total)
+	}
+	if err := d.enter(); err != nil {
+		return gpu.Tensor{}, err
+	}
+	defer d.leave()
+	m := &matrix{dtype: dtype, n: n, k: k, stride: ceilDiv(k, padElements) * padElements * size}
+	b, err := d.reserve(int64(n) * int64(m.stride))
+	if err == nil {
+		b.weight = m
+		if err = d.sendRows(b.block.address, m.stride, row, parts); err != nil {
+			d.heap.put(b.block)
+		}
+	}
+	if err != nil {
+		return gpu.Tensor{}, fmt.Errorf("weight %q: %w", name, err)
+	}
+	t := d.table.Put(b, int64(n)*int64(m.stride), name, dtype, n, k)
+	t.Packed = true
+	return t, nil
+}
+
+// sendRows copies the rows of all parts to rows of stride bytes.
+func (d *Device) sendRows(address uintptr, stride, row int, parts [][]byte) error {
+	for _, part := range parts {
+		if stride == row {
+			if err := d.send(address, part); err != nil {
+				return err
+			}
+			address += uintptr(len(part))
+			continue
+		}
+		for len(part) > 0 {
+			rows := min(len(part)/row, max(1, stagingSlotBytes/stride))
+			padded := make([]byte, rows*stride)
+			for r := range rows {
+				copy(padded[r*stride:], part[r*row:(r+1)*row])
+			}
+			if err := d.send(address, padded); err != nil {
+				return err
+			}
+			address, part = address+uintptr(len(padded)), part[rows*row:]
+		}
+	}
+	return nil
+}
+
+// weight returns the packed weight that t names.
+func (d *Device) weight(t gpu.Tensor) *buffer {
+	b := d.table.Get(t)
+	if b.weight == nil {
+		panic(fmt.Sprintf("cuda: %v is not a packed weight; make it with PackMatrix", t))
+	}
+	return b
+}
+
+type matMulArgs struct {
+	out, x, w, bias          uintptr
+	stride                   int64
+	tokens, n, k, accumulate int32
+}
+
+// Sizes shared with matmul.cuh and matmul.cu.
+const (
+	matMulWarps     = 8  // per block
+	matMulTokensMax = 16 // per warp
+)
+
+// matMulTiles are the compiled kernels: tokens and rows of W per warp.
+var matMulTiles = []struct{ tokens, rows int }{{1, 2}, {2, 4}, {4, 4}, {8, 4}, {matMulTokensMax, 4}}
+
+func matMulNames() (names []string) {
+	for _, dtype := range []gpu.DType{gpu.F32, gpu.F16, gpu.BF16} {
+		for _, tile := range matMulTiles {
+			names = append(names, matMulName(dtype, tile.tokens, true), matMulName(dtype, tile.tokens, false))
+		}
+	}
+	return names
+}
+
+// matMulName: aligned kernels read activations 16 bytes at a time.
+func matMulName(dtype gpu.DType, tokens int, aligned bool) string {
+	name := fmt.Sprintf("matmul_%v_%d", dtype, tokens)
+	if !aligned {
+		name += "_odd"
+	}
+	return name
+}
+
+// matMulKernel is what the choice of a kernel depends on.
+type matMulKernel struct {
+	dtype   gpu.DType
+	tokens  int
+	aligned bool
+}
+
+// prepareMatMul finds the kernels, so that a launch need not spell their names.
+func (d *Device) prepareMatMul() {
+	d.matMuls = map[matMulKernel]function{}
+	for _, dtype := range []gpu.DType{gpu.F32, gpu.F16, gpu.BF16} {
+		for _, tile := range matMulTiles {
+			for _, aligned := range []bool{true, false} {
+				d.matMuls[matMulKernel{dtype, tile.tokens, aligned}] = d.functions[matMulName(dtype, tile.tokens, aligned)]
+			}
+		}
+	}
+}
+
+// alignedRows reports whether rows of k activations from address on can be read 8 at a time.
+func alignedRows(address uintptr, k int) bool { return address%16 == 0 && k%padElements == 0 }
+
+func (d *Device) matMul(a *gpu.MatMul) error {
+	b := d.weight(a.W)
+	m, tokens := b.weight, a.X.Dims[0]
+	mustShape(gpu.OpMatMul, "X", a.X, tokens, m.k)
+	mustShape(gpu.OpMatMul, "Out", a.Out, tokens, m.n)
+	args := matMulArgs{out: d.f32(a.Out), x: d.f32(a.X), w: b.block.address, stride: int64(m.stride),
+		tokens: int32(tokens), n: int32(m.n), k: int32(m.k)}
+	if a.Bias.Valid() {
+		mustLen(gpu.OpMatMul, "Bias", a.Bias, m.n)
+		args.bias = d.f32(a.Bias)
+	}
+	if a.Accumulate {
+		args.accumulate = 1
+	}
+	tile := matMulTiles[len(matMulTiles)-1]
+	for _, t := range matMulTiles {
+		if tokens <= t.tokens {
+			tile = t
+			break
+		}
+	}
+	f := d.matMuls[matMulKernel{m.dtype, tile.tokens, alignedRows(args.x, m.k)}]
+	return run(d, f, grid{ceilDiv(tokens, tile.tokens), ceilDiv(m.n, matMulWarps*tile.rows), 1}, 32*matMulWarps, 0, args)
+}
