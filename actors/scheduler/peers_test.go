@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -142,6 +143,60 @@ func TestRepliesThatDoNotFitTheQuestion(t *testing.T) {
 			if err := w.core.Check(); err != nil {
 				t.Fatalf("seed %d: %v", seed, err)
 			}
+		}
+	}
+}
+
+// TestAResultThatIsLeftOutIsNotWaitedFor: compute could not deliver one result, but the next. Taken as it comes,
+// it would give the sequences the wrong tokens.
+func TestAResultThatIsLeftOutIsNotWaitedFor(t *testing.T) {
+	w := newWorld(t, peersConfig())
+	if err := w.submit(peersRequest(1)); err != nil {
+		t.Fatal(err)
+	}
+	w.finish()
+	if len(w.queue) != 2 {
+		t.Fatalf("%d steps are in flight, want 2", len(w.queue))
+	}
+	w.device.run(t, w.queue[0])
+	r := w.device.run(t, w.queue[1])
+	w.queue = nil // the epoch is over
+	w.event(Done{r})
+	if w.core.count.stepErrors != 1 {
+		t.Errorf("%d step errors, want 1", w.core.count.stepErrors)
+	}
+	w.drain()
+	w.check()
+}
+
+// TestARepeatAfterTheFirstChoiceEnded must not start a request again that still runs.
+func TestARepeatAfterTheFirstChoiceEnded(t *testing.T) {
+	w := newWorld(t, peersConfig())
+	w.core.recent.max = 0 // forgotten since
+	r := peersRequest(1)
+	if err := w.submit(r); err != nil {
+		t.Fatal(err)
+	}
+	w.finish()
+	w.event(Cancelled{&schemas.CancelRequest{Seq: schemas.U64{uint64(r.Request.Seq(0))}, Finish: schemas.FinishCancel}})
+	w.submit(r)
+	w.drain()
+	w.check()
+}
+
+func TestADeadlineFarAwayIsNotOver(t *testing.T) {
+	w := newWorld(t, peersConfig())
+	r := peersRequest(1)
+	r.DeadlineMs = math.MaxInt64
+	if err := w.submit(r); err != nil {
+		t.Fatal(err)
+	}
+	w.event(Tick{})
+	w.drain()
+	w.check()
+	for id, a := range w.answers {
+		if a.err != nil {
+			t.Errorf("sequence %s: %v", id, a.err)
 		}
 	}
 }

@@ -84,6 +84,7 @@ func (c *Core) request(p *proposal) *schemas.ReserveRequest {
 		learn(r, s)
 		r.Release = append(r.Release, uint64(s.id))
 	}
+	clear(c.release) // keeps no prompt alive
 	c.release = c.release[:0]
 	budget := c.cfg.TokensStepMax
 	for i, s := range p.rows {

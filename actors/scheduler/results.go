@@ -7,7 +7,8 @@ import (
 )
 
 // done takes the tokens of a finished step. Results of another epoch, or of a step that is not in
-// flight (a repeat), are ignored.
+// flight (a repeat), are ignored. Results come in the order of steps: one that comes too early means that
+// those before it are lost, and with them the tokens that precede its own.
 func (c *Core) done(r *schemas.StepResult) {
 	if r.Epoch != c.epoch {
 		return
@@ -20,12 +21,12 @@ func (c *Core) done(r *schemas.StepResult) {
 		c.lost(r.Error)
 		return
 	}
-	f := c.flights[at]
+	f := c.flights[0]
 	if err := f.check(r); err != nil {
 		c.lost(err)
 		return
 	}
-	c.flights = slices.Delete(c.flights, at, at+1)
+	c.flights = slices.Delete(c.flights, 0, 1)
 	c.headNs = c.now
 	for i, s := range f.rows {
 		s.inFlight--
@@ -38,8 +39,11 @@ func (c *Core) done(r *schemas.StepResult) {
 	}
 }
 
-// check holds a result to its plan: one token for each row that samples, in the plan's order.
+// check holds a result to the plan that is due: one token for each row that samples, in the plan's order.
 func (f *flight) check(r *schemas.StepResult) *schemas.Error {
+	if r.Step != f.step {
+		return badResult(r, "step", "%d, but step %d has no result yet", r.Step, f.step)
+	}
 	row := 0
 	for i, sampled := range f.sampled {
 		if !sampled {

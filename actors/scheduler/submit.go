@@ -16,6 +16,11 @@ func (c *Core) submit(r *schemas.SubmitRequest) (*schemas.SubmitReply, *schemas.
 		err.Request = r.Request
 		return nil, err
 	}
+	for i := range int(r.Choices) { // the first may have ended so long ago that it is no longer remembered
+		if c.alive[r.Request.Seq(i)] != nil {
+			return ahead, nil
+		}
+	}
 	var parent *Sequence
 	for i := range int(r.Choices) {
 		s := &Sequence{id: r.Request.Seq(i), request: r, arrival: c.arrivals, arrivedNs: c.now, slot: noSlot,
@@ -58,6 +63,9 @@ func (c *Core) refuse(r *schemas.SubmitRequest) *schemas.Error {
 		}
 		return err.WithHint("shorten the prompt; the model's context is %d tokens", c.cfg.ContextMax)
 	}
+	if r.DeadlineMs < 0 {
+		return bad("deadline", "deadline is %d ms; expected unix milliseconds, or 0 for none", r.DeadlineMs)
+	}
 	for i, t := range r.Tokens {
 		if t < 0 || t >= c.cfg.VocabSize {
 			return bad("prompt", "token %d of the prompt is %d; the vocabulary has 0 to %d", i, t, c.cfg.VocabSize-1)
@@ -95,7 +103,7 @@ func (c *Core) cancel(r *schemas.CancelRequest) (n int32, err *schemas.Error) {
 func (c *Core) expire() {
 	for _, queue := range [][]*Sequence{c.running, c.waiting} {
 		for _, s := range slices.Clone(queue) {
-			if d := s.request.DeadlineMs; d != 0 && c.now > d*1e6 {
+			if d := s.request.DeadlineMs; d != 0 && c.now/1e6 > d {
 				c.fail(s, schemas.Errorf(schemas.KindTimeout, "schedule", "the request's deadline passed %d ms ago, after %d of %d output tokens",
 					c.now/1e6-d, len(s.output), s.maxTokens))
 			}
