@@ -34,7 +34,7 @@ type Actor struct {
 	start   time.Time
 
 	// Owned by the group's turn.
-	outboxes map[schemas.Instance]*bus.Outbox[Emission]
+	outboxes *bus.Outboxes[Emission]
 	ledger   schemas.Ledger
 
 	stop    chan struct{}
@@ -48,11 +48,12 @@ func New(node *bus.Node, group *bus.Group, cfg Config, log zerolog.Logger) (*Act
 		return nil, err
 	}
 	a := &Actor{core: core, node: node, group: group, log: log.With().Str("actor", "scheduler."+string(cfg.Replica)).Logger(),
-		memory:   bus.NewRef(node, schemas.Reserve, cfg.Replica),
-		compute:  bus.NewRef(node, schemas.Execute, cfg.Replica),
-		self:     bus.NewRef(node, schemas.CancelSeqs, cfg.Replica),
-		start:    time.Now(),
-		outboxes: map[schemas.Instance]*bus.Outbox[Emission]{}, stop: make(chan struct{})}
+		memory:  bus.NewRef(node, schemas.Reserve, cfg.Replica),
+		compute: bus.NewRef(node, schemas.Execute, cfg.Replica),
+		self:    bus.NewRef(node, schemas.CancelSeqs, cfg.Replica),
+		start:   time.Now(),
+		stop:    make(chan struct{})}
+	a.outboxes = bus.NewOutboxes(outboxRowsMax, a.sender)
 	a.actor = bus.NewActor(node, "scheduler", cfg.Replica, "Decides what runs in the next step.")
 	bus.Handle(a.actor, schemas.Submit, group, a.submit)
 	bus.Handle(a.actor, schemas.CancelSeqs, group, a.cancel)
@@ -84,9 +85,7 @@ func (a *Actor) Stop() {
 	close(a.stop)
 	a.stopped.Wait()
 	a.actor.Stop()
-	for _, o := range a.outboxes {
-		o.Close()
-	}
+	a.outboxes.Close()
 }
 
 // now is unix nanoseconds, monotonic within the process.
@@ -184,21 +183,17 @@ func (a *Actor) lost(err error, message string) Event {
 // hand gives tokens to the outboxes of their tokenizers.
 func (a *Actor) hand(rows []Emission) {
 	for _, e := range rows {
-		o := a.outboxes[e.Tokenizer]
-		if o == nil {
-			o = a.outbox(e.Tokenizer)
-			a.outboxes[e.Tokenizer] = o
-		}
-		if !o.Put(e) {
+		if !a.outboxes.Put(e.Tokenizer, e) {
 			a.log.Error().Str("tokenizer", string(e.Tokenizer)).Stringer("seq", e.Seq).Msg("a token was dropped: the tokenizer does not keep up")
 		}
 	}
 }
 
-func (a *Actor) outbox(tokenizer schemas.Instance) *bus.Outbox[Emission] {
+// sender delivers batches to one tokenizer.
+func (a *Actor) sender(tokenizer schemas.Instance) func([]Emission) {
 	ref := bus.NewRef(a.node, schemas.Tokens, tokenizer)
 	number := uint64(0)
-	return bus.NewOutbox(outboxRowsMax, func(rows []Emission) {
+	return func(rows []Emission) {
 		number++
 		batch := a.batch(rows)
 		batch.Number = number
@@ -215,7 +210,7 @@ func (a *Actor) outbox(tokenizer schemas.Instance) *bus.Outbox[Emission] {
 		if _, err := a.self.Call(context.Background(), &schemas.CancelRequest{Seq: gone, Finish: schemas.FinishCancel}); err != nil {
 			a.log.Warn().Err(err).Msg("sequences that nobody listens to could not be cancelled")
 		}
-	})
+	}
 }
 
 func (a *Actor) batch(rows []Emission) *schemas.TokenBatch {

@@ -129,6 +129,8 @@ func TestRepliesThatDoNotFitTheQuestion(t *testing.T) {
 			column := columns[rng.IntN(len(columns))]
 			*column = append(schemas.I32(nil), *column...)
 			switch at := rng.IntN(max(1, len(*column))); {
+			case len(fx.Reserve.Seq) > 0 && rng.IntN(8) == 0:
+				bad.Preempted = schemas.U64{fx.Reserve.Seq[rng.IntN(len(fx.Reserve.Seq))]}
 			case rng.IntN(4) == 0 || len(*column) == 0:
 				*column = append(*column, rng.Int32())
 			case rng.IntN(2) == 0:
@@ -142,6 +144,9 @@ func TestRepliesThatDoNotFitTheQuestion(t *testing.T) {
 			}
 			if err := w.core.Check(); err != nil {
 				t.Fatalf("seed %d: %v", seed, err)
+			}
+			if n := w.core.count.cached; n > 1<<32 {
+				t.Fatalf("seed %d: %d tokens are said to come from the cache", seed, n)
 			}
 		}
 	}

@@ -203,6 +203,10 @@ func (p *proposal) check(r *schemas.ReserveReply) *schemas.Error {
 			return bad("granted", "row %d got %d of %d tokens", i, granted, p.wants[i])
 		case s.slot != noSlot && start != s.planned, start < 0 || start > s.total()-granted:
 			return bad("start", "row %d starts at %d; %d of %d tokens are computed", i, start, s.planned, s.total())
+		case r.Cached[i] < 0 || r.Cached[i] > start:
+			return bad("cached", "row %d has %d cached tokens and starts at %d", i, r.Cached[i], start)
+		case len(r.Preempted) > 0 && slices.Contains(r.Preempted, uint64(s.id)):
+			return bad("preempted", "sequence %s, which row %d was granted to", s.id, i)
 		}
 	}
 	return nil
