@@ -93,7 +93,10 @@ func TestCompileError(t *testing.T) {
 func TestKernelCache(t *testing.T) {
 	runs := 0
 	c := &compiler{dir: filepath.Join(t.TempDir(), "kernels"), driver: "13.0", version: "13.0",
-		run: func(name, source string, _ []string) ([]byte, error) { runs++; return []byte("code of " + name + source), nil }}
+		run: func(name, source string, _ []string) ([]byte, error) {
+			runs++
+			return []byte("code of " + name + source), nil
+		}}
 	compile := func(c *compiler, source string, want int) {
 		t.Helper()
 		code, err := c.compile("a.cu", source, []string{"-O3"})
