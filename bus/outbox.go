@@ -11,6 +11,7 @@ type Outbox[Row any] struct {
 	mu     sync.Mutex
 	rows   []Row
 	spare  []Row // the batch before, for reuse
+	busy   bool  // a batch is under way
 	wake   chan struct{}
 	closed bool
 	done   chan struct{}
@@ -47,6 +48,7 @@ func (o *Outbox[Row]) serve() {
 			o.mu.Lock()
 			batch := o.rows
 			closed := o.closed
+			o.busy = len(batch) > 0
 			o.rows, o.spare = o.spare[:0], nil
 			o.mu.Unlock()
 			if len(batch) > 0 {
@@ -63,6 +65,13 @@ func (o *Outbox[Row]) serve() {
 			break
 		}
 	}
+}
+
+// idle reports whether there is nothing to send.
+func (o *Outbox[Row]) idle() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.busy && len(o.rows) == 0
 }
 
 // Close sends what is queued and stops the sender.

@@ -40,8 +40,8 @@ type Actor struct {
 	mu       sync.Mutex // guards core: encoding opens sessions while batches step them
 	core     *Core
 	encoded  atomic.Uint64
-	gateways map[schemas.Instance]*bus.Outbox[Delta]
-	stops    map[schemas.Instance]*bus.Outbox[schemas.SeqID]
+	gateways *bus.Outboxes[Delta]
+	stops    *bus.Outboxes[schemas.SeqID]
 	quit     chan struct{}
 	stopped  sync.WaitGroup
 }
@@ -53,7 +53,8 @@ func New(node *bus.Node, cfg Config, log zerolog.Logger) (*Actor, error) {
 		return nil, err
 	}
 	a := &Actor{cfg: cfg, text: text, node: node, log: log.With().Str("actor", "tokenizer."+string(cfg.Instance)).Logger(),
-		gateways: map[schemas.Instance]*bus.Outbox[Delta]{}, stops: map[schemas.Instance]*bus.Outbox[schemas.SeqID]{}, quit: make(chan struct{})}
+		quit: make(chan struct{})}
+	a.gateways, a.stops = bus.NewOutboxes(deltaRowsMax, a.deltaSender), bus.NewOutboxes(cancelRowsMax, a.stopSender)
 	a.core = newCore(func(keepSpecial bool, tail []int32) decoder { return text.vocabulary.NewStream(!keepSpecial, tail...) })
 	a.actor = bus.NewActor(node, "tokenizer", cfg.Instance, "Turns text into tokens and tokens into text.")
 	pool, serial := bus.NewPool(encodersMax), bus.NewGroup()
@@ -94,12 +95,8 @@ func (a *Actor) Stop() {
 	close(a.quit)
 	a.stopped.Wait()
 	a.actor.Stop()
-	for _, o := range a.gateways {
-		o.Close()
-	}
-	for _, o := range a.stops {
-		o.Close()
-	}
+	a.gateways.Close()
+	a.stops.Close()
 }
 
 func (a *Actor) encode(_ context.Context, req *schemas.EncodeRequest) (*schemas.EncodeReply, error) {
@@ -134,28 +131,25 @@ func (a *Actor) tokens(_ context.Context, b *schemas.TokenBatch) (*schemas.Ack, 
 		return nil, err
 	}
 	for _, d := range fx.Deltas {
-		o := a.gateways[d.Gateway]
-		if o == nil {
-			o = a.gatewayOutbox(d.Gateway)
-			a.gateways[d.Gateway] = o
-		}
-		if !o.Put(d) {
+		if !a.gateways.Put(d.Gateway, d) {
 			a.log.Error().Str("gateway", string(d.Gateway)).Stringer("seq", d.Seq).Msg("text was dropped: the gateway does not keep up")
 			fx.Forgotten = append(fx.Forgotten, uint64(d.Seq))
 		}
 	}
 	for _, s := range fx.Stops {
-		a.stop(s)
+		if !a.stops.Put(s.Scheduler, s.Seq) {
+			a.log.Warn().Str("scheduler", string(s.Scheduler)).Stringer("seq", s.Seq).Msg("a stopped sequence could not be cancelled; it runs to its limit")
+		}
 	}
 	return &schemas.Ack{Forgotten: fx.Forgotten}, nil
 }
 
-// gatewayOutbox delivers text to one gateway. Sequences that it has forgotten are closed here; the next
+// deltaSender delivers text to one gateway. Sequences that it has forgotten are closed here; the next
 // token then tells the scheduler.
-func (a *Actor) gatewayOutbox(gateway schemas.Instance) *bus.Outbox[Delta] {
+func (a *Actor) deltaSender(gateway schemas.Instance) func([]Delta) {
 	ref := bus.NewRef(a.node, schemas.Deltas, gateway)
 	number := uint64(0)
-	return bus.NewOutbox(deltaRowsMax, func(rows []Delta) {
+	return func(rows []Delta) {
 		number++
 		batch := deltaBatch(a.cfg.Instance, number, rows)
 		ack, err := ref.Call(context.Background(), batch)
@@ -170,7 +164,7 @@ func (a *Actor) gatewayOutbox(gateway schemas.Instance) *bus.Outbox[Delta] {
 			a.core.Close(gone)
 			a.mu.Unlock()
 		}
-	})
+	}
 }
 
 func deltaBatch(from schemas.Instance, number uint64, rows []Delta) *schemas.DeltaBatch {
@@ -187,23 +181,18 @@ func deltaBatch(from schemas.Instance, number uint64, rows []Delta) *schemas.Del
 	return b
 }
 
-// stop tells a sequence's scheduler that the answer is complete.
-func (a *Actor) stop(s Stop) {
-	o := a.stops[s.Scheduler]
-	if o == nil {
-		ref := bus.NewRef(a.node, schemas.CancelSeqs, s.Scheduler)
-		o = bus.NewOutbox(cancelRowsMax, func(seqs []schemas.SeqID) {
-			req := &schemas.CancelRequest{Finish: schemas.FinishStop}
-			for _, id := range seqs {
-				req.Seq = append(req.Seq, uint64(id))
-			}
-			if _, err := ref.Call(context.Background(), req); err != nil {
-				a.log.Warn().Err(err).Str("scheduler", string(s.Scheduler)).Msg("stopped sequences could not be cancelled; they run to their limit")
-			}
-		})
-		a.stops[s.Scheduler] = o
+// stopSender tells one scheduler which answers are complete.
+func (a *Actor) stopSender(scheduler schemas.Instance) func([]schemas.SeqID) {
+	ref := bus.NewRef(a.node, schemas.CancelSeqs, scheduler)
+	return func(seqs []schemas.SeqID) {
+		req := &schemas.CancelRequest{Finish: schemas.FinishStop}
+		for _, id := range seqs {
+			req.Seq = append(req.Seq, uint64(id))
+		}
+		if _, err := ref.Call(context.Background(), req); err != nil {
+			a.log.Warn().Err(err).Str("scheduler", string(scheduler)).Msg("stopped sequences could not be cancelled; they run to their limit")
+		}
 	}
-	o.Put(s.Seq)
 }
 
 func (a *Actor) sweep() {
