@@ -22,8 +22,10 @@ type ReserveRequest struct {
 	// Rows in the order they are to be granted. A row wants places for WantMax[i] tokens more than the
 	// sequence has. One without blocks (new or preempted) has none; it first takes over what it can from
 	// the prefix cache or its fork parent, which is part of its want but costs no budget. A row gets
-	// what the budget leaves of its want, or, if the blocks for that cannot be had, nothing. The budget
-	// is TokensMax for all rows together; a want of 1 is not charged: the scheduler has set it aside.
+	// what the budget leaves of its want, or, if the blocks for that cannot be had, nothing; nothing, too,
+	// if it has no blocks and those for its whole want cannot be had: what could not be finished is not
+	// begun. The budget is TokensMax for all rows together; a want of 1 is not charged: the scheduler has
+	// set it aside.
 	// A row that starts is also limited to the tokens memory knows; a running one is not, since what a
 	// decode row will write is sampled on the device. Granted rows must run: memory counts their places
 	// as computed from the next step on.

@@ -223,22 +223,24 @@ func (o *oracle) row(req *schemas.ReserveRequest, reply *schemas.ReserveReply, i
 	trial := o.clone()
 	s := trial.seqs[id]
 	was := slices.Clone(s.table)
-	first, source := s.placed, uint64(0)
+	first, source, whole := s.placed, uint64(0), want
 	if len(was) == 0 {
 		first, source = trial.takeOver(s)
-		want = min(want, len(s.tokens)-first)
+		whole = min(int(req.WantMax[i]), len(s.tokens)-first)
+		want = min(want, whole)
 	}
-	if first+want > int(reply.Total)*o.size {
+	if first+whole > int(reply.Total)*o.size {
 		return 0
 	}
-	need := (first+want+o.size-1)/o.size - len(s.table)
+	need, lack := (first+want+o.size-1)/o.size-len(s.table), (first+whole+o.size-1)/o.size-len(s.table)
 	shared := first%o.size != 0 && trial.holders(s.table[len(s.table)-1]) > 1
 	if shared {
 		need++
+		lack++
 	}
 	yields := false
 	for _, v := range req.Victims {
-		if len(trial.free)+len(trial.unused) >= need || req.MayPreempt[i] == 0 {
+		if len(trial.free)+len(trial.unused) >= lack || req.MayPreempt[i] == 0 {
 			break
 		}
 		if yields = v == id; yields {
@@ -249,7 +251,7 @@ func (o *oracle) row(req *schemas.ReserveRequest, reply *schemas.ReserveReply, i
 		}
 		trial.preempt(v)
 	}
-	if len(trial.free)+len(trial.unused) < need {
+	if len(trial.free)+len(trial.unused) < lack {
 		if yields && len(was) > 0 && !o.source[id] {
 			o.preempt(id)
 		}

@@ -49,35 +49,41 @@ func (c *Core) grantRow(req *schemas.ReserveRequest, i int, s *sequence, want in
 		return 0
 	}
 	var from start
+	room := want // tokens that there must be blocks for
 	if len(s.table) == 0 {
 		if c.starved {
 			return 0 // it would take what an earlier row is waiting for
 		}
 		from = c.startOf(s)
-		want = min(want, s.known()-from.cached)
+		left := s.known() - from.cached
+		// A prompt that the budget cuts into chunks is begun only if there are blocks for all of it.
+		want, room = min(want, left), min(req.WantMax[i], left)
 	}
 	first := s.placed + from.cached // placed is 0 where cached is not
-	end := int64(first) + int64(want)
-	if end > int64(c.capacity()) {
+	if int64(first)+int64(room) > int64(c.capacity()) {
 		return 0 // never fits, so nobody gives way for it: the scheduler's limits are wrong
 	}
-	size := int64(c.cfg.BlockSize)
-	need := (end+size-1)/size - int64(len(s.table)+len(from.takeover))
 	// Copy-on-write: a partly filled block is shared only here, where a fork takes it over and goes on
 	// writing it at once. So it is always the fork that gets a private copy, and whoever held the block
 	// stays its only holder and writes in place. Check sees to it that this is so.
-	copied := len(from.takeover) > 0 && int64(first)%size != 0
-	if copied {
-		need++
+	copied := len(from.takeover) > 0 && first%c.cfg.BlockSize != 0
+	blocksFor := func(tokens int32) int64 { // beyond those that s has or takes over
+		size := int64(c.cfg.BlockSize)
+		n := (int64(first)+int64(tokens)+size-1)/size - int64(len(s.table)+len(from.takeover))
+		if copied {
+			n++
+		}
+		return n
 	}
 	var victims []*sequence
-	if need > int64(c.pool.available()-from.revived) {
+	if n := blocksFor(room); n > int64(c.pool.available()-from.revived) {
 		var ok bool
-		if victims, ok = c.findRoom(req, i, s, from, need); !ok {
+		if victims, ok = c.findRoom(req, i, s, from, n); !ok {
 			c.starved = true
 			return 0
 		}
 	}
+	need := blocksFor(want)
 	changed := len(s.table)
 	c.takeOver(s, from) // before the victims let go of what it shares with them
 	for _, v := range victims {
