@@ -45,6 +45,8 @@ func (c *Core) propose() *schemas.ReserveRequest {
 func (c *Core) chooseRows(p *proposal) {
 	free := len(c.slots)
 	run, wait := c.running, c.waiting
+	rowsMax := len(run) + min(len(wait), free)
+	p.rows, p.wants = make([]*Sequence, 0, rowsMax), make([]int32, 0, rowsMax)
 	for len(run) > 0 || (len(wait) > 0 && free > 0) {
 		var s *Sequence
 		if len(wait) == 0 || free == 0 || (len(run) > 0 && c.policy.Before(run[0], wait[0])) {
@@ -78,7 +80,10 @@ func (s *Sequence) startable() bool {
 
 // request writes the proposal down for memory, with everything that memory has yet to hear.
 func (c *Core) request(p *proposal) *schemas.ReserveRequest {
-	r := &schemas.ReserveRequest{Epoch: c.epoch, Step: p.step}
+	n := len(p.rows)
+	r := &schemas.ReserveRequest{Epoch: c.epoch, Step: p.step, Seq: make(schemas.U64, 0, n), WantMax: make(schemas.I32, 0, n),
+		MayPreempt: make(schemas.U8, 0, n), Victims: make(schemas.U64, 0, n), LearnSeq: make(schemas.U64, 0, n),
+		LearnCount: make(schemas.I32, 0, n), LearnTokens: make(schemas.I32, 0, n)}
 	c.forget = false
 	for _, s := range c.release {
 		learn(r, s)
@@ -148,8 +153,12 @@ func (c *Core) granted(reply *schemas.ReserveReply) *schemas.StepPlan {
 			c.preempt(s)
 		}
 	}
-	plan := &schemas.StepPlan{Epoch: c.epoch, Step: p.step, Copies: reply.Copies, PlannedNs: c.now}
-	f := &flight{step: p.step}
+	n := len(p.rows)
+	plan := &schemas.StepPlan{Epoch: c.epoch, Step: p.step, Copies: reply.Copies, PlannedNs: c.now,
+		Seq: make(schemas.U64, 0, n), Slot: make(schemas.I32, 0, n), Start: make(schemas.I32, 0, n), Count: make(schemas.I32, 0, n),
+		Known: make(schemas.I32, 0, n), Sample: make(schemas.U8, 0, n), BlockFrom: make(schemas.I32, 0, n),
+		BlockCount: make(schemas.I32, 0, n), Blocks: make(schemas.I32, 0, len(reply.Blocks))}
+	f := &flight{step: p.step, rows: make([]*Sequence, 0, n), sampled: make([]bool, 0, n)}
 	next := int32(0) // in reply.Blocks
 	for i, s := range p.rows {
 		blocks := reply.Blocks[next : next+reply.BlockCount[i]]

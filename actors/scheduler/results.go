@@ -34,6 +34,7 @@ func (c *Core) done(r *schemas.StepResult) {
 			s.pending--
 		}
 	}
+	c.emit = slices.Grow(c.emit, len(r.Row))
 	for i, row := range r.Row {
 		c.sampled(f.rows[row], r.Token[i])
 	}
