@@ -117,8 +117,11 @@ func (a *Actor) encode(_ context.Context, req *schemas.EncodeRequest) (*schemas.
 	a.encoded.Add(uint64(len(reply.Tokens)))
 	if req.Detok != nil {
 		a.mu.Lock()
-		a.core.Open(time.Now().UnixNano(), req.Request, reply.Tokens, req.Detok)
+		refused := a.core.Open(time.Now().UnixNano(), req.Request, reply.Tokens, req.Detok)
 		a.mu.Unlock()
+		if refused != nil {
+			return nil, refused
+		}
 	}
 	return reply, nil
 }

@@ -37,6 +37,9 @@ type Core struct {
 	decoded    uint64
 }
 
+// sessionsMax bounds the sessions open at once. A gateway opens as many as its requests have choices.
+const sessionsMax = 1 << 17
+
 // endedMax is how many requests are remembered after one of their sessions has ended.
 const endedMax = 8192
 
@@ -79,9 +82,13 @@ func newCore(start newDecoder) *Core {
 
 // Open starts the sessions of a request's choices. A repeat, which a network may deliver at any time, leaves
 // alone what is open, and opens nothing after one has ended or was closed.
-func (c *Core) Open(nowNs int64, request schemas.RequestID, prompt schemas.I32, spec *schemas.DetokSpec) {
+func (c *Core) Open(nowNs int64, request schemas.RequestID, prompt schemas.I32, spec *schemas.DetokSpec) *schemas.Error {
 	if c.ended.has(request) {
-		return
+		return nil
+	}
+	if n := len(c.sessions); n+int(spec.Choices) > sessionsMax {
+		return schemas.Errorf(schemas.KindOverloaded, "encode", "%d answers are being turned into text already; the limit is %d", n, sessionsMax).
+			WithHint("try again later")
 	}
 	tail := prompt[max(0, len(prompt)-promptTailMax):]
 	for i := range int(spec.Choices) {
@@ -90,6 +97,7 @@ func (c *Core) Open(nowNs int64, request schemas.RequestID, prompt schemas.I32, 
 		}
 		c.sessions[request.Seq(i)] = &session{spec: spec, decoder: c.newDecoder(spec.KeepSpecial, tail), idleSinceNs: nowNs}
 	}
+	return nil
 }
 
 // Close forgets sessions and counts those that were open. One that is not may have yet to come.

@@ -48,3 +48,17 @@ func TestEndedRequestsAreForgottenInTheEnd(t *testing.T) {
 		t.Errorf("%d requests are remembered; expected the last %d", len(e.set), endedMax)
 	}
 }
+
+func TestSessionsAreBounded(t *testing.T) {
+	c := newCore(func(bool, []int32) decoder { return &letters{} })
+	spec := &schemas.DetokSpec{Choices: schemas.ChoicesMax}
+	for n := range uint32(sessionsMax / schemas.ChoicesMax) {
+		if err := c.Open(1, schemas.NewRequestID(1, n+1), schemas.I32{1}, spec); err != nil {
+			t.Fatalf("request %d: %v", n, err)
+		}
+	}
+	err := c.Open(1, schemas.NewRequestID(2, 1), schemas.I32{1}, &schemas.DetokSpec{Choices: 1 + sessionsMax%schemas.ChoicesMax})
+	if err == nil || err.Kind != schemas.KindOverloaded {
+		t.Errorf("a session over the limit: %v; expected %s", err, schemas.KindOverloaded)
+	}
+}

@@ -112,7 +112,7 @@ func badBody(rng *rand.Rand, chat bool) []byte {
 		{"n": 0}, {"n": -1}, {"n": 1 << 40}, {"n": 1.5}, {"max_tokens": 0}, {"max_tokens": -1}, {"max_tokens": 1 << 50}, {"max_tokens": "many"},
 		{"model": "no-such-model"}, {"stop": []any{"a", 1}}, {"stop": ""}, {"seed": "x"}, {"stream": "yes"}, {"stream_options": 1},
 		{"prompt": nil, "messages": nil}, {"prompt": map[string]any{}, "messages": map[string]any{}}, {"prompt": []int{-1}, "messages": []int{1}},
-		{"prompt": []int{1 << 30}, "messages": "hello"}, {"prompt": "", "messages": []any{}},
+		{"prompt": []int{1 << 30}, "messages": "hello"}, {"prompt": []any{}, "messages": []any{}},
 		{"prompt": strings.Repeat("long ", 20000), "messages": []map[string]string{{"role": "user", "content": strings.Repeat("long ", 20000)}}},
 		{"stop_token_ids": []int{1 << 30}}, {"priority": "high"}, {"min_tokens": -1},
 	}
