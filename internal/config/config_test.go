@@ -139,7 +139,7 @@ func TestFlagMistakesAreNamed(t *testing.T) {
 
 func TestNearest(t *testing.T) {
 	names := []string{"model", "kv_blocks", "http"}
-	for name, want := range map[string]string{"modle": "model", "kv_block": "kv_blocks", "htp": "http", "x": "", "": "", "grace": ""} {
+	for name, want := range map[string]string{"mdoel": "model", "kv_block": "kv_blocks", "htp": "http", "x": "", "": "", "grace": ""} {
 		if got := Nearest(name, names); got != want {
 			t.Errorf("Nearest(%q) = %q; want %q", name, got, want)
 		}
