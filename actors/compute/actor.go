@@ -34,7 +34,6 @@ type Actor struct {
 	// Owned by the mailbox's turn.
 	epoch schemas.Epoch
 	step  schemas.StepID // last one queued
-	ended bool
 
 	ctx     context.Context // ends with the actor
 	cancel  context.CancelFunc
@@ -90,9 +89,10 @@ func (a *Actor) Stop() {
 func (a *Actor) execute(_ context.Context, p *schemas.StepPlan) (*schemas.PlanReply, error) {
 	if p.Epoch != a.epoch {
 		if p.Epoch < a.epoch {
-			return nil, schemas.Errorf(schemas.KindInvalid, "execute", "epoch %d is over; the current one is %d", p.Epoch, a.epoch).WithParam("epoch")
+			return nil, epochOver(p, a.epoch)
 		}
 		a.epoch, a.step = p.Epoch, 0
+		a.exec.newest.Store(uint64(p.Epoch))
 	}
 	if p.Step <= a.step {
 		return &schemas.PlanReply{Queued: a.queued.Load()}, nil
@@ -100,8 +100,10 @@ func (a *Actor) execute(_ context.Context, p *schemas.StepPlan) (*schemas.PlanRe
 	select {
 	case a.exec.queue <- p:
 	default:
-		return nil, schemas.Errorf(schemas.KindOverloaded, "execute", "%d steps are queued already", QueuedMax).
+		err := schemas.Errorf(schemas.KindOverloaded, "execute", "%d steps are queued already", QueuedMax).
 			WithHint("lower the scheduler's pipeline depth")
+		err.Step = p.Step
+		return nil, err
 	}
 	a.step = p.Step
 	return &schemas.PlanReply{Queued: a.queued.Add(1)}, nil

@@ -2,6 +2,7 @@ package compute
 
 import (
 	"fmt"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -24,7 +25,8 @@ type executor struct {
 	observe Observer
 
 	epoch   schemas.Epoch
-	idleAt  time.Time // when the device last had nothing to do; zero before the first step
+	newest  atomic.Uint64 // epoch of the plan queued last
+	idleAt  time.Time     // when the device last had nothing to do; zero before the first step
 	queue   chan *schemas.StepPlan
 	results chan *schemas.StepResult
 }
@@ -55,6 +57,10 @@ func (x *executor) step(p *schemas.StepPlan) (r *schemas.StepResult) {
 		x.idleAt = time.Now()
 		r.Ledger.Device = x.idleAt.Sub(began).Nanoseconds() - r.Ledger.Upload
 	}()
+	if newest := schemas.Epoch(x.newest.Load()); p.Epoch < newest {
+		r.Error = epochOver(p, newest) // nobody waits for it, but for those behind it
+		return r
+	}
 	if p.Epoch != x.epoch {
 		x.tables.reset()
 		x.epoch = p.Epoch
@@ -75,6 +81,12 @@ func (x *executor) step(p *schemas.StepPlan) (r *schemas.StepResult) {
 	r.Row = append(schemas.I32(nil), x.batch.rows...)
 	r.Token = append(schemas.I32(nil), x.tokens...)
 	return r
+}
+
+func epochOver(p *schemas.StepPlan, now schemas.Epoch) *schemas.Error {
+	err := schemas.Errorf(schemas.KindInvalid, "execute", "epoch %d is over; the current one is %d", p.Epoch, now).WithParam("epoch")
+	err.Step = p.Step
+	return err
 }
 
 // upload brings block tables and copies to the device and prepares the batch.
