@@ -14,6 +14,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/troupe-engine/troupe/actors/tokenizer"
 	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/internal/soak"
 )
@@ -282,5 +283,37 @@ func TestAnswersSurviveLostPeers(t *testing.T) {
 				t.Error("nothing was lost: the test is too quick for its restarts")
 			}
 		})
+	}
+}
+
+// TestALostTokenizerEndsItsRequests: the sessions of a tokenizer that dies are gone with it. Requests that
+// had one end with an error soon; those that come later find the new one.
+func TestALostTokenizerEndsItsRequests(t *testing.T) {
+	e := openOn(t, network{stallTimeMax: 300 * time.Millisecond}, nil)
+	c := clientOf(t, e)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	wait := streams(ctx, t, c, 4, 400)
+	e.tokenizer.Stop()
+	fresh, err := tokenizer.New(e.node, tokenizer.Config{Instance: tokenizerInstance, ModelName: e.model.Name, Files: e.model.Files}, e.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fresh.Start(); err != nil {
+		t.Fatal(err)
+	}
+	e.tokenizer = fresh
+	began := time.Now()
+	for i, ending := range wait() {
+		if ending.Status != 503 || ending.Endings != 1 || !strings.Contains(ending.Detail, "tokenizer0") {
+			t.Errorf("stream %d: %v, %d endings; expected 503 naming the tokenizer", i, ending, ending.Endings)
+		}
+	}
+	t.Logf("every request had ended %v after the tokenizer was back", time.Since(began).Round(time.Millisecond))
+	if answer, err := c.Post(ctx, "/v1/completions", []byte(`{"prompt": "x", "max_tokens": 3}`), nil); err != nil || !answer.OK() {
+		t.Errorf("a later request: %v %v", answer, err)
+	}
+	if _, err := c.WaitQuiet(ctx); err != nil {
+		t.Error(err)
 	}
 }

@@ -21,7 +21,6 @@ import (
 	"github.com/troupe-engine/troupe/actors/tokenizer"
 	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/gpu"
-	"github.com/troupe-engine/troupe/gpu/cpu"
 	"github.com/troupe-engine/troupe/internal/modelstore"
 	"github.com/troupe-engine/troupe/internal/replica"
 	"github.com/troupe-engine/troupe/schemas"
@@ -63,6 +62,7 @@ type network struct {
 	faults         *bus.Faults
 	attemptTimeMax time.Duration
 	stepTimeMax    time.Duration
+	stallTimeMax   time.Duration
 }
 
 // Open loads the model and starts the engine; it returns when requests are served, or with the reason why
@@ -87,10 +87,11 @@ func (e *Engine) open(ctx context.Context, progress func(done, total int64)) err
 	if err := e.startNode(); err != nil {
 		return err
 	}
-	dev, err := OpenDevice(e.opts)
+	dev, why, err := ChooseDevice(e.opts)
 	if err != nil {
 		return err
 	}
+	e.log.Info().Str("device", dev.Info().Name).Str("description", dev.Info().Description).Str("why", why).Msg("device chosen")
 	o := e.opts
 	e.replica, err = replica.Open(e.node, dev, replica.Config{Name: replicaInstance, ModelName: e.model.Name, Files: e.model.Files,
 		ContextMax: o.ContextMax, SequencesMax: o.SequencesMax, WaitingMax: o.WaitingMax, TokensStepMax: o.TokensStepMax,
@@ -126,15 +127,10 @@ func (e *Engine) startNode() error {
 	return err
 }
 
-// OpenDevice opens the device that opts choose.
-func OpenDevice(opts Options) (gpu.Device, error) {
-	return cpu.Open(cpu.Options{Threads: opts.Threads})
-}
-
 func (e *Engine) startGateway() error {
 	g, err := gateway.New(e.node, gateway.Config{Instance: gatewayInstance, Scheduler: replicaInstance, Tokenizer: tokenizerInstance,
 		ModelName: e.model.Name, Defaults: e.samplingDefaults(), RequestsMax: e.opts.RequestsMax,
-		OutputTokensDefault: int32(e.opts.OutputTokensDefault), Log: e.log})
+		OutputTokensDefault: int32(e.opts.OutputTokensDefault), StallTimeMax: e.network.stallTimeMax, Log: e.log})
 	if err != nil {
 		return err
 	}

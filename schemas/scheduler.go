@@ -23,7 +23,8 @@ type SubmitRequest struct {
 type SubmitReply struct {
 	_msgpack struct{} `msgpack:",as_array"`
 
-	Waiting int32 `json:"waiting"` // sequences ahead in the queue
+	Waiting int32 `json:"waiting"`         // sequences ahead in the queue
+	Ended   bool  `json:"ended,omitempty"` // the request was known and is over: no token will come any more
 }
 
 // CancelRequest ends sequences early. Unknown sequences are not an error: they have ended already.

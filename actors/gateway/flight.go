@@ -35,6 +35,7 @@ type flight struct {
 	submitted int                      // parts that the scheduler may know
 	requests  []*schemas.SubmitRequest // what they were submitted as
 	disarm    func() bool              // stops the cleaning up that follows an abort
+	over      bool                     // when the answer stalled, the scheduler had done with it
 
 	mu     sync.Mutex
 	rows   []row // at most one per choice: text that waits for a slow client is joined
@@ -268,15 +269,25 @@ func (f *flight) next(s sink, idle, stall <-chan time.Time) ([]row, error) {
 // resubmit asks for the same work again when no token has come for long. A scheduler that knows the
 // request changes nothing; one that was restarted computes it anew, and since the same seed draws the
 // same tokens, rows that came before do not advance their sequences and the answer goes on where it was.
+// If the scheduler has done its part, and still nothing has come by the next time, it is lost on the way.
 func (f *flight) resubmit() error {
 	if !f.stalled() {
+		f.over = false
 		return nil
 	}
+	over := true
 	for _, r := range f.requests {
-		if _, err := f.g.submit.Call(f.ctx, r); err != nil {
+		reply, err := f.g.submit.Call(f.ctx, r)
+		if err != nil {
 			return err
 		}
+		over = over && reply.Ended
 	}
+	if over && f.over {
+		return schemas.Errorf(schemas.KindUnavailable, "answer", "the answer was computed, but its text was lost on the way from %s over %s", f.g.cfg.Scheduler, f.g.cfg.Tokenizer).
+			WithHint("was the tokenizer restarted? try again")
+	}
+	f.over = over
 	return nil
 }
 

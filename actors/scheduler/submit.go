@@ -9,7 +9,11 @@ import (
 // submit queues a request's sequences. A request that is known already is acknowledged again.
 func (c *Core) submit(r *schemas.SubmitRequest) (*schemas.SubmitReply, *schemas.Error) {
 	ahead := &schemas.SubmitReply{Waiting: int32(len(c.waiting))}
-	if c.alive[r.Request.Seq(0)] != nil || c.recent.has(r.Request) {
+	if c.lives(r) {
+		return ahead, nil
+	}
+	if c.recent.has(r.Request) {
+		ahead.Ended = true
 		return ahead, nil
 	}
 	if err := c.refuse(r); err != nil {
@@ -33,6 +37,16 @@ func (c *Core) submit(r *schemas.SubmitRequest) (*schemas.SubmitReply, *schemas.
 		c.waiting = c.insert(c.waiting, s)
 	}
 	return ahead, nil
+}
+
+// lives reports whether a choice of r is in the engine.
+func (c *Core) lives(r *schemas.SubmitRequest) bool {
+	for i := range int(min(r.Choices, schemas.ChoicesMax)) {
+		if c.alive[r.Request.Seq(i)] != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // refuse says why r cannot run here, or nil.
