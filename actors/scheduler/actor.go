@@ -109,9 +109,6 @@ func (a *Actor) cancel(ctx context.Context, req *schemas.CancelRequest) (*schema
 
 func (a *Actor) stepDone(ctx context.Context, r *schemas.StepResult) (*schemas.Ack, error) {
 	a.ledger.Add(r.Ledger)
-	if r.Error != nil {
-		a.log.Error().Err(r.Error).Uint64("step", uint64(r.Step)).Msg("the device failed a step; running sequences are recomputed")
-	}
 	a.step(ctx, Done{r})
 	return &schemas.Ack{}, nil
 }
@@ -134,20 +131,19 @@ func (a *Actor) step(ctx context.Context, event Event) Effects {
 	ctx = context.WithoutCancel(ctx)
 	began := time.Now()
 	var memory, launch time.Duration
-	fx := a.core.Step(a.now(), event)
+	fx := a.advance(event)
 	first := fx
 	emit := fx.Emit
 	for fx.Reserve != nil || fx.Execute != nil {
+		at := time.Now()
 		if fx.Reserve != nil {
-			at := time.Now()
-			fx = a.core.Step(a.now(), a.reserve(ctx, fx.Reserve))
+			event = a.reserve(ctx, fx.Reserve)
 			memory += time.Since(at)
 		} else {
-			at := time.Now()
-			next := a.execute(ctx, fx.Execute)
+			event = a.execute(ctx, fx.Execute)
 			launch += time.Since(at)
-			fx = a.core.Step(a.now(), next)
 		}
+		fx = a.advance(event)
 		emit = append(emit, fx.Emit...)
 	}
 	planned := time.Since(began)
@@ -159,23 +155,31 @@ func (a *Actor) step(ctx context.Context, event Event) Effects {
 	return first
 }
 
+// advance steps the core, and says so if that cost a step.
+func (a *Actor) advance(event Event) Effects {
+	fx := a.core.Step(a.now(), event)
+	if fx.Lost != nil {
+		a.log.Error().Err(fx.Lost).Msg("a step is lost; running sequences are recomputed")
+	}
+	return fx
+}
+
 func (a *Actor) reserve(ctx context.Context, req *schemas.ReserveRequest) Event {
 	reply, err := a.memory.Call(ctx, req)
 	if err != nil {
-		return a.lost(err, "memory did not answer; running sequences are recomputed")
+		return lost(err)
 	}
 	return Granted{reply}
 }
 
 func (a *Actor) execute(ctx context.Context, plan *schemas.StepPlan) Event {
 	if _, err := a.compute.Call(ctx, plan); err != nil {
-		return a.lost(err, "compute did not take a step; running sequences are recomputed")
+		return lost(err)
 	}
 	return More{}
 }
 
-func (a *Actor) lost(err error, message string) Event {
-	a.log.Error().Err(err).Msg(message)
+func lost(err error) Event {
 	time.Sleep(recoveryPause)
 	return Lost{schemas.AsError(err, "step")}
 }

@@ -90,6 +90,9 @@ type Effects struct {
 	Refused   *schemas.Error
 	Cancelled int32
 
+	// Lost says why all that was in flight is given up, for the log.
+	Lost *schemas.Error
+
 	// Emit are rows for the tokenizers, to be sent after the device has been given its work.
 	Emit []Emission
 }
@@ -128,7 +131,8 @@ type Core struct {
 	arrivals uint64
 	recent   recentRequests
 	emit     []Emission
-	now      int64 // nanoseconds, of the current event
+	lostBy   *schemas.Error // what made the current event give up what was in flight
+	now      int64          // nanoseconds, of the current event
 
 	count counters
 }
@@ -257,6 +261,7 @@ func (c *Core) Step(nowNs int64, event Event) Effects {
 		fx.Reserve = c.propose()
 	}
 	fx.Emit, c.emit = c.emit, nil
+	fx.Lost, c.lostBy = c.lostBy, nil
 	return fx
 }
 

@@ -35,7 +35,9 @@ func TestAResultThatNeverComesIsGivenUp(t *testing.T) {
 	late := w.queue
 	w.queue = nil
 	w.now += 1e6
-	w.event(Tick{})
+	if fx, _ := w.event(Tick{}); fx.Lost == nil || fx.Lost.Kind != schemas.KindTimeout || fx.Lost.Step == 0 {
+		t.Errorf("lost by %v; expected a timeout that names the step", fx.Lost)
+	}
 	if w.core.epoch == epoch || w.core.count.stepErrors != 1 {
 		t.Fatalf("epoch %d, %d step errors; expected a new epoch and one error", w.core.epoch, w.core.count.stepErrors)
 	}

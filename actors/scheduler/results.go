@@ -115,6 +115,7 @@ func (c *Core) sampled(s *Sequence, token int32) {
 // lost steps ends with the error: it may be what breaks them.
 func (c *Core) lost(err *schemas.Error) {
 	c.count.stepErrors++
+	c.lostBy = err
 	suspects := map[*Sequence]bool{}
 	for _, f := range c.flights {
 		for _, s := range f.rows {
