@@ -18,7 +18,7 @@ type Options struct {
 	NATSListen string `yaml:"nats_listen" doc:"address of the embedded NATS server, host:port; port 0 picks a free one, none accepts no connections; default from nats.conf"`
 	NATSConfig string `yaml:"nats_config" doc:"a nats.conf for the embedded server instead of the built-in one"`
 
-	Device  string `yaml:"device" doc:"auto or cpu"`
+	Device  string `yaml:"device" doc:"auto, cpu or cuda; auto is cuda if such a device opens, otherwise cpu"`
 	Threads int    `yaml:"threads" doc:"CPU threads that compute; 0 is all"`
 
 	ContextMax    int    `yaml:"context_max" doc:"tokens of prompt and output together; 0 is the model's limit"`
@@ -73,8 +73,8 @@ func (o *Options) Validate() error {
 		return bad("tokens_step_max", o.TokensStepMax, "at least sequences_max, so that every running sequence can decode in a step")
 	case o.Grace < 0:
 		return bad("grace", o.Grace, "a positive duration such as 30s")
-	case o.Device != "auto" && o.Device != "cpu":
-		return bad("device", o.Device, "auto or cpu")
+	case !slices.Contains([]string{"auto", "cpu", "cuda"}, o.Device):
+		return bad("device", o.Device, "auto, cpu or cuda")
 	case o.LogFormat != "console" && o.LogFormat != "json":
 		return bad("log_format", o.LogFormat, "console or json")
 	}

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/troupe-engine/troupe"
 	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/gpu/cuda"
 	"github.com/troupe-engine/troupe/internal/modelstore"
 )
 
@@ -23,9 +24,9 @@ type diagnosis struct {
 	Version versions        `json:"version"`
 	Device  gpu.Info        `json:"device"`
 	Why     string          `json:"device_reason"`
-	Tiers   []string        `json:"cpu_tiers"` // this machine's, slowest first
+	Kernels []string        `json:"matmul_kernels"` // the device's; on a CPU its tiers, slowest first
 	Pages   string          `json:"huge_pages"`
-	CUDA    cudaFiles       `json:"cuda"`
+	CUDA    cuda.Report     `json:"cuda"`
 	Store   string          `json:"model_store"`
 	Models  []string        `json:"models"`
 	Checks  []doctorFinding `json:"checks"`
@@ -36,13 +37,6 @@ type doctorFinding struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail"`
-}
-
-// cudaFiles are where the libraries of NVIDIA's driver and toolkit lie. They are not loaded.
-type cudaFiles struct {
-	Driver string `json:"libcuda,omitempty"`
-	NVRTC  string `json:"libnvrtc,omitempty"`
-	Status string `json:"status"`
 }
 
 func newDoctorCommand() *cobra.Command {
@@ -72,22 +66,21 @@ func newDoctorCommand() *cobra.Command {
 }
 
 func diagnose(opts troupe.Options, optionsErr error) (*diagnosis, error) {
-	d := &diagnosis{Version: buildVersions(), Store: modelstore.Dir(), Pages: hugePages(), CUDA: findCUDA()}
+	d := &diagnosis{Version: buildVersions(), Store: modelstore.Dir(), Pages: hugePages(), CUDA: cuda.Probe()}
 	if optionsErr != nil {
 		opts = troupe.DefaultOptions()
 	}
-	dev, err := troupe.OpenDevice(opts)
+	dev, why, err := troupe.ChooseDevice(opts)
 	if err != nil {
 		return nil, err
 	}
-	d.Device = dev.Info()
+	d.Device, d.Why = dev.Info(), why
 	for _, i := range dev.Implementations(gpu.OpMatMul) {
-		d.Tiers = append(d.Tiers, i.Name)
+		d.Kernels = append(d.Kernels, i.Name)
 	}
 	if err := dev.Close(); err != nil {
 		return nil, err
 	}
-	d.Why = "the only device in this version; its kernels are the fastest this CPU can run"
 	for _, m := range modelstore.List() {
 		d.Models = append(d.Models, m.Name)
 	}
@@ -135,17 +128,22 @@ func (d *diagnosis) print(w io.Writer) error {
 		}
 		return s
 	}
+	choice := ""
+	if strings.HasPrefix(d.Device.Name, "cpu") {
+		choice = " (TROUPE_CPU_TIER chooses)"
+	}
 	rows := [][2]string{
 		{"version", fmt.Sprintf("troupe %s, %s, %s", d.Version.Version, d.Version.Go, d.Version.Platform)},
 		{"device", d.Device.Name + ", " + d.Device.Description},
 		{"", d.Why},
-		{"CPU kernels", strings.Join(d.Tiers, ", ") + " (TROUPE_CPU_TIER chooses)"},
+		{"matmul kernels", strings.Join(d.Kernels, ", ") + choice},
 		{"processors", fmt.Sprintf("%d", runtime.NumCPU())},
 		{"memory", fmt.Sprintf("%s, %s free", size(d.Device.MemoryTotal), size(d.Device.MemoryFree))},
 		{"huge pages", d.Pages},
-		{"CUDA", d.CUDA.Status},
-		{"  libcuda", none(d.CUDA.Driver)},
-		{"  libnvrtc", none(d.CUDA.NVRTC)},
+		{"CUDA", cmp.Or(d.CUDA.Error, strings.Join(d.CUDA.Devices, "; "))},
+		{"  driver", library(d.CUDA.Driver, d.CUDA.DriverVersion)},
+		{"  NVRTC", library(d.CUDA.NVRTC, d.CUDA.NVRTCVersion)},
+		{"  kernel cache", none(d.CUDA.KernelCache)},
 		{"model store", none(d.Store)},
 		{"models", strings.Join(d.Models, ", ")},
 	}
@@ -170,6 +168,14 @@ func (d *diagnosis) print(w io.Writer) error {
 	return nil
 }
 
+// library says which file of a library serves, and its version.
+func library(l cuda.Library, version string) string {
+	if l.Path == "" {
+		return "not found"
+	}
+	return l.Path + ", CUDA " + version
+}
+
 // hugePages is the kernel's policy on transparent huge pages, which weights profit from.
 func hugePages() string {
 	raw, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -188,21 +194,6 @@ func hugePages() string {
 	default:
 		return policy
 	}
-}
-
-// findCUDA looks for files only.
-func findCUDA() cudaFiles {
-	dirs := append(filepath.SplitList(os.Getenv("LD_LIBRARY_PATH")), "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu",
-		"/usr/lib64", "/usr/lib", "/usr/lib/wsl/lib", "/usr/local/nvidia/lib64", "/usr/local/cuda/lib64")
-	find := func(pattern string) string {
-		for _, dir := range dirs {
-			if found, err := filepath.Glob(filepath.Join(dir, pattern)); err == nil && len(found) > 0 {
-				return found[0]
-			}
-		}
-		return ""
-	}
-	return cudaFiles{Driver: find("libcuda.so.1"), NVRTC: find("libnvrtc.so*"), Status: "not built into this version"}
 }
 
 // natsAddress is where the embedded server would listen.
