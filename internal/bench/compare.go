@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"text/tabwriter"
 
 	"github.com/troupe-engine/troupe/schemas"
@@ -166,11 +167,7 @@ func (r *CompareReport) WriteText(w io.Writer) error {
 			l.MeanTTFT, l.MeanTPOT, l.P99ITL, l.PerCPUSecond, l.Failed)
 	}
 	flush(table, p)
-	for _, l := range r.Levels {
-		if l.Ledger != nil {
-			p.line("%-3d %s", l.Concurrency, ledgerLine(l.Ledger))
-		}
-	}
+	r.writeLedgers(p)
 	first, last := r.Levels[0].Concurrency, r.Levels[len(r.Levels)-1].Concurrency
 	line := fmt.Sprintf("%d at once against %d: %.2f times the output (%.2f…%.2f)", last, first, r.Ratio, r.RatioLeast, r.RatioMost)
 	if r.Target != nil {
@@ -181,4 +178,17 @@ func (r *CompareReport) WriteText(w io.Writer) error {
 		p.line("the load generator took %.1f%% of this process' CPU time", 100**r.ClientShare)
 	}
 	return p.err
+}
+
+func (r *CompareReport) writeLedgers(p *printer) {
+	if r.Levels[0].Ledger == nil {
+		return
+	}
+	t := newLedgerTable(p, "at once")
+	for _, l := range r.Levels {
+		if l.Ledger != nil {
+			t.add(strconv.Itoa(l.Concurrency), l.Ledger)
+		}
+	}
+	t.flush()
 }

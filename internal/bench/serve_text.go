@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"strings"
+	"text/tabwriter"
 
 	"github.com/troupe-engine/troupe/schemas"
 )
@@ -48,7 +49,9 @@ func (r *ServeReport) WriteText(w io.Writer) error {
 		p.line("the load generator took %.1f%% of this process' CPU time", 100**r.ClientShare)
 	}
 	if r.Ledger != nil {
-		p.line("%s", ledgerLine(r.Ledger))
+		t := newLedgerTable(p, "")
+		t.add("per step", r.Ledger)
+		t.flush()
 	}
 	for _, e := range r.Errors {
 		p.line("failed: %s", e)
@@ -67,10 +70,25 @@ func centered(text, fill string) string {
 func (p *printer) count(name string, v int)     { p.line("%-40s %-10d", name, v) }
 func (p *printer) value(name string, v float64) { p.line("%-40s %-10s", name, fmt.Sprintf("%.2f", v)) }
 
-// ledgerLine is the average step's time in microseconds. Device and idle follow each other; the host works
-// meanwhile.
-func ledgerLine(l *schemas.Ledger) string {
-	n := float64(max(l.Steps, 1)) * 1e3
-	return fmt.Sprintf("step µs: device %.0f upload %.0f idle %.0f; plan %.0f memory %.0f launch %.0f emit %.0f",
-		float64(l.Device)/n, float64(l.Upload)/n, float64(l.Idle)/n, float64(l.Schedule)/n, float64(l.Memory)/n, float64(l.Launch)/n, float64(l.Emit)/n)
+// ledgerTable shows where the average step's time went. Device, upload and idle follow each other; the host
+// plans and launches the next step meanwhile.
+type ledgerTable struct {
+	p     *printer
+	table *tabwriter.Writer
 }
+
+func newLedgerTable(p *printer, label string) *ledgerTable {
+	t := &ledgerTable{p, tabwriter.NewWriter(p.w, 0, 0, 2, ' ', tabwriter.AlignRight)}
+	fmt.Fprintf(t.table, "%s\tsteps\tdevice µs\tupload\tidle\tplan\tmemory\tlaunch\temit\t\n", label)
+	return t
+}
+
+func (t *ledgerTable) add(label string, l *schemas.Ledger) {
+	fmt.Fprintf(t.table, "%s\t%d", label, l.Steps)
+	for _, ns := range []int64{l.Device, l.Upload, l.Idle, l.Schedule, l.Memory, l.Launch, l.Emit} {
+		fmt.Fprintf(t.table, "\t%.0f", float64(ns)/1e3/float64(max(l.Steps, 1)))
+	}
+	fmt.Fprint(t.table, "\t\n")
+}
+
+func (t *ledgerTable) flush() { flush(t.table, t.p) }
