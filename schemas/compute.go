@@ -6,8 +6,8 @@ package schemas
 type StepPlan struct {
 	_msgpack struct{} `msgpack:",as_array"`
 
-	Epoch Epoch  `json:"epoch"` // a new epoch resets slots and block tables; Step starts at 1
-	Step  StepID `json:"step"`
+	Epoch Epoch  `json:"epoch"` // a later epoch resets slots and block tables, and ends the earlier ones
+	Step  StepID `json:"step"`  // increases within an epoch, not always by 1
 
 	Copies I32 `json:"copies,omitempty"` // block pairs to copy first: source, destination, …
 
@@ -56,7 +56,8 @@ type StepResult struct {
 	Ledger Ledger `json:"ledger"`
 }
 
-// Ledger says where a step's wall time went, in nanoseconds. The parts sum to Wall.
+// Ledger says where the time of steps went, in nanoseconds. Upload, Device and Idle sum to the device's wall
+// time; the rest is the host's, which the pipeline hides behind them.
 type Ledger struct {
 	_msgpack struct{} `msgpack:",as_array"`
 

@@ -74,7 +74,8 @@ func parseHexID(b []byte) (uint64, error) {
 	return v, nil
 }
 
-// StepID numbers the steps of one scheduler epoch from 1. Steps execute in this order.
+// StepID numbers what a scheduler asks memory, from 1. A step that is granted runs under this number, and steps
+// run in this order; one that is not leaves a gap.
 type StepID uint64
 
 // Epoch changes whenever a scheduler starts anew; memory and compute then forget all sequences.

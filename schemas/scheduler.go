@@ -80,16 +80,15 @@ type SchedulerState struct {
 	Running     int32      `json:"running"`
 	Finished    uint64     `json:"finished"`
 	Preemptions uint64     `json:"preemptions"`
-	Tokens      uint64     `json:"tokens"`        // output tokens
-	Prefilled   uint64     `json:"prefilled"`     // prompt tokens computed
-	CachedTotal uint64     `json:"cached"`        // prompt tokens taken from the prefix cache
-	Discarded   uint64     `json:"discarded"`     // tokens computed after their sequence had ended
-	Ledger      Ledger     `json:"ledger"`        // sums over all steps
-	Seqs        []SeqState `json:"seqs"`          // the first SeqStatesMax sequences, in queue order
-	MoreSeqs    int32      `json:"more_seqs"`     // how many were left out
-	Overloads   uint64     `json:"overloads"`     // requests refused because the queue was full
-	StepErrors  uint64     `json:"step_errors"`   // steps the device failed
-	QueueFullMs int64      `json:"queue_full_ms"` // estimated wait at the end of the queue
+	Tokens      uint64     `json:"tokens"`      // output tokens
+	Prefilled   uint64     `json:"prefilled"`   // prompt tokens computed
+	CachedTotal uint64     `json:"cached"`      // prompt tokens taken from the prefix cache
+	Discarded   uint64     `json:"discarded"`   // tokens computed after their sequence had ended
+	Ledger      Ledger     `json:"ledger"`      // sums over all steps
+	Seqs        []SeqState `json:"seqs"`        // the first SeqStatesMax sequences, in queue order
+	MoreSeqs    int32      `json:"more_seqs"`   // how many were left out
+	Overloads   uint64     `json:"overloads"`   // requests refused because the queue was full
+	StepErrors  uint64     `json:"step_errors"` // steps the device failed
 }
 
 // SeqStatesMax bounds the sequences a SchedulerState lists.
