@@ -205,8 +205,6 @@ func (q question) isBeginning(texts []string) bool {
 	return true
 }
 
-func isTimeout(e *soak.Ending) bool { return e.Status == 504 }
-
 func TestAnswersSurviveABadNetwork(t *testing.T) {
 	qs := questions(t, 32)
 	for seed := *surviveSeed; seed < *surviveSeed+*surviveSeeds; seed++ {
@@ -221,8 +219,8 @@ func TestAnswersSurviveABadNetwork(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 			defer cancel()
 			began := time.Now()
-			wrong, again := askAll(ctx, t, c, qs, seed, isTimeout)
-			t.Logf("%d questions in %v, %d asked again after a timeout; %s", len(qs), time.Since(began).Round(time.Millisecond), again, faults)
+			wrong, _ := askAll(ctx, t, c, qs, seed, func(*soak.Ending) bool { return false })
+			t.Logf("%d questions in %v; %s", len(qs), time.Since(began).Round(time.Millisecond), faults)
 			for _, w := range wrong {
 				t.Errorf("%s: %s", faults, w)
 			}
@@ -240,7 +238,7 @@ func TestAnswersSurviveABadNetwork(t *testing.T) {
 func TestAnswersSurviveLostPeers(t *testing.T) {
 	qs := questions(t, 24)
 	for name, n := range map[string]network{
-		"in process": {stepTimeMax: time.Second},
+		"in process": {},
 		"over NATS":  {stepTimeMax: time.Second, remoteOnly: true, attemptTimeMax: 100 * time.Millisecond},
 		"on a bad network": {stepTimeMax: 2 * time.Second, remoteOnly: true, attemptTimeMax: 100 * time.Millisecond,
 			faults: &bus.Faults{Seed: 7, Drop: 0.02, Duplicate: 0.1, Delay: 0.2, DelayMax: 10 * time.Millisecond}},

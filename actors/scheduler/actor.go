@@ -146,6 +146,11 @@ func (a *Actor) step(ctx context.Context, event Event) Effects {
 		fx = a.advance(event)
 		emit = append(emit, fx.Emit...)
 	}
+	if first.Repeat != nil {
+		if _, err := a.compute.Call(ctx, first.Repeat); err != nil {
+			a.log.Warn().Err(err).Uint64("step", uint64(first.Repeat.Step)).Msg("a step's result is late, and compute does not take its plan again")
+		}
+	}
 	planned := time.Since(began)
 	a.hand(emit)
 	a.ledger.Memory += memory.Nanoseconds()

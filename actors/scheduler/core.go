@@ -86,6 +86,10 @@ type Effects struct {
 	// neither Reserve nor Execute: the pipeline is then full or there is nothing to run.
 	Execute *schemas.StepPlan
 
+	// Repeat is a plan whose result is late; it goes to compute once more. One that has it acknowledges it; one that
+	// was restarted takes it, finds that it lacks what came before, and says so.
+	Repeat *schemas.StepPlan
+
 	Accepted  *schemas.SubmitReply
 	Refused   *schemas.Error
 	Cancelled int32
@@ -250,7 +254,7 @@ func (c *Core) Step(nowNs int64, event Event) Effects {
 		c.lost(e.Err)
 	case Tick:
 		c.expire()
-		c.watch()
+		fx.Repeat = c.watch()
 	case More:
 	case PolicyChosen:
 		c.setPolicy(e.Policy)

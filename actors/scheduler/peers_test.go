@@ -54,6 +54,36 @@ func TestAResultThatNeverComesIsGivenUp(t *testing.T) {
 	}
 }
 
+// TestALatePlanIsRepeatedOnce: a compute that was restarted learns what it has missed, one that is slow is not
+// bothered again.
+func TestALatePlanIsRepeatedOnce(t *testing.T) {
+	cfg := peersConfig()
+	cfg.StepTimeMaxMs = 60_000
+	w := newWorld(t, cfg)
+	for n := range uint32(3) {
+		if err := w.submit(peersRequest(n + 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	oldest := w.queue[0]
+	for _, at := range []struct {
+		ms       int64
+		repeated *schemas.StepPlan
+	}{{1900, nil}, {2100, oldest}, {2200, nil}, {9000, nil}} {
+		w.now = at.ms * 1e6
+		if fx, _ := w.event(Tick{}); fx.Repeat != at.repeated {
+			t.Errorf("after %d ms, %+v is repeated; want %+v", at.ms, fx.Repeat, at.repeated)
+		}
+	}
+	w.finish()
+	w.now += 2100e6
+	if fx, _ := w.event(Tick{}); fx.Repeat != w.queue[0] {
+		t.Errorf("the next plan is late, but %+v is repeated", fx.Repeat)
+	}
+	w.drain()
+	w.check()
+}
+
 func TestADeviceThatNeverAnswersEndsEveryRequestWithAnError(t *testing.T) {
 	w := newWorld(t, peersConfig())
 	if err := w.submit(peersRequest(1)); err != nil {

@@ -18,7 +18,9 @@ type flight struct {
 	step schemas.StepID
 	rows []*Sequence
 	// sampled[i] says that row i sampled; its token comes with the result.
-	sampled []bool
+	sampled  []bool
+	plan     *schemas.StepPlan
+	repeated bool // the plan went out again
 }
 
 // propose asks memory for the next step, or returns nil if the pipeline is full, memory has yet to
@@ -158,7 +160,7 @@ func (c *Core) granted(reply *schemas.ReserveReply) *schemas.StepPlan {
 		Seq: make(schemas.U64, 0, n), Slot: make(schemas.I32, 0, n), Start: make(schemas.I32, 0, n), Count: make(schemas.I32, 0, n),
 		Known: make(schemas.I32, 0, n), Sample: make(schemas.U8, 0, n), BlockFrom: make(schemas.I32, 0, n),
 		BlockCount: make(schemas.I32, 0, n), Blocks: make(schemas.I32, 0, len(reply.Blocks))}
-	f := &flight{step: p.step, rows: make([]*Sequence, 0, n), sampled: make([]bool, 0, n)}
+	f := &flight{step: p.step, plan: plan, rows: make([]*Sequence, 0, n), sampled: make([]bool, 0, n)}
 	next := int32(0) // in reply.Blocks
 	for i, s := range p.rows {
 		blocks := reply.Blocks[next : next+reply.BlockCount[i]]

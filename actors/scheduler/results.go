@@ -70,17 +70,28 @@ func badResult(r *schemas.StepResult, param, format string, args ...any) *schema
 	return e
 }
 
-// watch gives up a step whose result does not come: it, its plan or compute itself is gone.
-func (c *Core) watch() {
-	if c.cfg.StepTimeMaxMs == 0 || len(c.flights) == 0 {
-		return
+// repeatAfterNs is how late a result must be for its plan to be repeated.
+const repeatAfterNs = 2_000_000_000
+
+// watch looks after the oldest step: late, its plan is to be repeated; much later, it is given up: it, its result
+// or compute itself is gone.
+func (c *Core) watch() *schemas.StepPlan {
+	if len(c.flights) == 0 {
+		return nil
 	}
-	if late := (c.now - c.headNs) / 1e6; late > c.cfg.StepTimeMaxMs {
-		e := schemas.Errorf(schemas.KindTimeout, "step", "no result for %d ms; the limit is %d ms", late, c.cfg.StepTimeMaxMs).
+	f, late := c.flights[0], c.now-c.headNs
+	if limit := c.cfg.StepTimeMaxMs; limit != 0 && late/1e6 > limit {
+		e := schemas.Errorf(schemas.KindTimeout, "step", "no result for %d ms; the limit is %d ms", late/1e6, limit).
 			WithHint("is compute overloaded or gone? `nats micro ls` lists the actors that run")
-		e.Step = c.flights[0].step
+		e.Step = f.step
 		c.lost(e)
+		return nil
 	}
+	if f.repeated || late < repeatAfterNs {
+		return nil
+	}
+	f.repeated = true
+	return f.plan
 }
 
 // sampled appends a token to s and ends the sequence if it is the last.
