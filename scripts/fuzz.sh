@@ -8,7 +8,7 @@ trap 'rm -f "$log"' EXIT
 targets=0
 while IFS=: read -r file name; do
   package=./$(dirname "$file")
-  if timeout $((seconds + 90)) go test -run '^$' -fuzz "^$name\$" -fuzztime "${seconds}s" "$package" >"$log" 2>&1; then
+  if timeout $((seconds + 90)) go test -run '^$' -fuzz "^$name\$" -fuzztime "${seconds}s" "$package" >"$log" 2>&1 && grep -q "fuzz: elapsed" "$log"; then
     printf 'fuzz: %-45s %s\n' "$package" "$name: $(grep -o 'execs: [0-9]*' "$log" | tail -1)"
   # The fuzzer may report its own end of time as a failure (https://go.dev/issue/75804): without an
   # input there is none.

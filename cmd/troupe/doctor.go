@@ -160,7 +160,7 @@ func (d *diagnosis) print(w io.Writer) error {
 			if i > 0 {
 				r[0] = ""
 			}
-			if _, err := fmt.Fprintf(w, "%-*s  %s\n", name, shorten(r[0], name), line); err != nil {
+			if _, err := fmt.Fprintf(w, "%-*s  %s\n", name, shorten(r[0], name), shorten(line, columnsMax-name-2)); err != nil {
 				return err
 			}
 		}
