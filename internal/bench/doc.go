@@ -12,7 +12,7 @@
 //	client.go    who sends them: over HTTP (client_http.go) or NATS (client_nats.go)
 //	serve.go     one run under load; metrics.go what it means; serve_text.go the report
 //	compare.go   several concurrencies, alternating in one run
-//	cpushare.go  how much of the processor's time the load generator itself took
+//	cpushare.go  how much of the processor's time the load generator itself took; cpu_*.go how much all did
 //
 // Both report quantities under the names that others use, with medians of alternating rounds, because a
 // machine is rarely quiet.
