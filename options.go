@@ -1,6 +1,8 @@
 package troupe
 
 import (
+	"fmt"
+	"math"
 	"os"
 	"slices"
 	"time"
@@ -59,14 +61,13 @@ func (o *Options) Validate() error {
 	}{{"threads", o.Threads, 0}, {"context_max", o.ContextMax, 0}, {"kv_blocks", o.KVBlocks, 0}, {"sequences_max", o.SequencesMax, 1},
 		{"waiting_max", o.WaitingMax, 1}, {"tokens_step_max", o.TokensStepMax, 1}, {"block_size", o.BlockSize, 1},
 		{"pipeline_depth", o.PipelineDepth, 1}, {"requests_max", o.RequestsMax, 1}, {"output_tokens_default", o.OutputTokensDefault, 1}} {
-		if f.value < f.lowest {
-			if f.lowest == 0 {
-				return bad(f.key, f.value, "0 or more")
-			}
-			return bad(f.key, f.value, "at least 1")
+		if f.value < f.lowest || f.value > math.MaxInt32 { // counts travel as int32
+			return bad(f.key, f.value, fmt.Sprintf("%d to %d", f.lowest, math.MaxInt32))
 		}
 	}
 	switch {
+	case o.PipelineDepth > replica.DepthMax:
+		return bad("pipeline_depth", o.PipelineDepth, fmt.Sprintf("1 to %d", replica.DepthMax))
 	case o.KVBytesMax < 0:
 		return bad("kv_bytes_max", o.KVBytesMax, "0 or more bytes")
 	case o.TokensStepMax < o.SequencesMax:

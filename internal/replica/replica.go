@@ -50,6 +50,7 @@ const (
 	TokensStepDefault = 512
 	BlockSizeDefault  = 16
 	DepthDefault      = 2
+	DepthMax          = compute.QueuedMax / 2 // the device's queue also holds the steps of an epoch that was given up
 	PolicyDefault     = "fcfs"
 	KVBytesDefault    = 4 << 30
 	StepTimeDefault   = 5 * time.Minute // more than the longest prefill chunk of a large model on a slow CPU
