@@ -217,5 +217,9 @@ func openSpoilt(t *testing.T, base string, s spoiler) error {
 			t.Error(err)
 		}
 	}
+	// Where the system tells (Linux), no file of the model is still mapped.
+	if maps, unknown := os.ReadFile("/proc/self/maps"); unknown == nil && strings.Contains(string(maps), dir) {
+		t.Error("a file of the refused model is still mapped into memory")
+	}
 	return err
 }
