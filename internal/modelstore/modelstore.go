@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"sort"
 	"strings"
@@ -39,14 +40,13 @@ func Find(name string) (*Model, error) {
 	if name == "" || name == defaultmodel.Name {
 		return embedded(), nil
 	}
-	candidates := []string{name}
 	if dir := Dir(); dir != "" && filepath.IsLocal(name) {
-		candidates = append([]string{filepath.Join(dir, name)}, candidates...)
-	}
-	for _, path := range candidates {
-		if m := at(filepath.Base(filepath.Clean(path)), path); m != nil {
+		if m := at(filepath.ToSlash(filepath.Clean(name)), filepath.Join(dir, name)); m != nil {
 			return m, nil
 		}
+	}
+	if m := at(filepath.Base(filepath.Clean(name)), name); m != nil {
+		return m, nil
 	}
 	return nil, schemas.Errorf(schemas.KindNotFound, "find model", "%q is neither a model's name nor a directory with a config.json", name).
 		WithParam("model").WithHint("`troupe models` lists the names; a directory needs config.json, tokenizer.json and *.safetensors")
@@ -56,17 +56,17 @@ func Find(name string) (*Model, error) {
 func List() []*Model {
 	list := []*Model{embedded()}
 	dir := Dir()
-	configs, _ := filepath.Glob(filepath.Join(dir, "*", "config.json")) // only a bad pattern is an error
-	nested, _ := filepath.Glob(filepath.Join(dir, "*", "*", "config.json"))
+	if dir == "" {
+		return list
+	}
+	store := os.DirFS(dir)
+	configs, _ := fs.Glob(store, "*/config.json") // only a bad pattern is an error
+	nested, _ := fs.Glob(store, "*/*/config.json")
 	configs = append(configs, nested...)
 	sort.Strings(configs)
-	for _, c := range configs {
-		path := filepath.Dir(c)
-		name, err := filepath.Rel(dir, path)
-		if err != nil {
-			continue
-		}
-		if m := at(filepath.ToSlash(name), path); m != nil {
+	for _, config := range configs {
+		name := path.Dir(config)
+		if m := at(name, filepath.Join(dir, filepath.FromSlash(name))); m != nil {
 			list = append(list, m)
 		}
 	}
@@ -79,18 +79,19 @@ func embedded() *Model {
 	return m
 }
 
-func at(name, path string) *Model {
-	if info, err := os.Stat(filepath.Join(path, "config.json")); err != nil || info.IsDir() {
+// at is the model in dir, or nil if there is none.
+func at(name, dir string) *Model {
+	if info, err := os.Stat(filepath.Join(dir, "config.json")); err != nil || info.IsDir() {
 		return nil
 	}
-	if absolute, err := filepath.Abs(path); err == nil {
-		path = absolute
+	if absolute, err := filepath.Abs(dir); err == nil {
+		dir = absolute
 		if name == "." || strings.HasPrefix(name, "..") {
-			name = filepath.Base(path)
+			name = filepath.Base(dir)
 		}
 	}
-	files := os.DirFS(path)
-	return &Model{Name: name, Path: path, Bytes: size(files), Files: files}
+	files := os.DirFS(dir)
+	return &Model{Name: name, Path: dir, Bytes: size(files), Files: files}
 }
 
 func size(files fs.FS) (total int64) {
