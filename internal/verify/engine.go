@@ -105,9 +105,10 @@ func (e *engine) collect(_ context.Context, b *schemas.TokenBatch) (*schemas.Ack
 			o.tokens = append(o.tokens, b.Token[i])
 		}
 		o.cached = b.Cached[i]
-		if o.finish = schemas.FinishReason(b.Finish[i]); o.finish == schemas.FinishError && len(b.Errors) > 0 {
-			o.err = &b.Errors[0].Error
-		}
+		o.finish = schemas.FinishReason(b.Finish[i])
+	}
+	for i := range b.Errors {
+		e.of(b.Errors[i].Seq).err = &b.Errors[i].Error
 	}
 	select {
 	case e.ended <- struct{}{}:

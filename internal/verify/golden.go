@@ -47,11 +47,11 @@ func ReadGolden(files fs.FS) (*Golden, error) {
 	if err != nil {
 		return nil, err
 	}
-	if logits.DType != safetensors.F32 || len(logits.Shape) != 2 || int(logits.Shape[0]) != len(doc.Prompt) {
+	if logits.DType != safetensors.F32 || len(logits.Shape) != 2 || logits.Shape[0] != len(doc.Prompt) {
 		return nil, fmt.Errorf("golden.safetensors: logits is %v %v; want F32 [%d, vocabulary]", logits.DType, logits.Shape, len(doc.Prompt))
 	}
 	g := &Golden{Prompt: doc.Prompt, Greedy: doc.Greedy, Margin: doc.Margin}
-	vocab := int(logits.Shape[1])
+	vocab := logits.Shape[1]
 	for row := range doc.Prompt {
 		values := make([]float32, vocab)
 		for i := range values {

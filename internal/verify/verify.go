@@ -121,7 +121,7 @@ func Run(ctx context.Context, files fs.FS, g *Golden, open func() (gpu.Device, e
 func (r *Result) judge(tol float64, happened func(*Result) string) {
 	switch {
 	case r.Failure != "":
-	case !(r.MaxError <= tol): // also for NaN
+	case !(r.MaxError <= tol): // also for a NaN tolerance
 		r.Failure = fmt.Sprintf("logit error %.3g is over %.3g", r.MaxError, tol)
 	case r.Greedy < r.GreedyOf:
 		r.Failure = fmt.Sprintf("greedy token %d differs", r.Greedy)
@@ -185,11 +185,18 @@ func compare(r *Result, o *outcome, g *Golden, alone *outcome) {
 		if int(pos) >= len(g.Prompt) {
 			continue
 		}
+		if len(row) != len(g.Logits[pos]) {
+			r.Failure = fmt.Sprintf("the golden has logits of %d tokens, the model of %d", len(g.Logits[pos]), len(row))
+			return
+		}
 		r.Positions++
 		for i, v := range row {
-			if d := math.Abs(float64(v) - float64(g.Logits[pos][i])); !(d <= r.MaxError) {
-				r.MaxError = d
+			d := math.Abs(float64(v) - float64(g.Logits[pos][i]))
+			if math.IsNaN(d) || math.IsInf(d, 0) { // no number of a report
+				r.Failure = fmt.Sprintf("the logit of token %d at position %d is %v, the golden's %v", i, pos, v, g.Logits[pos][i])
+				return
 			}
+			r.MaxError = max(r.MaxError, d)
 		}
 	}
 }
