@@ -96,6 +96,8 @@ const (
 	attentionRows    = 16 // query rows per block
 	attentionThreads = 128
 	headDimMax       = 256
+	// Up to this width a tile of keys is copied while another is used.
+	attentionTwoStages = 4
 )
 
 // attentionWidths are the compiled kernels, in units of 32 dimensions.
@@ -114,8 +116,11 @@ func attentionName(width int) string { return fmt.Sprintf("attention_%d", width)
 func attentionKernel(headDim int) (name string, sharedBytes int) {
 	for _, w := range attentionWidths {
 		if headDim <= 32*w {
-			padded := (headDim + 3) &^ 3
-			return attentionName(w), 4 * (attentionRows*padded + attentionTile*(padded+4) + attentionTile*32*w)
+			padded, stages := (headDim+3)&^3, 1
+			if w <= attentionTwoStages {
+				stages = 2
+			}
+			return attentionName(w), 4 * (attentionRows*padded + stages*attentionTile*(padded+4+32*w))
 		}
 	}
 	return "", 0

@@ -85,6 +85,9 @@ func Open(o Options) (*Device, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := d.start(o.Device, code); err != nil {
+		if errors.Is(err, gpu.ErrDeviceLost) {
+			err = fmt.Errorf("%w; after a fault CUDA refuses the whole process: restart it", err)
+		}
 		return nil, errors.Join(err, d.stop())
 	}
 	return d, nil

@@ -104,7 +104,7 @@ const (
 )
 
 // matMulTiles are the compiled kernels: tokens and rows of W per warp.
-var matMulTiles = []struct{ tokens, rows int }{{1, 2}, {2, 4}, {4, 4}, {8, 4}, {matMulTokensMax, 4}}
+var matMulTiles = []struct{ tokens, rows int }{{1, 2}, {2, 2}, {4, 4}, {8, 4}, {matMulTokensMax, 4}}
 
 func matMulNames() (names []string) {
 	for _, dtype := range []gpu.DType{gpu.F32, gpu.F16, gpu.BF16} {

@@ -10,7 +10,7 @@ import (
 	"github.com/troupe-engine/troupe/gpu/ref"
 )
 
-const sampleThreads = 512 // THREADS in sample.cu
+const sampleThreads = 1024 // THREADS in sample.cu
 
 // sampleRow is laid out as SampleRow in sample.cu.
 type sampleRow struct {

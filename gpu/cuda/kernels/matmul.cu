@@ -27,7 +27,7 @@ __device__ void matmul(const MatMulArgs& a) {
   KERNEL __launch_bounds__(32 * WARPS) matmul_##name##_##T(MatMulArgs a) { matmul<W, T, R, true>(a); } \
   KERNEL __launch_bounds__(32 * WARPS) matmul_##name##_##T##_odd(MatMulArgs a) { matmul<W, T, R, false>(a); }
 
-#define MATMULS(name, W) MATMUL(name, W, 1, 2) MATMUL(name, W, 2, 4) MATMUL(name, W, 4, 4) MATMUL(name, W, 8, 4) MATMUL(name, W, 16, 4)
+#define MATMULS(name, W) MATMUL(name, W, 1, 2) MATMUL(name, W, 2, 2) MATMUL(name, W, 4, 4) MATMUL(name, W, 8, 4) MATMUL(name, W, 16, 4)
 
 MATMULS(f32, F32)
 MATMULS(f16, F16)

@@ -1,10 +1,12 @@
-// Sampling and log probabilities. Package gpu/ref defines the results; what follows is exact
-// except where two candidates differ by less than float64 rounding of exp and log, or where the
-// top-p mass is within V * 2^-45 of the threshold.
+// Sampling and log probabilities. Package gpu/ref defines the results; a draw differs from its
+// definition only where two candidates differ by less than float64 rounding of log, or where the
+// top-p mass, summed from float32 exponentials, is within float32 rounding of the threshold.
 //
-// A block per row. Nothing sorts: a cut is found by radix descent over the ranking key, with
-// counts for top-k and masses for top-p. Masses are integers in units of 2^-44, so the order in
-// which threads add them cannot change a draw.
+// A block per row. Nothing sorts. One pass surveys how many tokens, and how much mass, lie
+// within 1, 2, 4, … nats of the largest; those that a cut needs are gathered in shared memory if
+// they fit, and the cut is found by radix descent over the ranking key: by counts for top-k, by
+// mass for top-p. Masses are integers in units of 2^-44, so the order in which threads add them
+// cannot change a draw.
 
 struct SampleRow { // one row of SampleArgs.params
   float temperature, top_p, min_p_log; // min_p_log: log(min_p), or -inf for off
@@ -15,9 +17,11 @@ struct SampleRow { // one row of SampleArgs.params
 
 struct SampleArgs { const float* logits; const SampleRow* params; int* out; int* last; int vocab, slots; };
 
-constexpr int THREADS = 512;
+constexpr int THREADS = 1024;
+constexpr int CANDIDATES = 4096; // gathered at most
+constexpr int DEPTHS = 8;        // 1, 2, 4, … 64 nats below the largest, and everything
 constexpr u64 GOLDEN = 0x9E3779B97F4A7C15ull;
-constexpr double MASS_UNIT = 17592186044416.0; // 2^44
+constexpr float MASS_UNIT = 17592186044416.0f; // 2^44
 
 __device__ __forceinline__ u64 mix64(u64 z) { // SplitMix64's output function
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
@@ -25,8 +29,9 @@ __device__ __forceinline__ u64 mix64(u64 z) { // SplitMix64's output function
   return z ^ (z >> 31);
 }
 
-__device__ __forceinline__ double gumbel(u64 key, int id) {
-  u64 bits = mix64(key + GOLDEN * (u64)(u32)id + GOLDEN);
+__device__ __forceinline__ u64 noise_bits(u64 key, int id) { return mix64(key + GOLDEN * (u64)(u32)id + GOLDEN); }
+
+__device__ __forceinline__ double gumbel(u64 bits) {
   double u = ((double)(bits >> 12) + 0.5) * 0x1p-52;
   return -log(-log(u));
 }
@@ -39,110 +44,198 @@ __device__ __forceinline__ u64 rank_key(float value, int id) {
   return (u64)bits << 32 | (u32)~id;
 }
 
-// The float whose rank_key has the given upper half.
 __device__ __forceinline__ float rank_value(u64 key) {
   u32 bits = (u32)(key >> 32);
   return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
 }
 
+__device__ __forceinline__ int rank_id(u64 key) { return (int)~(u32)key; }
+
 struct Shared {
+  u64 candidates[CANDIDATES];
   u64 histogram[256];
-  u64 key, before; // of a descent: the prefix so far, what lies ahead of it
+  u64 masses[DEPTHS];
+  u32 counts[DEPTHS];
+  u32 gathered;
+  u64 key, rest; // of a descent: the prefix so far, what of the target is left
   u64 sums[33];
-  float room[33];
   double best[32];
   int best_id[32];
 };
 
-// The largest key of the block; all threads get it.
-__device__ u64 block_largest(u64 key, Shared& sh) {
-  for (int o = 16; o > 0; o >>= 1) {
-    u64 other = __shfl_xor_sync(FULL, key, o);
-    if (other > key) key = other;
+// A row with what its draw needs.
+struct Draw {
+  const float* row;
+  int vocab;
+  SampleRow p;
+  float largest; // of the scaled logits
+  u64 floor;     // no key below it is left
+  int listed;    // candidates in Shared, or -1: the whole row is
+
+  __device__ bool passes(float v) const { return v - largest >= p.min_p_log; }
+  __device__ u64 mass(float v) const { return __float2ull_rn(expf(v - largest) * MASS_UNIT); }
+};
+
+// Calls f(logit, id) for this thread's share of a row, four loads at a time.
+template <class F>
+__device__ __forceinline__ void each_logit(const float* row, int vocab, F f) {
+  int i = threadIdx.x;
+  for (; i + 3 * THREADS < vocab; i += 4 * THREADS) {
+    float v[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) v[j] = row[i + j * THREADS];
+#pragma unroll
+    for (int j = 0; j < 4; j++) f(v[j], i + j * THREADS);
   }
-  __syncthreads();
-  if (lane_id() == 0) sh.sums[warp_id()] = key;
-  __syncthreads();
-  for (int i = 0; i < THREADS / 32; i++)
-    if (sh.sums[i] > key) key = sh.sums[i];
-  __syncthreads();
-  return key;
+  for (; i < vocab; i += THREADS) f(row[i], i);
 }
 
-// The smallest key with which the measure of all keys from the top, down to floor, reaches
-// target (at least 1, at most their total). measure(key) is an integer, zero for a key that
-// does not take part.
+// Calls f(scaled logit, key) for this thread's share of what is left.
+template <class F>
+__device__ __forceinline__ void each_left(const Draw& d, const Shared& sh, F f) {
+  if (d.listed >= 0) {
+    for (int i = threadIdx.x; i < d.listed; i += THREADS) {
+      u64 key = sh.candidates[i];
+      if (key >= d.floor) f(rank_value(key), key);
+    }
+    return;
+  }
+  each_logit(d.row, d.vocab, [&](float logit, int id) {
+    float v = logit / d.p.temperature;
+    u64 key = rank_key(v, id);
+    if (d.passes(v) && key >= d.floor) f(v, key);
+  });
+}
+
+// The smallest key with which the measure of all keys from the top on reaches target, which is
+// at least 1 and at most their total. measure(v) is an integer.
 template <class Measure>
-__device__ u64 descend(const float* row, const SampleArgs& a, float temperature, u64 floor, u64 target, Shared& sh, Measure measure) {
+__device__ u64 descend(const Draw& d, Shared& sh, u64 target, Measure measure) {
   u64 prefix = 0;
   for (int shift = 56; shift >= 0; shift -= 8) {
-    for (int i = threadIdx.x; i < 256; i += THREADS) sh.histogram[i] = 0;
+    if (threadIdx.x < 256) sh.histogram[threadIdx.x] = 0;
     __syncthreads();
     u64 mask = shift == 56 ? 0 : ~0ull << (shift + 8);
-    for (int i = threadIdx.x; i < a.vocab; i += THREADS) {
-      u64 key = rank_key(row[i] / temperature, i);
-      if (key < floor || (key & mask) != prefix) continue;
-      u64 amount = measure(key);
+    each_left(d, sh, [&](float v, u64 key) {
+      if ((key & mask) != prefix) return;
+      u64 amount = measure(v);
       if (amount) atomicAdd(&sh.histogram[key >> shift & 255], amount);
-    }
+    });
     __syncthreads();
-    if (threadIdx.x == 0) {
-      int digit = 255;
-      for (; digit > 0 && sh.histogram[digit] < target; digit--) target -= sh.histogram[digit];
-      sh.key = prefix | (u64)digit << shift;
-      sh.before = target;
+    if (warp_id() == 0) { // lane l holds the digits from 255-8l down
+      int digit = 255 - 8 * lane_id();
+      u64 sum = 0;
+      for (int j = 0; j < 8; j++) sum += sh.histogram[digit - j];
+      u64 upto = sum;
+      for (int o = 1; o < 32; o *= 2) {
+        u64 other = __shfl_up_sync(FULL, upto, o);
+        if (lane_id() >= o) upto += other;
+      }
+      u32 reached = __ballot_sync(FULL, upto >= target);
+      if (lane_id() == (reached ? __ffs(reached) - 1 : 31)) {
+        u64 rest = target - (upto - sum);
+        for (int j = 0; j < 7 && sh.histogram[digit] < rest; j++) rest -= sh.histogram[digit--];
+        sh.key = prefix | (u64)digit << shift;
+        sh.rest = rest;
+      }
     }
     __syncthreads();
     prefix = sh.key;
-    target = sh.before;
+    target = sh.rest;
   }
   return prefix;
 }
 
-// The last key, in rank order, that min-p, top-k and top-p leave.
-__device__ u64 cut(const float* row, const SampleArgs& a, const SampleRow& p, float largest, Shared& sh) {
-  u64 floor = 0;
-  if (p.min_p_log > -INFINITE) { // the lowest value that passes; values in between fail alike
-    u64 lowest = ~0ull;
-    for (int i = threadIdx.x; i < a.vocab; i += THREADS) {
-      float v = row[i] / p.temperature;
-      if (v - largest >= p.min_p_log) lowest = min(lowest, rank_key(v, i));
-    }
-    floor = ~block_largest(~lowest, sh);
-  }
-  if (p.top_k > 0 && p.top_k < a.vocab) {
-    u64 count = 0;
-    for (int i = threadIdx.x; i < a.vocab; i += THREADS) count += rank_key(row[i] / p.temperature, i) >= floor;
-    count = block_sum(count, sh.sums);
-    if (count > (u64)p.top_k) floor = descend(row, a, p.temperature, floor, p.top_k, sh, [](u64) { return 1ull; });
-  }
-  if (p.top_p < 1) {
-    auto mass = [&](u64 key) { return __double2ull_rn(exp((double)rank_value(key) - largest) * MASS_UNIT); };
-    u64 total = 0;
-    for (int i = threadIdx.x; i < a.vocab; i += THREADS) {
-      u64 key = rank_key(row[i] / p.temperature, i);
-      if (key >= floor) total += mass(key);
-    }
-    total = block_sum(total, sh.sums);
-    u64 target = __double2ull_ru((double)p.top_p * (double)total);
-    floor = descend(row, a, p.temperature, floor, min(max(target, 1ull), total), sh, mass);
-  }
-  return floor;
+// The least mass that top-p keeps of total.
+__device__ __forceinline__ u64 mass_target(float top_p, u64 total) {
+  return min(max(__double2ull_ru((double)top_p * (double)total), 1ull), total);
 }
 
-// argmax of value + noise over the keys from floor on, ties to the lower id.
-__device__ int race(const float* row, const SampleArgs& a, const SampleRow& p, u64 floor, Shared& sh) {
-  double best = -INFINITE;
-  int id = -1;
-  for (int i = threadIdx.x; i < a.vocab; i += THREADS) {
-    float scaled = row[i] / p.temperature;
-    if (rank_key(scaled, i) < floor) continue;
-    double v = (double)scaled + gumbel(p.key, i);
-    if (v > best) best = v, id = i;
+// Counts the tokens that pass min-p, and their mass, by depth.
+__device__ void survey(const Draw& d, Shared& sh) {
+  u32 counts[DEPTHS] = {};
+  u64 masses[DEPTHS] = {};
+  each_logit(d.row, d.vocab, [&](float logit, int) {
+    float v = logit / d.p.temperature;
+    if (!d.passes(v)) return;
+    u64 mass = d.p.top_p < 1 ? d.mass(v) : 0;
+#pragma unroll
+    for (int i = 0; i < DEPTHS; i++) {
+      bool within = i == DEPTHS - 1 || d.largest - v <= (float)(1 << i);
+      counts[i] += within;
+      masses[i] += within ? mass : 0;
+    }
+  });
+  if (threadIdx.x < DEPTHS) sh.counts[threadIdx.x] = 0, sh.masses[threadIdx.x] = 0;
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < DEPTHS; i++) {
+    u32 count = __reduce_add_sync(FULL, counts[i]);
+    u64 mass = masses[i];
+    for (int o = 16; o > 0; o >>= 1) mass += __shfl_xor_sync(FULL, mass, o);
+    if (lane_id() == 0) atomicAdd(&sh.counts[i], count), atomicAdd(&sh.masses[i], mass);
   }
+  __syncthreads();
+}
+
+// Lists the tokens of the least depth that is enough, if they fit.
+template <class Enough>
+__device__ void gather(Draw& d, Shared& sh, Enough enough) {
+  int depth = 0;
+  while (depth < DEPTHS - 1 && !enough(depth)) depth++;
+  if (sh.counts[depth] > CANDIDATES) return;
+  if (threadIdx.x == 0) sh.gathered = 0;
+  __syncthreads();
+  each_logit(d.row, d.vocab, [&](float logit, int id) {
+    float v = logit / d.p.temperature;
+    if (d.passes(v) && (depth == DEPTHS - 1 || d.largest - v <= (float)(1 << depth))) sh.candidates[atomicAdd(&sh.gathered, 1u)] = rank_key(v, id);
+  });
+  __syncthreads();
+  d.listed = (int)sh.counts[depth];
+}
+
+// Applies top-k and top-p: raises the floor to the last key, in rank order, that they leave.
+__device__ void cut(Draw& d, Shared& sh) {
+  bool by_count = d.p.top_k > 0 && d.p.top_k < d.vocab;
+  if (!by_count && !(d.p.top_p < 1)) return;
+  survey(d, sh);
+  u64 total = sh.masses[DEPTHS - 1];
+  by_count = by_count && (u32)d.p.top_k < sh.counts[DEPTHS - 1];
+  if (by_count) {
+    gather(d, sh, [&](int depth) { return sh.counts[depth] >= (u32)d.p.top_k; });
+    d.floor = descend(d, sh, d.p.top_k, [](float) { return 1ull; });
+    total = 0;
+    each_left(d, sh, [&](float v, u64) { total += d.mass(v); });
+    total = block_sum(total, sh.sums);
+  }
+  if (d.p.top_p < 1) {
+    u64 target = mass_target(d.p.top_p, total);
+    if (!by_count) gather(d, sh, [&](int depth) { return sh.masses[depth] >= target; });
+    d.floor = descend(d, sh, target, [&](float v) { return d.mass(v); });
+  }
+}
+
+// argmax of value + noise over what is left, ties to the lower id.
+//
+// Most tokens cannot win, and their noise needs no logarithm: with u the token's uniform,
+// value + gumbel > best needs 1-u < exp(value-best) = exp(value-largest) * exp(largest-best).
+// The slack covers the rounding of float32, so the winner is that of computing all of them.
+__device__ int race(const Draw& d, Shared& sh) {
+  const float slack = 1.0002f;
+  double best = -INFINITE;
+  float bound = INFINITE; // slack * exp(largest - best)
+  int id = -1;
   auto take = [&](double v, int i) {
-    if (i >= 0 && (id < 0 || v > best || (v == best && i < id))) best = v, id = i;
+    if (i < 0 || (id >= 0 && (v < best || (v == best && i > id)))) return;
+    best = v, id = i;
   };
+  each_left(d, sh, [&](float v, u64 key) {
+    u64 bits = noise_bits(d.p.key, rank_id(key));
+    float chance = (float)(u32)(~bits >> 32) * 0x1p-32f; // 1-u, rounded down before the slack
+    if (!(chance <= expf(v - d.largest) * bound)) return;
+    take((double)v + gumbel(bits), rank_id(key));
+    bound = slack * expf((float)(d.largest - best));
+  });
   for (int o = 16; o > 0; o >>= 1) {
     double v = __shfl_xor_sync(FULL, best, o);
     int i = __shfl_xor_sync(FULL, id, o);
@@ -154,28 +247,30 @@ __device__ int race(const float* row, const SampleArgs& a, const SampleRow& p, u
   return id;
 }
 
-__device__ int draw(const float* row, const SampleArgs& a, const SampleRow& p, Shared& sh) {
+__device__ int draw(const float* row, int vocab, const SampleRow& p, Shared& sh) {
   u64 top = 0;
   int nan = 0;
-  for (int i = threadIdx.x; i < a.vocab; i += THREADS) {
-    float v = row[i];
+  each_logit(row, vocab, [&](float v, int id) {
     nan |= v != v;
-    u64 key = rank_key(v, i);
-    if (key > top) top = key;
-  }
+    top = max(top, rank_key(v, id));
+  });
   if (__syncthreads_or(nan)) return -1;
-  top = block_largest(top, sh);
-  int greedy = (int)~(u32)top;
-  if (!(p.temperature > 0)) return greedy;
-  float largest = rank_value(top) / p.temperature; // division keeps the order
-  if (isinf(largest)) return greedy;
-  return race(row, a, p, cut(row, a, p, largest, sh), sh);
+  for (int o = 16; o > 0; o >>= 1) top = max(top, __shfl_xor_sync(FULL, top, o));
+  if (lane_id() == 0) sh.sums[warp_id()] = top;
+  __syncthreads();
+  for (int w = 0; w < THREADS / 32; w++) top = max(top, sh.sums[w]);
+  __syncthreads(); // sums may be used again
+  if (!(p.temperature > 0)) return rank_id(top);
+  Draw d = {row, vocab, p, rank_value(top) / p.temperature, 0, -1}; // division keeps the order
+  if (isinf(d.largest)) return rank_id(top);
+  cut(d, sh);
+  return race(d, sh);
 }
 
 KERNEL __launch_bounds__(THREADS) sample(SampleArgs a) {
   __shared__ Shared sh;
   SampleRow p = a.params[blockIdx.x];
-  int id = draw(a.logits + (i64)blockIdx.x * a.vocab, a, p, sh);
+  int id = draw(a.logits + (i64)blockIdx.x * a.vocab, a.vocab, p, sh);
   if (threadIdx.x == 0) {
     a.out[blockIdx.x] = id;
     a.last[clamp_index(p.slot, a.slots)] = max(0, id);
@@ -189,10 +284,10 @@ KERNEL __launch_bounds__(THREADS) log_softmax(LogSoftmaxArgs a) {
   __shared__ double sums[33];
   const float* row = a.logits + (i64)blockIdx.x * a.vocab;
   float largest = -INFINITE;
-  for (int i = threadIdx.x; i < a.vocab; i += THREADS) largest = fmaxf(largest, row[i]);
+  each_logit(row, a.vocab, [&](float v, int) { largest = fmaxf(largest, v); });
   largest = block_max(largest, room);
   double total = 0;
-  for (int i = threadIdx.x; i < a.vocab; i += THREADS) total += exp((double)row[i] - largest);
+  each_logit(row, a.vocab, [&](float v, int) { total += exp((double)v - largest); });
   double log_total = log(block_sum(total, sums));
   for (int j = threadIdx.x; j < a.per_row; j += THREADS) {
     i64 at = (i64)blockIdx.x * a.per_row + j;
