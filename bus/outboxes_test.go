@@ -52,3 +52,24 @@ func TestOutboxesAreBoundedAndIdleOnesGiveWay(t *testing.T) {
 		t.Errorf("%d rows were sent of %d", got, names+9)
 	}
 }
+
+// TestOutboxesCloseUnderPuts: a handler may still run when its actor gives up waiting for it.
+func TestOutboxesCloseUnderPuts(t *testing.T) {
+	var sent, put atomic.Int64
+	o := NewOutboxes(1<<20, func(schemas.Instance) func([]int) { return func(rows []int) { sent.Add(int64(len(rows))) } })
+	begun, over := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(over)
+		for i := 0; o.Put(schemas.Instance(fmt.Sprintf("receiver%d", i%100)), i); i++ {
+			if put.Add(1) == 50 {
+				close(begun)
+			}
+		}
+	}()
+	<-begun
+	o.Close()
+	<-over
+	if sent.Load() != put.Load() {
+		t.Errorf("%d rows were sent of %d", sent.Load(), put.Load())
+	}
+}
