@@ -16,10 +16,9 @@ import (
 // account is a little state machine with an idempotent endpoint, as the engine's actors have: number n+1
 // is applied once, and whatever comes again or late gets an answer without effect.
 type account struct {
-	applied []int64 // per caller 0
-	sums    map[int32]int64
-	last    map[int32]int64
-	calls   int
+	sums  map[int32]int64
+	last  map[int32]int64
+	calls int
 }
 
 func (a *account) apply(_ context.Context, p *probe) (*answer, error) {

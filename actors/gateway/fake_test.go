@@ -218,7 +218,7 @@ func recite(e *engine, r *schemas.SubmitRequest) {
 	for n := int32(1); n <= r.MaxTokens; n++ {
 		var rows []delta
 		for c := range int(r.Choices) {
-			d := delta{seq: r.Request.Seq(c), text: "w" + string(rune('0'+(n-1)%10)) + " ", tokens: n, cached: int32(c)}
+			d := delta{seq: r.Request.Seq(c), text: "w" + string('0'+(n-1)%10) + " ", tokens: n, cached: int32(c)}
 			if n == r.MaxTokens {
 				d.finish = schemas.FinishLength
 			}

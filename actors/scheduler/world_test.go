@@ -23,7 +23,6 @@ type world struct {
 	now    int64
 
 	answers map[schemas.SeqID]*answer
-	epoch   schemas.Epoch
 }
 
 // answer is what a sequence has emitted.

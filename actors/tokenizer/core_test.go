@@ -16,9 +16,9 @@ func (d *letters) Push(id int32) string {
 	text := d.held
 	if id < 26 {
 		d.held = ""
-		return text + string('a' + id)
+		return text + string('a'+id)
 	}
-	d.held = string(rune('A' + id - 26))
+	d.held = string('A' + id - 26)
 	return text
 }
 

@@ -176,6 +176,3 @@ func (p *pool) close() {
 	}
 	p.exited.Wait()
 }
-
-// spinSink is loaded to pass time where there is no pause instruction.
-var spinSink atomic.Uint32

@@ -168,7 +168,7 @@ func (e *evaluator) slice(obj, start, stop, step any) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []any(pick(items, from, by, count)), e.charge(count)
+	return pick(items, from, by, count), e.charge(count)
 }
 
 func pick[T ~[]E, E any](items T, from, by, count int) T {

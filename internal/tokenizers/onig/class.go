@@ -94,7 +94,7 @@ func (p *parser) classPart() (ucd.Set, error) {
 	if p.accept("[") {
 		return p.class()
 	}
-	low := rune(-1)
+	var low rune
 	if p.accept("\\") {
 		set, literal, err := p.classEscape()
 		if err != nil || literal < 0 {
@@ -112,7 +112,7 @@ func (p *parser) classPart() (ucd.Set, error) {
 	if !p.more() {
 		return nil, fmt.Errorf("unclosed [")
 	}
-	high := rune(-1)
+	var high rune
 	if p.accept("\\") {
 		set, literal, err := p.classEscape()
 		if err != nil {
