@@ -134,8 +134,13 @@ func (r *run) round(ctx context.Context, round int) {
 	watching.Wait()
 }
 
+// stallMax is how long an engine may have requests and get nothing done.
+const stallMax = 15 * time.Second
+
 // watch looks at what must hold at any time.
 func (r *run) watch(ctx context.Context, over <-chan struct{}) {
+	var done uint64
+	since := time.Now()
 	for {
 		select {
 		case <-over:
@@ -150,6 +155,17 @@ func (r *run) watch(ctx context.Context, over <-chan struct{}) {
 		}
 		if err != nil && ctx.Err() == nil {
 			r.fail("under load: %v", err)
+			continue
+		}
+		if s == nil {
+			continue
+		}
+		if now := s.Scheduler.Tokens + s.Scheduler.Prefilled + s.Gateway.Finished; now != done || s.Gateway.Running == 0 {
+			done, since = now, time.Now()
+		}
+		if time.Since(since) > stallMax {
+			since = time.Now()
+			r.fail("nothing was done for %v: %s", stallMax, mustJSON(s))
 		}
 	}
 }
