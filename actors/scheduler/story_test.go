@@ -79,7 +79,7 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) string {
 		if err := s.submit(t, d); err != nil {
 			fmt.Fprintf(&out, "refused: %v\n", err)
 		}
-		before = s.plans(&out, before)
+		s.plans(&out, before)
 	case "run":
 		for range number(t, d, "steps", 1) {
 			if len(s.w.queue) == 0 {
