@@ -22,7 +22,7 @@ type Config struct {
 	Policy          string
 	EndTokens       schemas.I32 // the model's, for EngineInfo
 	PrefixCacheOff  bool
-	RecoveriesMax   int32 // how often a sequence is recomputed after a lost step before it fails
+	RecoveriesMax   int32 // lost steps in which a sequence may be, without a token between them, before it fails
 	StepTimeMaxMs   int64 // a step without a result for this long is lost; 0 waits for ever
 	RecentlyDoneMax int   // finished requests remembered, so that a late repeat is not run again
 }
@@ -167,7 +167,7 @@ type Sequence struct {
 
 	parent      *Sequence // choice 0 of the same request, whose prompt blocks this one shares; nil for choice 0
 	preemptions int32
-	recoveries  int32
+	recoveries  int32 // lost steps that it was in since its last token
 }
 
 const noSlot schemas.Slot = -1

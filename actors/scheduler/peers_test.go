@@ -237,3 +237,25 @@ func TestADeadlineFarAwayIsNotOver(t *testing.T) {
 		}
 	}
 }
+
+// TestASequenceThatGetsOnSurvivesAnyNumberOfLostSteps: it is not what breaks them.
+func TestASequenceThatGetsOnSurvivesAnyNumberOfLostSteps(t *testing.T) {
+	w := newWorld(t, peersConfig())
+	r := peersRequest(1)
+	if err := w.submit(r); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 * w.cfg.RecoveriesMax {
+		for before := w.core.count.tokens; w.core.count.tokens < before+uint64(r.Choices); {
+			w.finish()
+		}
+		w.lose()
+	}
+	w.drain()
+	w.check()
+	for id, a := range w.answers {
+		if a.err != nil {
+			t.Errorf("sequence %s: %v", id, a.err)
+		}
+	}
+}

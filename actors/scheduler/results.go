@@ -106,6 +106,7 @@ func (c *Core) sampled(s *Sequence, token int32) {
 		return
 	}
 	s.output = append(s.output, token)
+	s.recoveries = 0
 	c.count.tokens++
 	e := Emission{Tokenizer: s.request.Tokenizer, Seq: s.id, Index: s.OutputTokens() - 1, Token: token, Cached: s.cached}
 	switch {
@@ -123,7 +124,7 @@ func (c *Core) sampled(s *Sequence, token int32) {
 // lost recovers from a step that memory or compute did not do: a new epoch makes both forget
 // everything, and every running sequence is recomputed from its tokens. Sampling depends only on seed
 // and position, so the tokens that were in flight come out the same. A sequence that was part of too many
-// lost steps ends with the error: it may be what breaks them.
+// lost steps without getting on ends with the error: it may be what breaks them.
 func (c *Core) lost(err *schemas.Error) {
 	c.count.stepErrors++
 	c.lostBy = err
