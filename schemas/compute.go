@@ -34,7 +34,7 @@ type StepPlan struct {
 	BlockCount I32 `json:"block_count"`
 	Blocks     I32 `json:"blocks"` // … by these, concatenated over rows
 
-	PlannedNs int64 `json:"planned_ns"` // scheduler's monotonic clock, for the ledger
+	PlannedNs int64 `json:"planned_ns"` // when, in unix nanoseconds of the scheduler: for recordings
 }
 
 // PlanReply acknowledges that a plan is queued on the device.
