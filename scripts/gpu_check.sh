@@ -4,7 +4,7 @@
 #   scripts/gpu_check.sh build    compiles the tests and copies the golden models to .cache/gpu (needs Go, no GPU)
 #   scripts/gpu_check.sh          runs them (needs a GPU, no Go if built before)
 #   scripts/gpu_check.sh timings  only the timings
-#   scripts/gpu_check.sh memcheck only the kernel tests, under compute-sanitizer
+#   scripts/gpu_check.sh sanitize only the kernel tests, under compute-sanitizer's memcheck and racecheck
 #
 # The device must be there: a skipped test is a failure. The golden models come from
 # $TROUPE_GOLDEN or ../shared/golden; without them the models are not compared, and it says so.
@@ -53,8 +53,13 @@ if [ "$mode" = all ]; then
     echo "== golden models: NOT RUN, $work/golden is not there"
   fi
 fi
-if [ "$mode" = memcheck ]; then
-  run memcheck compute-sanitizer --error-exitcode 1 --print-limit 5 "$work/cuda.test" -test.run 'TestConformance'
+if [ "$mode" = sanitize ]; then
+  # The suite asks for more memory than there is on purpose, so failed calls are not reported.
+  for tool in 'memcheck --report-api-errors no' racecheck; do
+    # shellcheck disable=SC2086 # a tool and its options
+    run "$tool" compute-sanitizer --tool $tool --error-exitcode 1 --print-limit 5 \
+      "$work/cuda.test" -test.run 'TestConformance'
+  done
 fi
 if [ "$mode" = all ] || [ "$mode" = timings ]; then
   TROUPE_CUDA_TIMINGS=1 run timings "$work/cuda.test" -test.run 'TestTimings' -test.v

@@ -86,7 +86,7 @@ func (d *Device) kvCopy(a *gpu.KVCopy) error {
 type attentionArgs struct {
 	out, q, kPool, vPool, tables, slots, queryStart, positions             uintptr
 	sequences, stride, qColumn, heads, kvHeads, blockSize, dim, tableWidth int32
-	tableRows, blocks, window, tokensPerBlock                              int32
+	tableRows, blocks, window, headsPerBlock                               int32
 	scale, softCap                                                         float32
 }
 
@@ -171,7 +171,7 @@ func (d *Device) attention(a *gpu.Attention) error {
 		tables: d.i32(a.BlockTables), slots: d.i32(a.Slots), queryStart: d.i32(a.QueryStart), positions: d.i32(a.Positions),
 		sequences: int32(sequences), stride: int32(a.Q.Dims[1]), qColumn: int32(a.QColumn), heads: int32(a.Heads), kvHeads: int32(kvHeads),
 		blockSize: int32(blockSize), dim: int32(dim), tableWidth: int32(a.BlockTables.Dims[1]), tableRows: int32(a.BlockTables.Dims[0]),
-		blocks: int32(blocks), window: int32(a.Window), tokensPerBlock: int32(perBlock), scale: a.Scale, softCap: a.SoftCap}
+		blocks: int32(blocks), window: int32(a.Window), headsPerBlock: int32(headsPerBlock), scale: a.Scale, softCap: a.SoftCap}
 	if dim%4 == 0 && (args.kPool|args.vPool)%unsafe.Sizeof([4]float32{}) != 0 {
 		panic(fmt.Sprintf("cuda: attention: %v or %v does not start at a multiple of 16 bytes", a.KPool, a.VPool))
 	}

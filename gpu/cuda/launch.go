@@ -94,7 +94,7 @@ func (d *Device) registerAll() error {
 	register(d, gpu.OpFeedTokens, "portable", plain, (*Device).feedTokens)
 	register(d, gpu.OpEmbed, "portable", plain, (*Device).embed)
 	register(d, gpu.OpRMSNorm, "portable", "float32, a warp or a block per row, by the row's length", (*Device).rmsNorm)
-	register(d, gpu.OpMatMul, "rows", "float32 fused multiply-adds; warps stream rows of W for up to 16 tokens at once", (*Device).matMul)
+	register(d, gpu.OpMatMul, "rows", "float32 fused multiply-adds; warps stream rows of W for up to 8 tokens at once", (*Device).matMul)
 	register(d, gpu.OpRoPETable, "portable", plain, (*Device).ropeTable)
 	register(d, gpu.OpRoPE, "portable", "float32, one thread per rotated pair", (*Device).rope)
 	register(d, gpu.OpKVWrite, "portable", plain, (*Device).kvWrite)

@@ -99,12 +99,12 @@ type matMulArgs struct {
 
 // Sizes shared with matmul.cuh and matmul.cu.
 const (
-	matMulWarps     = 8  // per block
-	matMulTokensMax = 16 // per warp
+	matMulWarps     = 8 // per block
+	matMulTokensMax = 8 // per warp
 )
 
 // matMulTiles are the compiled kernels: tokens and rows of W per warp.
-var matMulTiles = []struct{ tokens, rows int }{{1, 2}, {2, 2}, {4, 4}, {8, 4}, {matMulTokensMax, 4}}
+var matMulTiles = []struct{ tokens, rows int }{{1, 2}, {2, 2}, {4, 4}, {matMulTokensMax, 4}}
 
 func matMulNames() (names []string) {
 	for _, dtype := range []gpu.DType{gpu.F32, gpu.F16, gpu.BF16} {

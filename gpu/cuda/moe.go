@@ -114,7 +114,9 @@ func (d *Device) moeExperts(a *gpu.MoEExperts) error {
 	if err := grouped(down, groupedArgs{out: products, x: gated, w: table + uintptr(8*experts), divisor: 1}); err != nil {
 		return err
 	}
-	return run(d, d.functions["moe_combine"], grid{tokens, 1, 1}, 256, intBytes*topK,
+	// In whole 16 bytes: the compiler reads the ranks four at a time.
+	rankBytes := intBytes * ceilDiv(topK, 4) * 4
+	return run(d, d.functions["moe_combine"], grid{tokens, 1, 1}, 256, rankBytes,
 		moeCombineArgs{d.f32(a.Out), products, chosen, d.f32(a.Weights), int32(hidden), int32(topK)})
 }
 

@@ -9,7 +9,7 @@
 struct AttentionArgs {
   float* out; const float* q; const float* k_pool; const float* v_pool;
   const int* tables; const int* slots; const int* query_start; const int* positions;
-  int sequences, stride, q_column, heads, kv_heads, block_size, dim, table_width, table_rows, blocks, window, tokens_per_block;
+  int sequences, stride, q_column, heads, kv_heads, block_size, dim, table_width, table_rows, blocks, window, heads_per_block;
   float scale, soft_cap;
 };
 
@@ -74,18 +74,19 @@ __device__ void load_tile(float* k, int k_stride, float* v, int v_stride, int pa
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-// The products of up to WARP_ROWS queries with this lane's key; each is four chains of
-// multiply-adds, added in pairs.
-__device__ __forceinline__ void dots(const float* q, const float* k, int padded, const bool (&live)[WARP_ROWS], float (&out)[WARP_ROWS]) {
-  float4 sum[WARP_ROWS];
+// The products of a warp's first LIVE queries with this lane's key; each is four chains of
+// multiply-adds, added in pairs. Neighbouring queries of a warp lie WARPS rows apart.
+template <int LIVE>
+__device__ __forceinline__ void dots(const float* q, const float* k, int padded, float (&out)[LIVE]) {
+  float4 sum[LIVE];
 #pragma unroll
-  for (int r = 0; r < WARP_ROWS; r++) sum[r] = make_float4(0, 0, 0, 0);
+  for (int r = 0; r < LIVE; r++) sum[r] = make_float4(0, 0, 0, 0);
+#pragma unroll 4
   for (int d = 0; d < padded; d += 4) {
     float4 y = *(const float4*)(k + d);
 #pragma unroll
-    for (int r = 0; r < WARP_ROWS; r++) {
-      if (!live[r]) continue;
-      float4 x = *(const float4*)(q + r * padded + d);
+    for (int r = 0; r < LIVE; r++) {
+      float4 x = *(const float4*)(q + r * WARPS * padded + d);
       sum[r].x = fmaf(x.x, y.x, sum[r].x);
       sum[r].y = fmaf(x.y, y.y, sum[r].y);
       sum[r].z = fmaf(x.z, y.z, sum[r].z);
@@ -93,7 +94,7 @@ __device__ __forceinline__ void dots(const float* q, const float* k, int padded,
     }
   }
 #pragma unroll
-  for (int r = 0; r < WARP_ROWS; r++) out[r] = (sum[r].x + sum[r].y) + (sum[r].z + sum[r].w);
+  for (int r = 0; r < LIVE; r++) out[r] = (sum[r].x + sum[r].y) + (sum[r].z + sum[r].w);
 }
 
 // A row's running softmax: the sum of exp(score - largest) and of that times V, dimensions
@@ -104,37 +105,33 @@ struct Row {
 };
 
 // Adds a tile to the rows of a warp: q is the first row, k this lane's key, v its first column.
-template <int N>
+// A tile in which a row sees nothing leaves it as it was, but for the sign of a zero.
+template <int N, int LIVE>
 __device__ __forceinline__ void take_tile(const AttentionArgs& a, const float* q, const float* k, const float* v, int padded,
-                                          int tile, const int (&position)[WARP_ROWS], Row<N> (&rows)[WARP_ROWS]) {
-  int p = tile + lane_id();
-  bool live[WARP_ROWS]; // the same in the whole warp: the row has something to see here
-  float score[WARP_ROWS], weight[WARP_ROWS];
+                                          int p, const int (&position)[LIVE], Row<N> (&rows)[LIVE]) {
+  float score[LIVE], weight[LIVE];
+  dots<LIVE>(q, k, padded, score);
 #pragma unroll
-  for (int r = 0; r < WARP_ROWS; r++) live[r] = position[r] >= tile && (a.window == 0 || position[r] - a.window < tile + TILE - 1);
-  dots(q, k, padded, live, score);
-#pragma unroll
-  for (int r = 0; r < WARP_ROWS; r++) {
-    if (!live[r]) continue;
+  for (int r = 0; r < LIVE; r++) {
     bool seen = p <= position[r] && (a.window == 0 || p > position[r] - a.window);
-    float s = score[r] * a.scale;
+    float s = __fmul_rn(score[r], a.scale); // never fused: all instantiations must agree
     if (a.soft_cap > 0) s = a.soft_cap * tanhf(s / a.soft_cap);
     float largest = fmaxf(rows[r].largest, warp_max(seen ? s : -INFINITE));
-    weight[r] = seen ? expf(s - largest) : 0.0f;
-    float old = expf(rows[r].largest - largest);
+    float base = largest == -INFINITE ? 0.0f : largest; // nothing was seen yet
+    weight[r] = seen ? expf(s - base) : 0.0f;
+    float old = expf(rows[r].largest - base);
     rows[r].largest = largest;
-    rows[r].total = rows[r].total * old + warp_sum(weight[r]);
+    rows[r].total = fmaf(rows[r].total, old, warp_sum(weight[r]));
 #pragma unroll
     for (int i = 0; i < N; i++) rows[r].sum[i] *= old;
   }
-#pragma unroll 4
+#pragma unroll 8
   for (int j = 0; j < TILE; j++) {
     float value[N];
 #pragma unroll
     for (int i = 0; i < N; i++) value[i] = v[j * 32 * N + 32 * i];
 #pragma unroll
-    for (int r = 0; r < WARP_ROWS; r++) {
-      if (!live[r]) continue;
+    for (int r = 0; r < LIVE; r++) {
       float w = __shfl_sync(FULL, weight[r], j);
 #pragma unroll
       for (int i = 0; i < N; i++) rows[r].sum[i] = fmaf(w, value[i], rows[r].sum[i]);
@@ -142,80 +139,96 @@ __device__ __forceinline__ void take_tile(const AttentionArgs& a, const float* q
   }
 }
 
-// A grid of (token tiles, kv heads, groups of query heads). N = ceil(dim / 32).
-template <int N>
-__device__ void attend(const AttentionArgs& a) {
+// What a block works on.
+struct Span {
+  int token0, tokens; // of the sequence
+  int head0, heads;   // query heads
+  const int* table;
+};
+
+// Attends with the first LIVE rows of each warp; row number row is head row % heads_here of
+// token row / heads_here, so that the rows of the first tokens spread over the warps.
+template <int N, int LIVE>
+__device__ void attend(const AttentionArgs& a, const Span& span, float* q) {
   constexpr int STAGES = N <= 4 ? 2 : 1; // with two, a tile is copied while another is used
-  extern __shared__ float4 room[];
-  const int padded = (a.dim + 3) & ~3, k_stride = padded + 4, v_stride = 32 * N;
-  float* const q = (float*)room;                           // [ROWS][padded]
-  float* const k = q + ROWS * padded;                      // [STAGES][TILE][k_stride]: lanes read one row each
-  float* const v = k + STAGES * TILE * k_stride;           // [STAGES][TILE][32 * N]: lanes read one column each
+  const int padded = (a.dim + 3) & ~3, k_stride = padded + 4, v_stride = 32 * N, kv_head = blockIdx.y;
+  float* const k = q + ROWS * padded;             // [STAGES][TILE][k_stride]: lanes read one row each
+  float* const v = k + STAGES * TILE * k_stride;  // [STAGES][TILE][32 * N]: lanes read one column each
 
-  int per = a.tokens_per_block, s = find_sequence(a.query_start, a.sequences, per, blockIdx.x);
-  int start = a.query_start[s], end = a.query_start[s + 1];
-  int token0 = start + (blockIdx.x - (start / per + s)) * per;
-  if (token0 >= end) return;
-  int tokens = min(per, end - token0);
-  int group = a.heads / a.kv_heads, heads_here = ROWS / per;
-  int head0 = blockIdx.y * group + blockIdx.z * heads_here;
-  heads_here = min(heads_here, (int)(blockIdx.y + 1) * group - head0);
-  const int* table = a.tables + (i64)clamp_index(a.slots[s], a.table_rows) * a.table_width;
-
-  for (int i = threadIdx.x; i < ROWS * padded; i += blockDim.x) {
-    int row = i / padded, d = i % padded, t = row % per, h = row / per;
-    bool real = t < tokens && h < heads_here && d < a.dim;
-    q[i] = real ? a.q[(i64)(token0 + t) * a.stride + a.q_column + (head0 + h) * a.dim + d] : 0.0f;
-  }
-
-  Row<N> rows[WARP_ROWS];
-  int position[WARP_ROWS];
+  Row<N> rows[LIVE];
+  int position[LIVE];
 #pragma unroll
-  for (int r = 0; r < WARP_ROWS; r++) {
-    int row = warp_id() * WARP_ROWS + r, t = row % per, h = row / per;
-    position[r] = t < tokens && h < heads_here ? a.positions[token0 + t] : -1;
+  for (int r = 0; r < LIVE; r++) {
+    int t = (r * WARPS + warp_id()) / a.heads_per_block, h = (r * WARPS + warp_id()) % a.heads_per_block;
+    position[r] = t < span.tokens && h < span.heads ? a.positions[span.token0 + t] : -1;
     rows[r].largest = -INFINITE, rows[r].total = 0;
 #pragma unroll
     for (int i = 0; i < N; i++) rows[r].sum[i] = 0;
   }
-  int last = a.positions[token0 + tokens - 1];
-  int first = a.window > 0 ? max(0, a.positions[token0] - a.window + 1) : 0;
+  int last = a.positions[span.token0 + span.tokens - 1];
+  int first = a.window > 0 ? max(0, a.positions[span.token0] - a.window + 1) : 0;
   int tile = first & ~(TILE - 1), stage = 0;
-  Place place = locate(a, table, blockIdx.y, tile, first, last);
+  Place place = locate(a, span.table, kv_head, tile, first, last);
   load_tile(k, k_stride, v, v_stride, padded, a, place);
-  place = locate(a, table, blockIdx.y, tile + TILE, first, last);
+  place = locate(a, span.table, kv_head, tile + TILE, first, last);
   for (; tile <= last; tile += TILE) {
     int next = STAGES == 2 ? stage ^ 1 : 0;
     if (STAGES == 2) {
       load_tile(k + next * TILE * k_stride, k_stride, v + next * TILE * v_stride, v_stride, padded, a, place);
-      place = locate(a, table, blockIdx.y, tile + 2 * TILE, first, last);
+      place = locate(a, span.table, kv_head, tile + 2 * TILE, first, last);
       asm volatile("cp.async.wait_group 1;" ::: "memory");
     } else {
       asm volatile("cp.async.wait_group 0;" ::: "memory");
     }
     __syncthreads(); // the tile is here, and so are the queries
-    take_tile<N>(a, q + warp_id() * WARP_ROWS * padded, k + stage * TILE * k_stride + lane_id() * k_stride,
-                 v + stage * TILE * v_stride + lane_id(), padded, tile, position, rows);
+    take_tile<N, LIVE>(a, q + warp_id() * padded, k + stage * TILE * k_stride + lane_id() * k_stride,
+                       v + stage * TILE * v_stride + lane_id(), padded, tile + lane_id(), position, rows);
     __syncthreads(); // the tile has been used
     if (STAGES == 1) {
       load_tile(k, k_stride, v, v_stride, padded, a, place);
-      place = locate(a, table, blockIdx.y, tile + 2 * TILE, first, last);
+      place = locate(a, span.table, kv_head, tile + 2 * TILE, first, last);
     }
     stage = next;
   }
 #pragma unroll
-  for (int r = 0; r < WARP_ROWS; r++) {
+  for (int r = 0; r < LIVE; r++) {
     if (position[r] < 0) continue;
-    int row = warp_id() * WARP_ROWS + r, t = row % per, h = row / per;
-    float* out = a.out + ((i64)(token0 + t) * a.heads + head0 + h) * a.dim;
+    int t = (r * WARPS + warp_id()) / a.heads_per_block, h = (r * WARPS + warp_id()) % a.heads_per_block;
+    float* out = a.out + ((i64)(span.token0 + t) * a.heads + span.head0 + h) * a.dim;
 #pragma unroll
-    for (int i = 0; i < N; i++)
-      if (32 * i + lane_id() < a.dim) out[32 * i + lane_id()] = rows[r].sum[i] / rows[r].total;
+    for (int i = 0; i < N; i++) // no -0: whether tiles past the query's came by must not show
+      if (32 * i + lane_id() < a.dim) out[32 * i + lane_id()] = rows[r].sum[i] / rows[r].total + 0.0f;
   }
 }
 
+// A grid of (token tiles, kv heads, groups of query heads). N = ceil(dim / 32).
+template <int N>
+__device__ void attention(const AttentionArgs& a) {
+  extern __shared__ float4 room[];
+  float* const q = (float*)room; // [ROWS][padded]
+  const int padded = (a.dim + 3) & ~3;
+
+  int per = ROWS / a.heads_per_block, s = find_sequence(a.query_start, a.sequences, per, blockIdx.x);
+  int start = a.query_start[s], end = a.query_start[s + 1], group = a.heads / a.kv_heads;
+  Span span;
+  span.token0 = start + (blockIdx.x - (start / per + s)) * per;
+  if (span.token0 >= end) return;
+  span.tokens = min(per, end - span.token0);
+  span.head0 = blockIdx.y * group + blockIdx.z * a.heads_per_block;
+  span.heads = min(a.heads_per_block, (int)(blockIdx.y + 1) * group - span.head0);
+  span.table = a.tables + (i64)clamp_index(a.slots[s], a.table_rows) * a.table_width;
+
+  for (int i = threadIdx.x; i < ROWS * padded; i += blockDim.x) {
+    int row = i / padded, d = i % padded, t = row / a.heads_per_block, h = row % a.heads_per_block;
+    bool real = t < span.tokens && h < span.heads && d < a.dim;
+    q[i] = real ? a.q[(i64)(span.token0 + t) * a.stride + a.q_column + (span.head0 + h) * a.dim + d] : 0.0f;
+  }
+  if (span.tokens * a.heads_per_block <= WARPS) attend<N, 1>(a, span, q); // decode
+  else attend<N, WARP_ROWS>(a, span, q);
+}
+
 #define ATTENTION(N) \
-  KERNEL __launch_bounds__(32 * WARPS) attention_##N(AttentionArgs a) { attend<N>(a); }
+  KERNEL __launch_bounds__(32 * WARPS) attention_##N(AttentionArgs a) { attention<N>(a); }
 
 ATTENTION(1)
 ATTENTION(2)

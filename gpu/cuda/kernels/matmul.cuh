@@ -53,7 +53,7 @@ __device__ __forceinline__ void multiply(const u8* w, i64 stride, int n, int k, 
   const u8* rows[R];
 #pragma unroll
   for (int r = 0; r < R; r++) rows[r] = w + min(row0 + r, n - 1) * stride;
-#pragma unroll(T == 1 ? 4 : T <= 4 ? 2 : 1)
+#pragma unroll(T == 1 ? 4 : T == 2 ? 2 : 1)
   for (int k0 = lane_id() * 8; k0 < k; k0 += 256) {
     float weight[R][8];
 #pragma unroll

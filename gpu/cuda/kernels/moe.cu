@@ -89,15 +89,15 @@ __device__ void grouped(const GroupedArgs& a) {
       multiply<W, 4, R, VECTOR>(w, a.stride, a.n, a.k, row0, left, row_of, store);
       at += left;
     } else {
-      multiply<W, 16, R, VECTOR>(w, a.stride, a.n, a.k, row0, min(left, 16), row_of, store);
-      at += min(left, 16);
+      multiply<W, 8, R, VECTOR>(w, a.stride, a.n, a.k, row0, min(left, 8), row_of, store);
+      at += min(left, 8);
     }
   }
 }
 
 #define GROUPED(name, W)                                                                    \
-  KERNEL __launch_bounds__(32 * WARPS) moe_##name(GroupedArgs a) { grouped<W, true>(a); } \
-  KERNEL __launch_bounds__(32 * WARPS) moe_##name##_odd(GroupedArgs a) { grouped<W, false>(a); }
+  KERNEL __launch_bounds__(32 * WARPS, 2) moe_##name(GroupedArgs a) { grouped<W, true>(a); } \
+  KERNEL __launch_bounds__(32 * WARPS, 2) moe_##name##_odd(GroupedArgs a) { grouped<W, false>(a); }
 
 GROUPED(f32, F32)
 GROUPED(f16, F16)
