@@ -81,21 +81,41 @@ func (d *Device) kvWrite(a *gpu.KVWrite) error {
 	stride := a.KV.Dims[1]
 	mustShape(gpu.OpKVWrite, "KV", a.KV, len(slots), stride)
 	mustShape(gpu.OpKVWrite, "VPool", a.VPool, blocks, heads, blockSize, dim)
-	kv, kPool, vPool := d.Float32s(a.KV), d.Float32s(a.KPool), d.Float32s(a.VPool)
-	for t, slot := range slots {
+	for _, slot := range slots { // here: a panic must come from the caller's goroutine
+		if slot != -1 {
+			mustIndex(gpu.OpKVWrite, "SlotMapping", int(slot), blocks*blockSize)
+		}
+	}
+	p := &d.work.kvWrite
+	*p = kvWriteTask{kv: d.Float32s(a.KV), kPool: d.Float32s(a.KPool), vPool: d.Float32s(a.VPool), slots: slots,
+		stride: stride, kColumn: a.KColumn, vColumn: a.VColumn, heads: heads, blockSize: blockSize, dim: dim}
+	// Places of different tokens are far apart: every copy waits for memory.
+	const copyNs = 150
+	d.share(p, len(slots), float64(len(slots)*heads*2*copyNs))
+	*p = kvWriteTask{}
+	return nil
+}
+
+type kvWriteTask struct {
+	kv, kPool, vPool                                []float32
+	slots                                           []int32
+	stride, kColumn, vColumn, heads, blockSize, dim int
+}
+
+func (p *kvWriteTask) run(_, from, to int) {
+	for t := from; t < to; t++ {
+		slot := int(p.slots[t])
 		if slot == -1 {
 			continue
 		}
-		mustIndex(gpu.OpKVWrite, "SlotMapping", int(slot), blocks*blockSize)
-		row := kv[t*stride:][:stride]
-		block, offset := int(slot)/blockSize, int(slot)%blockSize
-		for h := range heads {
-			to := ((block*heads+h)*blockSize + offset) * dim
-			copy(kPool[to:to+dim], row[a.KColumn+h*dim:][:dim])
-			copy(vPool[to:to+dim], row[a.VColumn+h*dim:][:dim])
+		row := p.kv[t*p.stride:][:p.stride]
+		block, offset := slot/p.blockSize, slot%p.blockSize
+		for h := range p.heads {
+			at := ((block*p.heads+h)*p.blockSize + offset) * p.dim
+			copy(p.kPool[at:at+p.dim], row[p.kColumn+h*p.dim:][:p.dim])
+			copy(p.vPool[at:at+p.dim], row[p.vColumn+h*p.dim:][:p.dim])
 		}
 	}
-	return nil
 }
 
 // kvCopy executes gpu.KVCopy.

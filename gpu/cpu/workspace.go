@@ -23,6 +23,7 @@ type workspace struct {
 	norm      normTask
 	ropeTable ropeTableTask
 	rope      ropeTask
+	kvWrite   kvWriteTask
 	softCap   softCapTask
 	exps      []float32 // log_softmax: a chunk of exponentials
 }
