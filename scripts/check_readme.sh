@@ -79,4 +79,7 @@ for example in openai_chat.py nats_generate.py openai_chat.mjs; do
   count=$((count + 1))
 done
 timeout 120 go run ./examples/embed >/dev/null
+kill -TERM "$engine"
+wait "$engine" || { echo "check_readme: the engine ended with an error:" >&2; tail -5 "$work/log" >&2; exit 1; }
+engine=
 echo "check_readme: $count blocks and examples ran"
