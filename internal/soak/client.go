@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -27,17 +28,23 @@ type Client struct {
 	HTTP    *http.Client
 	// Linger is how long to listen for a second ending of a stream over NATS.
 	Linger time.Duration
+
+	broken atomic.Int64 // how often the NATS connection broke: what was under way over it is lost
 }
 
 // NewClient connects to an engine. Close it.
 func NewClient(httpURL, natsURL string) (*Client, error) {
-	conn, err := nats.Connect(natsURL, nats.Name("soak"))
+	c := &Client{HTTPURL: httpURL, HTTP: &http.Client{Transport: &http.Transport{MaxIdleConns: 64, MaxIdleConnsPerHost: 64}}}
+	var err error
+	c.Conn, err = nats.Connect(natsURL, nats.Name("soak"), nats.DisconnectErrHandler(func(*nats.Conn, error) { c.broken.Add(1) }))
 	if err != nil {
 		return nil, fmt.Errorf("soak: connect to %s: %w", natsURL, err)
 	}
-	transport := &http.Transport{MaxIdleConns: 64, MaxIdleConnsPerHost: 64}
-	return &Client{HTTPURL: httpURL, Conn: conn, HTTP: &http.Client{Transport: transport}}, nil
+	return c, nil
 }
+
+// Broken counts how often the connection to NATS was lost. Requests that were under way over it get no ending.
+func (c *Client) Broken() int { return int(c.broken.Load()) }
 
 // Close ends the client's connections.
 func (c *Client) Close() {

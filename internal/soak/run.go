@@ -88,6 +88,9 @@ func Run(ctx context.Context, c *Client, cfg Config) *Report {
 		r.round(ctx, round)
 		r.rest(ctx, began)
 	}
+	if n := c.Broken(); n > 0 {
+		r.fail("the connection to NATS broke %d times: requests over it were lost with it", n)
+	}
 	r.growth()
 	return &r.report
 }
@@ -214,7 +217,7 @@ func (r *run) one(ctx context.Context, rng *rand.Rand, j job) {
 		e, err = r.c.Request(ctx, j.subject, j.body, j.stream && !j.bad, watch)
 	}
 	if wrong := j.judge(e, err, gaveUp); wrong != nil {
-		r.fail("%v", wrong)
+		r.fail("over HTTP %v, stream %v: %v", j.overHTTP, j.stream, wrong)
 	}
 	r.count(e, gaveUp)
 	if e != nil && e.Status == http.StatusTooManyRequests {
