@@ -3,6 +3,8 @@ package bench
 import (
 	"fmt"
 	"io"
+	"math"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 )
@@ -60,7 +62,7 @@ func (s *StepCost) comparison() string {
 	if s.TargetPercent != nil {
 		target = fmt.Sprintf("< %g%%", *s.TargetPercent)
 	}
-	return fmt.Sprintf("%.2f%%\t%.1f…%.1f\t%s\t%s", s.OverheadPercent, s.OverheadLeast, s.OverheadMost, target, verdict(s.Passed))
+	return fmt.Sprintf("%s%%\t%s…%s\t%s\t%s", short(s.OverheadPercent, 2), short(s.OverheadLeast, 1), short(s.OverheadMost, 1), target, verdict(s.Passed))
 }
 
 func verdict(passed *bool) string {
@@ -98,4 +100,16 @@ func flush(t *tabwriter.Writer, p *printer) {
 	if t != nil && p.err == nil {
 		p.err = t.Flush()
 	}
+}
+
+// short writes a percentage with so many decimals, or none where it is large: the table keeps its width on
+// a machine that is much too busy.
+func short(percent float64, decimals int) string {
+	switch {
+	case math.Abs(percent) >= 10_000:
+		return strconv.FormatFloat(percent, 'e', 0, 64)
+	case math.Abs(percent) >= 100:
+		decimals = 0
+	}
+	return strconv.FormatFloat(percent, 'f', decimals, 64)
 }
