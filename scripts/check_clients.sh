@@ -12,6 +12,7 @@ cleanup() {
 }
 trap cleanup EXIT
 
+: >"$work/banner" # it is read before the engine has opened it
 "$TROUPE_BIN" serve --http 127.0.0.1:0 --nats-listen 127.0.0.1:0 --json >"$work/banner" 2>"$work/log" &
 engine=$!
 for _ in $(seq 100); do

@@ -25,6 +25,7 @@ awk -v dir="$work" '
 ' README.md
 
 make -s build
+: >"$work/banner" # it is read before the engine has opened it
 bin/troupe serve --http 127.0.0.1:0 --nats-listen 127.0.0.1:0 --json >"$work/banner" 2>"$work/log" &
 engine=$!
 for _ in $(seq 100); do

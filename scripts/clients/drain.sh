@@ -10,6 +10,7 @@ trap '[ -z "$engine" ] || kill -KILL "$engine" 2>/dev/null || true; rm -rf "$wor
 export TROUPE_CPU_TIER=go
 
 start() { # OPTIONS...: sets $engine and $url
+  : >"$work/banner" # it is read before the engine has opened it
   "$TROUPE_BIN" serve --http 127.0.0.1:0 --nats-listen none --threads 1 --json "$@" >"$work/banner" 2>"$work/log" &
   engine=$!
   for _ in $(seq 100); do
