@@ -103,13 +103,6 @@ const (
 // attentionWidths are the compiled kernels, in units of 32 dimensions.
 var attentionWidths = []int{1, 2, 3, 4, 6, 8}
 
-func attentionNames() (names []string) {
-	for _, w := range attentionWidths {
-		names = append(names, attentionName(w))
-	}
-	return names
-}
-
 func attentionName(width int) string { return fmt.Sprintf("attention_%d", width) }
 
 // attentionKernel returns the narrowest kernel that has room for a head, and its shared memory.

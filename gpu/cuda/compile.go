@@ -9,26 +9,53 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 )
 
 //go:embed kernels
 var kernelFiles embed.FS
 
-// module is a file of kernels and the shared sources put in front of it.
+// module is a file of kernels, or a part of it, compiled and loaded as one: apart from the
+// others, so that a change recompiles little and cold starts use all processors.
 type module struct {
-	name    string
-	include []string
+	file    string
+	include string   // a source of its own put in front, or ""
+	define  string   // "WIDTH 4": the part of the file, or ""
+	kernels []string // that it must have
 }
 
-// modules are compiled and loaded one by one, so that a change recompiles one file.
-var modules = []module{{name: "elementwise.cu"}, {name: "norm.cu"}, {name: "rope.cu"}, {name: "matmul.cu", include: []string{"matmul.cuh"}},
-	{name: "attention.cu"}, {name: "moe.cu", include: []string{"matmul.cuh"}}, {name: "sample.cu"}}
+// modules are all kernels.
+func modules() []module {
+	list := []module{
+		{file: "elementwise.cu", kernels: []string{"feed_tokens", "embed_f32", "embed_f16", "embed_bf16", "add", "softcap", "act_mul_silu", "act_mul_gelu_tanh"}},
+		{file: "norm.cu", kernels: []string{"rmsnorm_warp", "rmsnorm_block"}},
+		{file: "rope.cu", kernels: []string{"rope_table", "rope", "kv_write"}},
+		{file: "moe.cu", include: "matmul.cuh", kernels: append(moeNames(), "moe_route", "moe_sort", "moe_combine")},
+		{file: "sample.cu", kernels: []string{"sample", "log_softmax"}},
+	}
+	for _, dtype := range weightTypes {
+		list = append(list, module{file: "matmul.cu", include: "matmul.cuh", define: "MATMULS_" + dtype.String(), kernels: matMulNames(dtype)})
+	}
+	for _, width := range attentionWidths {
+		list = append(list, module{file: "attention.cu", define: fmt.Sprintf("WIDTH %d", width), kernels: []string{attentionName(width)}})
+	}
+	return list
+}
+
+// name is for messages and tests.
+func (m module) name() string { return strings.TrimSpace(m.file + " " + m.define) }
 
 // source is the module's complete text.
 func (m module) source() string {
 	var b bytes.Buffer
-	for _, name := range append(append([]string{"common.cuh"}, m.include...), m.name) {
+	if m.define != "" {
+		fmt.Fprintf(&b, "#define %s\n", m.define)
+	}
+	for _, name := range []string{"common.cuh", m.include, m.file} {
+		if name == "" {
+			continue
+		}
 		text, err := kernelFiles.ReadFile("kernels/" + name)
 		if err != nil {
 			panic(err) // embedded when this was built
@@ -45,11 +72,11 @@ func compileOptions(arch string) []string {
 }
 
 // compileAll returns the machine code of every module, from the cache where it has it.
-func compileAll(c *compiler, arch string) ([][]byte, error) {
-	code, errs := make([][]byte, len(modules)), make([]error, len(modules))
+func compileAll(c *compiler, list []module, arch string) ([][]byte, error) {
+	code, errs := make([][]byte, len(list)), make([]error, len(list))
 	var wait sync.WaitGroup
-	for i, m := range modules {
-		wait.Go(func() { code[i], errs[i] = c.compile(m.name, m.source(), compileOptions(arch)) })
+	for i, m := range list {
+		wait.Go(func() { code[i], errs[i] = c.compile(m.name(), m.source(), compileOptions(arch)) })
 	}
 	wait.Wait()
 	return code, errors.Join(errs...)

@@ -22,9 +22,9 @@ var argumentStructs = map[string]map[string]any{
 }
 
 // layoutAsserts is CUDA C++ that compiles only if every field lies where Go puts it.
-func layoutAsserts(module string) string {
+func layoutAsserts(file string) string {
 	var b strings.Builder
-	for name, value := range argumentStructs[module] {
+	for name, value := range argumentStructs[file] {
 		t := reflect.TypeOf(value)
 		fmt.Fprintf(&b, "static_assert(sizeof(%s) == %d, \"size of %s\");\n", name, t.Size(), name)
 		for i := range t.NumField() {
@@ -56,14 +56,14 @@ func TestKernelsCompile(t *testing.T) {
 	}
 	t.Logf("NVRTC %s from %s", n.version, lib.Path)
 	for _, arch := range []string{"sm_80", "sm_90a"} {
-		for _, m := range modules {
-			t.Run(arch+"/"+m.name, func(t *testing.T) {
+		for _, m := range modules() {
+			t.Run(arch+"/"+m.name(), func(t *testing.T) {
 				t.Parallel()
-				code, err := n.compile(m.name, m.source()+layoutAsserts(m.name), compileOptions(arch))
+				code, err := n.compile(m.name(), m.source()+layoutAsserts(m.file), compileOptions(arch))
 				if err != nil {
 					t.Fatal(err)
 				}
-				for _, name := range kernelNames[m.name] {
+				for _, name := range m.kernels {
 					if !strings.Contains(string(code), name) {
 						t.Errorf("the module lacks the kernel %s", name)
 					}

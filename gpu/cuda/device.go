@@ -28,7 +28,6 @@ type Device struct {
 	limit             int64 // bytes; 0 is none
 	driver            *driver
 	context, stream   uintptr
-	modules           []uintptr
 	functions         map[string]function
 	matMuls           map[matMulKernel]function
 	table             gpu.Table[*buffer]
@@ -75,7 +74,8 @@ func Open(o Options) (*Device, error) {
 	if p.major < 8 {
 		return nil, fmt.Errorf("%w: %v; the kernels need sm_80 (Ampere) or later", gpu.ErrNotSupported, p)
 	}
-	code, err := kernelCode(s, drv, p.arch())
+	list := modules()
+	code, err := kernelCode(s, drv, list, p.arch())
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func Open(o Options) (*Device, error) {
 	d.heap.d, d.upload.d, d.download.d = d, d, d
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := d.start(o.Device, code); err != nil {
+	if err := d.start(o.Device, list, code); err != nil {
 		if errors.Is(err, gpu.ErrDeviceLost) {
 			err = fmt.Errorf("%w; after a fault CUDA refuses the whole process: restart it", err)
 		}
@@ -94,7 +94,7 @@ func Open(o Options) (*Device, error) {
 }
 
 // kernelCode compiles the kernels, through the cache.
-func kernelCode(s search, drv *driver, arch string) ([][]byte, error) {
+func kernelCode(s search, drv *driver, list []module, arch string) ([][]byte, error) {
 	version, err := drv.version()
 	if err != nil {
 		return nil, err
@@ -104,11 +104,11 @@ func kernelCode(s search, drv *driver, arch string) ([][]byte, error) {
 		return nil, err
 	}
 	c := &compiler{dir: cacheDir(), driver: versionText(version), version: compilerLib.version, run: compilerLib.compile}
-	return compileAll(c, arch)
+	return compileAll(c, list, arch)
 }
 
 // start creates the context and everything in it. The caller holds its thread.
-func (d *Device) start(ordinal int, code [][]byte) error {
+func (d *Device) start(ordinal int, list []module, code [][]byte) error {
 	var handle int32
 	if err := d.check("cuDeviceGet", call(d.driver.cuDeviceGet, uintptr(unsafe.Pointer(&handle)), uintptr(ordinal))); err != nil {
 		return err
@@ -120,8 +120,8 @@ func (d *Device) start(ordinal int, code [][]byte) error {
 	if err := d.check("cuStreamCreate", call(d.driver.cuStreamCreate, uintptr(unsafe.Pointer(&d.stream)), nonBlocking)); err != nil {
 		return err
 	}
-	for i, c := range code {
-		if err := d.loadModule(modules[i], c); err != nil {
+	for i, m := range list {
+		if err := d.loadModule(m, code[i]); err != nil {
 			return err
 		}
 	}
@@ -133,14 +133,13 @@ func (d *Device) start(ordinal int, code [][]byte) error {
 	return d.registerAll()
 }
 
-// loadModule loads a module's code and finds its kernels by the list in launch.go.
+// loadModule loads a module's code and finds its kernels.
 func (d *Device) loadModule(m module, code []byte) error {
 	var handle uintptr
-	if err := d.check("cuModuleLoadData of "+m.name, call(d.driver.cuModuleLoadData, uintptr(unsafe.Pointer(&handle)), uintptr(unsafe.Pointer(&code[0])))); err != nil {
+	if err := d.check("cuModuleLoadData of "+m.name(), call(d.driver.cuModuleLoadData, uintptr(unsafe.Pointer(&handle)), uintptr(unsafe.Pointer(&code[0])))); err != nil {
 		return err
 	}
-	d.modules = append(d.modules, handle)
-	for _, name := range kernelNames[m.name] {
+	for _, name := range m.kernels {
 		f := function{name: name}
 		text := cBytes(name)
 		if err := d.check("cuModuleGetFunction of "+name, call(d.driver.cuModuleGetFunction, uintptr(unsafe.Pointer(&f.handle)), handle, uintptr(unsafe.Pointer(&text[0])))); err != nil {

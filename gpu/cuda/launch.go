@@ -122,17 +122,6 @@ type function struct {
 	handle uintptr
 }
 
-// kernelNames are the kernels that each module must have.
-var kernelNames = map[string][]string{
-	"elementwise.cu": {"feed_tokens", "embed_f32", "embed_f16", "embed_bf16", "add", "softcap", "act_mul_silu", "act_mul_gelu_tanh"},
-	"norm.cu":        {"rmsnorm_warp", "rmsnorm_block"},
-	"rope.cu":        {"rope_table", "rope", "kv_write"},
-	"matmul.cu":      matMulNames(),
-	"attention.cu":   attentionNames(),
-	"moe.cu":         append(moeNames(), "moe_route", "moe_sort", "moe_combine"),
-	"sample.cu":      {"sample", "log_softmax"},
-}
-
 // grid is the number of blocks in each direction.
 type grid struct{ x, y, z int }
 

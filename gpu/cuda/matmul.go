@@ -3,6 +3,7 @@ package cuda
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/troupe-engine/troupe/gpu"
 )
@@ -20,7 +21,7 @@ const padElements = 8
 
 // PackMatrix implements gpu.Device.
 func (d *Device) PackMatrix(name string, dtype gpu.DType, n, k int, parts ...[]byte) (gpu.Tensor, error) {
-	if dtype != gpu.F32 && dtype != gpu.F16 && dtype != gpu.BF16 {
+	if !slices.Contains(weightTypes, dtype) {
 		return gpu.Tensor{}, fmt.Errorf("%w: weight %q has type %v; the cuda device multiplies f32, f16 and bf16", gpu.ErrNotSupported, name, dtype)
 	}
 	size := dtype.Size()
@@ -106,11 +107,12 @@ const (
 // matMulTiles are the compiled kernels: tokens and rows of W per warp.
 var matMulTiles = []struct{ tokens, rows int }{{1, 2}, {2, 2}, {4, 4}, {matMulTokensMax, 4}}
 
-func matMulNames() (names []string) {
-	for _, dtype := range []gpu.DType{gpu.F32, gpu.F16, gpu.BF16} {
-		for _, tile := range matMulTiles {
-			names = append(names, matMulName(dtype, tile.tokens, true), matMulName(dtype, tile.tokens, false))
-		}
+// weightTypes are what weights may be stored as.
+var weightTypes = []gpu.DType{gpu.F32, gpu.F16, gpu.BF16}
+
+func matMulNames(dtype gpu.DType) (names []string) {
+	for _, tile := range matMulTiles {
+		names = append(names, matMulName(dtype, tile.tokens, true), matMulName(dtype, tile.tokens, false))
 	}
 	return names
 }
@@ -134,7 +136,7 @@ type matMulKernel struct {
 // prepareMatMul finds the kernels, so that a launch need not spell their names.
 func (d *Device) prepareMatMul() {
 	d.matMuls = map[matMulKernel]function{}
-	for _, dtype := range []gpu.DType{gpu.F32, gpu.F16, gpu.BF16} {
+	for _, dtype := range weightTypes {
 		for _, tile := range matMulTiles {
 			for _, aligned := range []bool{true, false} {
 				d.matMuls[matMulKernel{dtype, tile.tokens, aligned}] = d.functions[matMulName(dtype, tile.tokens, aligned)]

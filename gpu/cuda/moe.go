@@ -59,7 +59,7 @@ func (w *workspace) forget(b *buffer) {
 }
 
 func moeNames() (names []string) {
-	for _, dtype := range []gpu.DType{gpu.F32, gpu.F16, gpu.BF16} {
+	for _, dtype := range weightTypes {
 		names = append(names, moeName(dtype, true), moeName(dtype, false))
 	}
 	return names

@@ -227,12 +227,9 @@ __device__ void attention(const AttentionArgs& a) {
   else attend<N, WARP_ROWS>(a, span, q);
 }
 
+// A module has the kernel of one WIDTH, in units of 32 dimensions.
 #define ATTENTION(N) \
   KERNEL __launch_bounds__(32 * WARPS) attention_##N(AttentionArgs a) { attention<N>(a); }
+#define ATTENTION_OF(WIDTH) ATTENTION(WIDTH)
 
-ATTENTION(1)
-ATTENTION(2)
-ATTENTION(3)
-ATTENTION(4)
-ATTENTION(6)
-ATTENTION(8)
+ATTENTION_OF(WIDTH)

@@ -30,6 +30,11 @@ __device__ void matmul(const MatMulArgs& a) {
 
 #define MATMULS(name, W) MATMUL(name, W, 1, 2) MATMUL(name, W, 2, 2) MATMUL(name, W, 4, 4) MATMUL(name, W, 8, 4)
 
+// A module has the kernels of one type of weights.
+#if defined(MATMULS_f32)
 MATMULS(f32, F32)
+#elif defined(MATMULS_f16)
 MATMULS(f16, F16)
+#elif defined(MATMULS_bf16)
 MATMULS(bf16, BF16)
+#endif
