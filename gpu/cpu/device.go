@@ -27,7 +27,7 @@ type Device struct {
 	description string
 	limit       int64 // bytes; 0 is none
 	table       gpu.Table[*buffer]
-	ops         map[gpu.Op]*operation
+	ops         *gpu.Registry[Kernel]
 	pool        *pool
 	closed      atomic.Bool
 	work        workspace
@@ -67,7 +67,7 @@ func Open(o Options) (*Device, error) {
 		description: fmt.Sprintf("%s, %d %s, %s", processorName(), threads, plural(threads, "thread"), best.name),
 		limit:       o.MemoryLimitBytes,
 		pool:        newPool(threads),
-		ops:         map[gpu.Op]*operation{},
+		ops:         gpu.NewRegistry[Kernel]("cpu"),
 	}
 	d.work.workers = make([]workerSpace, threads)
 	d.registerAll(best.name)

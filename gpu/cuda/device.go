@@ -33,7 +33,7 @@ type Device struct {
 	table             gpu.Table[*buffer]
 	heap              heap
 	upload, download  staging
-	ops               map[gpu.Op]*operation
+	ops               *gpu.Registry[Kernel]
 	work              workspace
 
 	closing sync.RWMutex // held to close; read-held by what may be called from anywhere
@@ -80,7 +80,7 @@ func Open(o Options) (*Device, error) {
 		return nil, err
 	}
 	d := &Device{name: fmt.Sprintf("cuda:%d", o.Device), description: p.String(), properties: p, limit: o.MemoryLimitBytes,
-		driver: drv, functions: map[string]function{}, ops: map[gpu.Op]*operation{}}
+		driver: drv, functions: map[string]function{}, ops: gpu.NewRegistry[Kernel]("cuda")}
 	d.heap.d, d.upload.d, d.download.d = d, d, d
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -3,7 +3,6 @@ package cuda
 import (
 	"fmt"
 	"math"
-	"sync/atomic"
 	"unsafe"
 
 	"github.com/troupe-engine/troupe/gpu"
@@ -13,80 +12,30 @@ import (
 // gpu. It launches work on the device's stream; the context is current.
 type Kernel func(d *Device, args any) error
 
-// operation is an op with its registered implementations.
-type operation struct {
-	implementations []*implementation
-	active          atomic.Pointer[implementation]
-}
-
-type implementation struct {
-	name, doc string
-	kernel    Kernel
-}
-
 // Register adds an implementation of op, or replaces the one of that name; Select makes it the
 // one that runs. Call it before launching work.
 func (d *Device) Register(op gpu.Op, name, doc string, kernel Kernel) {
-	o := d.ops[op]
-	if o == nil {
-		o = &operation{}
-		d.ops[op] = o
-	}
-	fresh := &implementation{name, doc, kernel}
-	for i, old := range o.implementations {
-		if old.name == name {
-			o.implementations[i] = fresh
-			o.active.CompareAndSwap(old, fresh)
-			return
-		}
-	}
-	o.implementations = append(o.implementations, fresh)
-	o.active.CompareAndSwap(nil, fresh)
+	d.ops.Register(op, name, doc, kernel)
 }
 
 // Launch implements gpu.Device.
 func (d *Device) Launch(op gpu.Op, args any) error {
-	o := d.ops[op]
-	if o == nil {
-		return fmt.Errorf("%w: the cuda device has no op %q", gpu.ErrNotSupported, op)
+	kernel, err := d.ops.Active(op)
+	if err != nil {
+		return err
 	}
 	if err := d.enter(); err != nil {
 		return err
 	}
 	defer d.leave()
-	return o.active.Load().kernel(d, args)
+	return kernel(d, args)
 }
 
 // Implementations implements gpu.Device.
-func (d *Device) Implementations(op gpu.Op) []gpu.Implementation {
-	o := d.ops[op]
-	if o == nil {
-		return nil
-	}
-	active := o.active.Load()
-	list := make([]gpu.Implementation, len(o.implementations))
-	for i, im := range o.implementations {
-		list[i] = gpu.Implementation{Name: im.name, Doc: im.doc, Active: im == active}
-	}
-	return list
-}
+func (d *Device) Implementations(op gpu.Op) []gpu.Implementation { return d.ops.Implementations(op) }
 
 // Select implements gpu.Device.
-func (d *Device) Select(op gpu.Op, name string) error {
-	o := d.ops[op]
-	if o == nil {
-		return fmt.Errorf("%w: the cuda device has no op %q", gpu.ErrNotSupported, op)
-	}
-	var names []string
-	for _, im := range o.implementations {
-		if im.name == name {
-			o.active.Store(im)
-			return nil
-		}
-		names = append(names, im.name)
-	}
-	return fmt.Errorf("%w: op %q has no implementation %q here; it has %q", gpu.ErrNotSupported, op, name, names)
-}
+func (d *Device) Select(op gpu.Op, name string) error { return d.ops.Select(op, name) }
 
 // registerAll registers every operation.
 func (d *Device) registerAll() error {
