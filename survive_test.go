@@ -248,37 +248,37 @@ func TestAnswersSurviveLostPeers(t *testing.T) {
 			c := clientOf(t, e)
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
-			over, restarts := make(chan struct{}), 0
-			var drill sync.WaitGroup
-			drill.Go(func() {
-				peers := []func() error{e.replica.RestartMemory, e.replica.RestartCompute}
-				for restarts < 12 { // enough to hit something, and few enough to come to an end
-					select {
-					case <-over:
-						return
-					case <-time.After(150 * time.Millisecond):
-					}
-					if err := peers[restarts%len(peers)](); err != nil {
-						t.Error(err)
-						return
-					}
-					restarts++
-				}
-			})
+			peers := []func() error{e.replica.RestartMemory, e.replica.RestartCompute}
 			began := time.Now()
-			// A sequence that was part of too many lost steps ends with their error.
-			// A fast machine answers between two restarts: it is asked until one has hit something.
 			var wrong []string
-			again := 0
-			for rounds := 0; ; rounds++ {
+			restarts, again := 0, 0
+			// Restarts can fall between two steps: it is asked, and restarted, until one has hit something.
+			for rounds := 0; rounds < 5; rounds++ {
+				over := make(chan struct{})
+				var drill sync.WaitGroup
+				drill.Go(func() {
+					for range 12 { // few enough for the questions to come to an end
+						select {
+						case <-over:
+							return
+						case <-time.After(150 * time.Millisecond):
+						}
+						if err := peers[restarts%len(peers)](); err != nil {
+							t.Error(err)
+							return
+						}
+						restarts++
+					}
+				})
+				// A sequence that was part of too many lost steps ends with their error.
 				w, a := askAll(ctx, t, c, qs, 1, func(e *soak.Ending) bool { return e.Status >= 500 && e.Detail != "" })
+				close(over)
+				drill.Wait()
 				wrong, again = append(wrong, w...), again+a
-				if state, err := c.State(ctx); rounds == 20 || (err == nil && state.Scheduler.StepErrors > 0) {
+				if state, err := c.State(ctx); err == nil && state.Scheduler.StepErrors > 0 {
 					break
 				}
 			}
-			close(over)
-			drill.Wait()
 			for _, w := range wrong {
 				t.Error(w)
 			}
