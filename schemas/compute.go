@@ -18,6 +18,8 @@ type StepPlan struct {
 	InitTopK        I32 `json:"init_top_k,omitempty"`
 	InitMinP        F32 `json:"init_min_p,omitempty"`
 	InitSeed        U64 `json:"init_seed,omitempty"`
+	// Rules are those of initialized slots that have any.
+	Rules []SlotRules `json:"rules,omitempty"`
 
 	// Rows, one per sequence in the step.
 	Seq   U64 `json:"seq"`
@@ -27,7 +29,7 @@ type StepPlan struct {
 	// Known is how many of them are in Tokens. 0 with Count 1 is a decode row whose token is the one
 	// last sampled in the slot, still on the device; otherwise Known equals Count.
 	Known  I32 `json:"known"`
-	Sample U8  `json:"sample"` // 1: sample the token that follows the row's last
+	Sample U8  `json:"sample"` // SampleNone, SampleToken or SampleEmbedding, from the row's last token
 	Tokens I32 `json:"tokens"` // the rows' known tokens, concatenated
 
 	BlockFrom  I32 `json:"block_from"` // the slot's block table from this entry on is replaced …
@@ -35,6 +37,26 @@ type StepPlan struct {
 	Blocks     I32 `json:"blocks"` // … by these, concatenated over rows
 
 	PlannedNs int64 `json:"planned_ns"` // when, in unix nanoseconds of the scheduler: for recordings
+}
+
+// What a row of a plan yields.
+const (
+	SampleNone      = 0 // nothing: its prompt goes on in a later step
+	SampleToken     = 1 // the token that follows
+	SampleEmbedding = 2 // the normalized hidden state, and no token
+)
+
+// SlotRules are the SamplingRules of a slot whose sequence is new to compute, with what they are about.
+type SlotRules struct {
+	_msgpack struct{} `msgpack:",as_array"`
+
+	Slot       int32         `json:"slot"`
+	Rules      SamplingRules `json:"rules"`
+	Tokens     I32           `json:"tokens"`                // prompt and output up to here
+	Prompt     int32         `json:"prompt"`                // how many of them are the prompt
+	MinTokens  int32         `json:"min_tokens,omitempty"`  // of output, before which StopTokens are not sampled
+	StopTokens I32           `json:"stop_tokens,omitempty"` // end tokens
+	MaxTokens  int32         `json:"max_tokens"`            // of output
 }
 
 // PlanReply acknowledges that a plan is queued on the device.
@@ -54,6 +76,34 @@ type StepResult struct {
 	Token  I32    `json:"token"`           // what they sampled; -1: logits were not finite
 	Error  *Error `json:"error,omitempty"` // the step failed: its rows have no KV
 	Ledger Ledger `json:"ledger"`
+
+	Logprobs   []TokenLogprobs `json:"logprobs,omitempty"`   // of the rows whose rules ask for them; Row is the plan's
+	Embeddings []Embedding     `json:"embeddings,omitempty"` // of the rows with SampleEmbedding, whose Token is 0
+}
+
+// Embedding is the hidden state that stands for a whole prompt: the last token's, after the final norm, of length 1.
+type Embedding struct {
+	_msgpack struct{} `msgpack:",as_array"`
+
+	Row    int32 `json:"row"` // of the message that carries it
+	Values F32   `json:"values"`
+}
+
+// CompileRequest asks compute to make a Guide ready, before a request with it is submitted.
+type CompileRequest struct {
+	_msgpack struct{} `msgpack:",as_array"`
+
+	Guide     Guide `json:"guide"`
+	MaxTokens int32 `json:"max_tokens,omitempty"` // if set, an answer that fits must exist
+}
+
+// CompileReply describes a compiled Guide.
+type CompileReply struct {
+	_msgpack struct{} `msgpack:",as_array"`
+
+	MinTokens int32 `json:"min_tokens"` // of the shortest answer, its end token included
+	TookNs    int64 `json:"took_ns"`    // 0: it was compiled already
+	Bytes     int64 `json:"bytes"`      // it takes
 }
 
 // Ledger says where the time of steps went, in nanoseconds. Upload, Device and Idle sum to the device's wall

@@ -70,6 +70,8 @@ const (
 	hotTimeout  = 500 * time.Millisecond // a hot exchange answers within a step; repeating is cheap
 	hotAttempts = 10
 	askTimeout  = 5 * time.Second
+
+	compileTimeout = 10 * time.Second
 )
 
 func define[Req, Resp any, PReq Message[Req], PResp Message[Resp]](service, verb string, timeout time.Duration, attempts int, doc string) Endpoint[Req, Resp] {
@@ -120,6 +122,8 @@ var (
 
 	Execute = define[StepPlan, PlanReply]("compute", "execute", hotTimeout, hotAttempts,
 		"Queue a step on the device.")
+	Compile = define[CompileRequest, CompileReply]("compute", "compile", compileTimeout, 3,
+		"Make a guide for constrained answers ready.")
 	ComputeInfo = define[InfoRequest, ComputeState]("compute", "state", askTimeout, 1,
 		"The computation manager's state for debugging and metrics.")
 	Kernels = define[KernelsRequest, KernelsReply]("compute", "kernels", askTimeout, 3,

@@ -65,6 +65,44 @@ func (*SamplingParams) Example() *SamplingParams {
 	return &SamplingParams{Temperature: 0.8, TopP: 0.95, Seed: 42}
 }
 
+// Example discourages repetition, reports the two likeliest tokens and asks for yes or no.
+func (*SamplingRules) Example() *SamplingRules {
+	return &SamplingRules{FrequencyPenalty: 0.5, RepetitionPenalty: 1.1, BiasTokens: I32{261}, BiasValues: F32{-5}, Logprobs: 3,
+		Guide: (*Guide)(nil).Example()}
+}
+
+// Example allows two answers.
+func (*Guide) Example() *Guide { return &Guide{Kind: "regex", Source: "yes|no"} }
+
+// Example is the first sampled token, which was also the likeliest.
+func (*TokenLogprobs) Example() *TokenLogprobs {
+	return &TokenLogprobs{Row: 0, Start: 3, Width: 3, Tokens: I32{261, 261, 403}, Values: F32{-0.25, -0.25, -2.5}}
+}
+
+// Example is the same with its text.
+func (*TextLogprobs) Example() *TextLogprobs {
+	return &TextLogprobs{Logprobs: *(*TokenLogprobs)(nil).Example(), Bytes: [][]byte{[]byte(" a"), []byte(" a"), []byte(" the")}}
+}
+
+// Example is a tiny hidden state.
+func (*Embedding) Example() *Embedding { return &Embedding{Row: 0, Values: F32{0.6, 0, -0.8}} }
+
+// Example are the rules of the example request's first choice.
+func (*SlotRules) Example() *SlotRules {
+	return &SlotRules{Slot: 0, Rules: *(*SamplingRules)(nil).Example(), Tokens: I32{1, 403, 407}, Prompt: 3,
+		MinTokens: 1, StopTokens: I32{2}, MaxTokens: 64}
+}
+
+// Example asks for yes or no.
+func (*CompileRequest) Example() *CompileRequest {
+	return &CompileRequest{Guide: *(*Guide)(nil).Example(), MaxTokens: 8}
+}
+
+// Example is a compiled expression.
+func (*CompileReply) Example() *CompileReply {
+	return &CompileReply{MinTokens: 2, TookNs: 1500000, Bytes: 65536}
+}
+
 // Example says that three sequences are ahead.
 func (*SubmitReply) Example() *SubmitReply { return &SubmitReply{Waiting: 3} }
 

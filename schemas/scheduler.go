@@ -17,6 +17,7 @@ type SubmitRequest struct {
 	Tokenizer  Instance       `json:"tokenizer"`            // receives the TokenBatches
 	CacheSalt  uint64         `json:"cache_salt,omitempty"` // requests share prefix blocks only within a salt
 	User       string         `json:"user,omitempty"`       // for fair sharing
+	Embed      bool           `json:"embed,omitempty"`      // yields the prompt's Embedding instead of tokens
 }
 
 // SubmitReply acknowledges a SubmitRequest.

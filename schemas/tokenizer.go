@@ -68,6 +68,9 @@ type TokenBatch struct {
 	Finish U8         `json:"finish"`
 	Cached I32        `json:"cached"`           // prompt tokens that came from the prefix cache
 	Errors []SeqError `json:"errors,omitempty"` // why, for rows that end with FinishError
+
+	Logprobs   []TokenLogprobs `json:"logprobs,omitempty"`   // of the rows' tokens, and of the prompt's with the first of a sequence
+	Embeddings []Embedding     `json:"embeddings,omitempty"` // of rows that end an embedding request
 }
 
 // SeqError is the reason a sequence failed.
@@ -101,6 +104,17 @@ type DeltaBatch struct {
 	Finish U8         `json:"finish"`
 	Cached I32        `json:"cached"` // prompt tokens that came from the prefix cache
 	Errors []SeqError `json:"errors,omitempty"`
+
+	Logprobs   []TextLogprobs `json:"logprobs,omitempty"`
+	Embeddings []Embedding    `json:"embeddings,omitempty"`
+}
+
+// TextLogprobs is TokenLogprobs with the bytes of its tokens; one alone may be part of a character.
+type TextLogprobs struct {
+	_msgpack struct{} `msgpack:",as_array"`
+
+	Logprobs TokenLogprobs `json:"logprobs"`
+	Bytes    [][]byte      `json:"bytes"` // [n, Width]: what each token adds to the text
 }
 
 // TokenizerState is the tokenizer's debugging snapshot.

@@ -20,7 +20,7 @@ func codecOf(t reflect.Type) fieldCodec {
 		return columnCodec[float32]("F32")
 	case reflect.TypeFor[U8]():
 		return columnCodec[uint8]("U8")
-	case reflect.TypeFor[json.RawMessage]():
+	case reflect.TypeFor[json.RawMessage](), reflect.TypeFor[[]byte]():
 		return reflectCodec(t)
 	}
 	if t.Implements(reflect.TypeFor[msgpack.CustomEncoder]()) || reflect.PointerTo(t).Implements(reflect.TypeFor[msgpack.CustomDecoder]()) {
