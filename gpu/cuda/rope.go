@@ -1,0 +1,83 @@
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+type ropeTableArgs struct {
+	cos, sin, positions, invFreq uintptr
+	n                            int64
+	half                         int32
+	scale                        float32
+}
+
+func (d *Device) ropeTable(a *gpu.RoPETable) error {
+	half := a.InvFreq.Len()
+	n := a.Positions.Len() * half
+	mustLen(gpu.OpRoPETable, "Cos", a.Cos, n)
+	mustLen(gpu.OpRoPETable, "Sin", a.Sin, n)
+	return runEach(d, "rope_table", n, ropeTableArgs{d.f32(a.Cos), d.f32(a.Sin), d.i32(a.Positions), d.f32(a.InvFreq),
+		int64(n), int32(half), a.Scale})
+}
+
+type ropeArgs struct {
+	x, cos, sin                          uintptr
+	n                                    int64
+	stride, column, heads, headDim, half int32
+	_                                    int32
+}
+
+func (d *Device) rope(a *gpu.RoPE) error {
+	tokens, stride, half := a.X.Dims[0], a.X.Dims[1], a.Cos.Dims[1]
+	mustShape(gpu.OpRoPE, "X", a.X, tokens, stride)
+	mustShape(gpu.OpRoPE, "Cos", a.Cos, tokens, half)
+	mustShape(gpu.OpRoPE, "Sin", a.Sin, tokens, half)
+	if 2*half > a.HeadDim || a.Column < 0 || a.Column+a.Heads*a.HeadDim > stride {
+		panic(fmt.Sprintf("cuda: rope: %d heads of %d at column %d of %v, rotating %d", a.Heads, a.HeadDim, a.Column, a.X, 2*half))
+	}
+	n := tokens * a.Heads * half
+	return runEach(d, "rope", n, ropeArgs{x: d.f32(a.X), cos: d.f32(a.Cos), sin: d.f32(a.Sin), n: int64(n),
+		stride: int32(stride), column: int32(a.Column), heads: int32(a.Heads), headDim: int32(a.HeadDim), half: int32(half)})
+}
+
+type kvWriteArgs struct {
+	kv, kPool, vPool, slots                                       uintptr
+	n                                                             int64
+	stride, kColumn, vColumn, heads, blockSize, dim, slotCount, _ int32
+}
+
+func (d *Device) kvWrite(a *gpu.KVWrite) error {
+	tokens, stride := a.SlotMapping.Len(), a.KV.Dims[1]
+	blocks, heads, blockSize, dim := a.KPool.Dims[0], a.KPool.Dims[1], a.KPool.Dims[2], a.KPool.Dims[3]
+	mustShape(gpu.OpKVWrite, "KV", a.KV, tokens, stride)
+	mustShape(gpu.OpKVWrite, "VPool", a.VPool, blocks, heads, blockSize, dim)
+	if a.KColumn < 0 || a.VColumn < 0 || max(a.KColumn, a.VColumn)+heads*dim > stride {
+		panic(fmt.Sprintf("cuda: kv_write: %d heads of %d at columns %d and %d of %v", heads, dim, a.KColumn, a.VColumn, a.KV))
+	}
+	n := tokens * heads * dim
+	return runEach(d, "kv_write", n, kvWriteArgs{kv: d.f32(a.KV), kPool: d.f32(a.KPool), vPool: d.f32(a.VPool), slots: d.i32(a.SlotMapping),
+		n: int64(n), stride: int32(stride), kColumn: int32(a.KColumn), vColumn: int32(a.VColumn),
+		heads: int32(heads), blockSize: int32(blockSize), dim: int32(dim), slotCount: int32(blocks * blockSize)})
+}
+
+func (d *Device) kvCopy(a *gpu.KVCopy) error {
+	if len(a.Pairs)%2 != 0 {
+		panic(fmt.Sprintf("cuda: kv_copy: Pairs has odd length %d", len(a.Pairs)))
+	}
+	for _, t := range a.Pools {
+		pool, blocks := d.address(t), t.Dims[0]
+		size := uintptr(t.Bytes() / max(1, blocks))
+		for i := 0; i < len(a.Pairs); i += 2 {
+			from, to := int(a.Pairs[i]), int(a.Pairs[i+1])
+			mustIndex(gpu.OpKVCopy, "Pairs", from, blocks)
+			mustIndex(gpu.OpKVCopy, "Pairs", to, blocks)
+			status := call(d.driver.cuMemcpyDtoDAsync, pool+uintptr(to)*size, pool+uintptr(from)*size, size, d.stream)
+			if err := d.check("cuMemcpyDtoDAsync", status); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
