@@ -22,13 +22,16 @@ const (
 	OpSoftCap    Op = "softcap"         // SoftCap
 	OpMoERoute   Op = "moe_route"       // MoERoute
 	OpMoEExperts Op = "moe_experts"     // MoEExperts
+	OpEditLogits Op = "edit_logits"     // EditLogits
 	OpSample     Op = "sample"          // Sample
+	OpTopTokens  Op = "top_tokens"      // TopTokens
 	OpLogSoftmax Op = "log_softmax"     // LogSoftmax
 )
 
 // Ops lists every operation, in the order a step uses them.
 var Ops = []Op{OpFeedTokens, OpEmbed, OpRMSNorm, OpMatMul, OpRoPETable, OpRoPE, OpKVWrite, OpKVCopy,
-	OpAttention, OpActMul, OpAdd, OpGatherRows, OpSoftCap, OpMoERoute, OpMoEExperts, OpSample, OpLogSoftmax}
+	OpAttention, OpActMul, OpAdd, OpGatherRows, OpSoftCap, OpMoERoute, OpMoEExperts,
+	OpEditLogits, OpSample, OpTopTokens, OpLogSoftmax}
 
 // FeedTokens resolves the step's input tokens on the device, so that a token sampled in step N
 // feeds step N+1 without the host seeing it: Out[t] = Tokens[t] where that is >= 0, otherwise
@@ -62,10 +65,15 @@ type RMSNorm struct {
 // MatMul: Out[t, n] = sum_k X[t, k] * W[n, k] + Bias[n], plus Out's old value if Accumulate
 // (the residual add). Summed in the same order for every t, whatever T.
 type MatMul struct {
-	Out, X     Tensor // [T, N], [T, K]
+	Out, X     Tensor // [T, N], [T, K]; Out may also be F32
 	W          Tensor // [N, K] packed
 	Bias       Tensor // [N] F32, or the zero Tensor
 	Accumulate bool
+	// Norm, if not nil, comes first and makes X; Gate comes last and takes Out for its X. A device
+	// may fuse them with the product: then X, or Out, which only lead from one to the next, hold
+	// nothing of use.
+	Norm *RMSNorm // Norm.Out is X
+	Gate *ActMul  // Gate.X is Out; not with Accumulate
 }
 
 // RoPETable computes, once per step, Cos[t, i] = cos(Positions[t] * InvFreq[i]) * Scale and Sin
@@ -96,6 +104,7 @@ type KVWrite struct {
 	KColumn, VColumn int
 	KPool, VPool     Tensor // [blocks, kv_heads, block_size, D]
 	SlotMapping      Tensor // [T] I32: block * block_size + offset in block; -1 writes nothing
+	RoPE             *RoPE  // if not nil, it comes first; its X is KV
 }
 
 // KVCopy copies whole blocks inside the pools (copy-on-write): block Pairs[2i] to Pairs[2i+1].
@@ -121,6 +130,10 @@ type Attention struct {
 	Scale        float32
 	SoftCap      float32 // 0, or c for scores c*tanh(s/c) (Gemma 2)
 	Window       int     // 0, or the sliding window in tokens, the query's own included
+	// What the host knows of the contents of Positions and QueryStart, to divide the work by; 0 is
+	// unknown.
+	ContextMax int // every position is below it
+	QueryMax   int // no sequence has more tokens
 }
 
 // Activation is the gate's nonlinearity.
@@ -174,6 +187,27 @@ type MoEExperts struct {
 	Hidden, Scratch  Tensor // [T*TopK, 2F], [T*TopK, F] work space
 }
 
+// EditLogits changes logits in place ahead of Sample: first the edits, then the masks.
+type EditLogits struct {
+	Logits Tensor      // [R, V] F32
+	Edits  []LogitEdit // host memory; at most one for a (row, token)
+	Masks  []LogitMask // host memory; at most one for a row
+}
+
+// LogitEdit changes one logit: l = (l / Scale if l > 0, else l * Scale) + Add. Penalties and biases are such; -Inf as Add
+// takes a token out.
+type LogitEdit struct {
+	Row, Token int32
+	Scale      float32 // 1 leaves as it is
+	Add        float32
+}
+
+// LogitMask makes the logits of a row -Inf but for the allowed tokens.
+type LogitMask struct {
+	Row     int32
+	Allowed []uint32 // [(V+31)/32]: bit t%32 of word t/32 is token t
+}
+
 // SampleParams is what one row needs to sample. A row of Sample.Params in host memory.
 type SampleParams struct {
 	Temperature float32 // 0 is greedy
@@ -193,15 +227,26 @@ type SampleParams struct {
 // logit yields -1 in Out, and 0 in LastToken so that a step already launched behind it stays in
 // range. Package gpu/ref defines ties, thresholds and the noise exactly.
 type Sample struct {
-	Logits    Tensor         // [R, V]
+	Logits    Tensor         // [R, V] F32
 	Params    []SampleParams // host memory, len R
 	Out       Tensor         // [R] I32
 	LastToken Tensor         // [slots] I32
 }
 
+// TopTokens: Out[r, 0] = First[r], and Out[r, 1:] are the tokens with the largest logits of row r in descending order, ties to
+// the lower id, as many as Out has room for. NaN counts as the smallest; a vocabulary that is too small leaves -1.
+type TopTokens struct {
+	Out    Tensor // [R, 1+K] I32, K at most TopTokensMax
+	First  Tensor // [R] I32
+	Logits Tensor // [R, V] F32
+}
+
+// TopTokensMax bounds K of TopTokens.
+const TopTokensMax = 32
+
 // LogSoftmax: for each row r, Out[r, j] = log_softmax(Logits[r])[IDs[r, j]], accumulated in float64.
 type LogSoftmax struct {
 	Out    Tensor // [R, J] F32
-	Logits Tensor // [R, V]
-	IDs    Tensor // [R, J] I32
+	Logits Tensor // [R, V] F32
+	IDs    Tensor // [R, J] I32; -1 yields -Inf
 }

@@ -233,6 +233,13 @@ func (a *Actor) batch(rows []Emission) *schemas.TokenBatch {
 		if e.Err != nil {
 			b.Errors = append(b.Errors, schemas.SeqError{Seq: e.Seq, Error: *e.Err})
 		}
+		for _, l := range e.Logprobs {
+			l.Row = int32(i)
+			b.Logprobs = append(b.Logprobs, l)
+		}
+		if e.Embedding != nil {
+			b.Embeddings = append(b.Embeddings, schemas.Embedding{Row: int32(i), Values: e.Embedding.Values})
+		}
 	}
 	return b
 }

@@ -110,6 +110,9 @@ type Emission struct {
 	Finish    schemas.FinishReason
 	Cached    int32
 	Err       *schemas.Error
+
+	Logprobs  []schemas.TokenLogprobs // of the token, and of the prompt; their Row is set with the batch
+	Embedding *schemas.Embedding
 }
 
 // Core is the scheduler's state. It is used by one goroutine.
@@ -164,6 +167,8 @@ type Sequence struct {
 	cached   int32 // prompt tokens taken over at the first grant
 	started  bool  // had a first grant
 	ended    bool
+
+	promptLogprobs *schemas.TokenLogprobs // as far as computed; nil if nobody asked, or once they went out
 
 	parent      *Sequence // choice 0 of the same request, whose prompt blocks this one shares; nil for choice 0
 	preemptions int32

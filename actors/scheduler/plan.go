@@ -241,12 +241,19 @@ func (c *Core) addRow(plan *schemas.StepPlan, f *flight, s *Sequence, g rowGrant
 		plan.Tokens = append(plan.Tokens, s.token(pos))
 	}
 	sample := end == s.total()
+	yields := byte(schemas.SampleNone)
+	switch {
+	case sample && s.request.Embed:
+		yields = schemas.SampleEmbedding
+	case sample:
+		yields = schemas.SampleToken
+	}
 	plan.Seq = append(plan.Seq, uint64(s.id))
 	plan.Slot = append(plan.Slot, int32(s.slot))
 	plan.Start = append(plan.Start, g.start)
 	plan.Count = append(plan.Count, g.count)
 	plan.Known = append(plan.Known, known)
-	plan.Sample = append(plan.Sample, boolByte(sample))
+	plan.Sample = append(plan.Sample, yields)
 	plan.BlockFrom = append(plan.BlockFrom, g.blockFrom)
 	plan.BlockCount = append(plan.BlockCount, int32(len(g.blocks)))
 	plan.Blocks = append(plan.Blocks, g.blocks...)
@@ -282,6 +289,39 @@ func (c *Core) start(plan *schemas.StepPlan, s *Sequence, g rowGrant) {
 	plan.InitTopK = append(plan.InitTopK, p.TopK)
 	plan.InitMinP = append(plan.InitMinP, p.MinP)
 	plan.InitSeed = append(plan.InitSeed, p.Seed+uint64(s.id.Choice()))
+	if rules, any := s.slotRules(); any {
+		plan.Rules = append(plan.Rules, rules)
+	}
+}
+
+// slotRules says what compute must know to change or to report on the sequence's logits, if it must.
+// All tokens of a sequence that starts are known.
+func (s *Sequence) slotRules() (rules schemas.SlotRules, any bool) {
+	r := s.request
+	waits := s.OutputTokens() < r.MinTokens && len(r.StopTokens) > 0
+	if r.Sampling.Rules == nil && !waits {
+		return rules, false
+	}
+	rules = schemas.SlotRules{Slot: int32(s.slot), Tokens: slices.Concat(r.Tokens, s.output), Prompt: s.PromptTokens(), MaxTokens: s.maxTokens}
+	if r.Sampling.Rules != nil {
+		rules.Rules = *r.Sampling.Rules
+	}
+	if s.reportsPrompt() == 0 {
+		rules.Rules.PromptLogprobs = 0
+	}
+	if waits {
+		rules.MinTokens, rules.StopTokens = r.MinTokens, r.StopTokens
+	}
+	return rules, true
+}
+
+// reportsPrompt is the width of the prompt's log-probabilities that are still to be reported, or 0: the first choice's
+// speak for all, and they go out with its first token.
+func (s *Sequence) reportsPrompt() int32 {
+	if rules := s.request.Sampling.Rules; rules != nil && s.parent == nil && len(s.output) == 0 {
+		return rules.PromptLogprobs
+	}
+	return 0
 }
 
 // preempt sends a running sequence back to the queue; it will be recomputed from its tokens.
@@ -292,11 +332,4 @@ func (c *Core) preempt(s *Sequence) {
 	s.preemptions++
 	c.count.preemptions++
 	c.waiting = c.insert(c.waiting, s)
-}
-
-func boolByte(b bool) byte {
-	if b {
-		return 1
-	}
-	return 0
 }

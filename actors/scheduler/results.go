@@ -35,8 +35,55 @@ func (c *Core) done(r *schemas.StepResult) {
 		}
 	}
 	c.emit = slices.Grow(c.emit, len(r.Row))
+	extras := f.extras(r)
 	for i, row := range r.Row {
-		c.sampled(f.rows[row], r.Token[i])
+		c.sampled(f.rows[row], r.Token[i], extras[row])
+	}
+}
+
+// extra is what a row yields besides its token.
+type extra struct {
+	logprobs  *schemas.TokenLogprobs
+	embedding *schemas.Embedding
+}
+
+// extras sorts a result's log-probabilities and embeddings by row; those of prompts are kept with their sequences.
+func (f *flight) extras(r *schemas.StepResult) map[int32]extra {
+	if len(r.Logprobs) == 0 && len(r.Embeddings) == 0 {
+		return nil
+	}
+	extras := map[int32]extra{}
+	for i := range r.Logprobs {
+		l := &r.Logprobs[i]
+		if l.Prompt {
+			f.rows[l.Row].keepPromptLogprobs(l)
+			continue
+		}
+		e := extras[l.Row]
+		e.logprobs = l
+		extras[l.Row] = e
+	}
+	for i := range r.Embeddings {
+		e := extras[r.Embeddings[i].Row]
+		e.embedding = &r.Embeddings[i]
+		extras[r.Embeddings[i].Row] = e
+	}
+	return extras
+}
+
+// keepPromptLogprobs adds a chunk's. A chunk that is computed again after a preemption says the same again.
+func (s *Sequence) keepPromptLogprobs(l *schemas.TokenLogprobs) {
+	if s.ended || s.reportsPrompt() != l.Width {
+		return
+	}
+	if s.promptLogprobs == nil {
+		n := int(s.PromptTokens()-1) * int(l.Width)
+		s.promptLogprobs = &schemas.TokenLogprobs{Prompt: true, Start: 1, Width: l.Width, Tokens: make(schemas.I32, n), Values: make(schemas.F32, n)}
+	}
+	at := max(int(l.Start-1), 0) * int(l.Width)
+	if at < len(s.promptLogprobs.Tokens) {
+		copy(s.promptLogprobs.Tokens[at:], l.Tokens)
+		copy(s.promptLogprobs.Values[at:], l.Values)
 	}
 }
 
@@ -60,6 +107,17 @@ func (f *flight) check(r *schemas.StepResult) *schemas.Error {
 		return badResult(r, "row", "element %d is row %d, which does not sample again according to the plan", row, r.Row[row])
 	case len(r.Token) != len(r.Row):
 		return badResult(r, "token", "%d tokens for %d rows", len(r.Token), len(r.Row))
+	}
+	for i := range r.Logprobs {
+		l := &r.Logprobs[i]
+		if l.Row < 0 || int(l.Row) >= len(f.rows) || l.Width < 1 || len(l.Tokens) != len(l.Values) || len(l.Tokens)%int(l.Width) != 0 {
+			return badResult(r, "logprobs", "element %d has row %d of %d, %d tokens and %d values, %d wide", i, l.Row, len(f.rows), len(l.Tokens), len(l.Values), l.Width)
+		}
+	}
+	for i := range r.Embeddings {
+		if row := r.Embeddings[i].Row; row < 0 || int(row) >= len(f.rows) {
+			return badResult(r, "embeddings", "element %d has row %d of %d", i, row, len(f.rows))
+		}
 	}
 	return nil
 }
@@ -94,10 +152,14 @@ func (c *Core) watch() *schemas.StepPlan {
 	return f.plan
 }
 
-// sampled appends a token to s and ends the sequence if it is the last.
-func (c *Core) sampled(s *Sequence, token int32) {
+// sampled appends a token to s and ends the sequence if it is the last, or if what was asked for is an embedding.
+func (c *Core) sampled(s *Sequence, token int32, x extra) {
 	if s.ended {
 		c.count.discarded++
+		return
+	}
+	if s.request.Embed {
+		c.embedded(s, x.embedding)
 		return
 	}
 	if token < 0 || token >= c.cfg.VocabSize {
@@ -115,10 +177,29 @@ func (c *Core) sampled(s *Sequence, token int32) {
 	case s.OutputTokens() >= s.maxTokens:
 		e.Finish = schemas.FinishLength
 	}
+	if x.logprobs != nil {
+		e.Logprobs = append(e.Logprobs, *x.logprobs)
+	}
+	if s.promptLogprobs != nil {
+		e.Logprobs = append(e.Logprobs, *s.promptLogprobs)
+		s.promptLogprobs = nil
+	}
 	c.emit = append(c.emit, e)
 	if e.Finish != schemas.FinishNone {
 		c.end(s)
 	}
+}
+
+// embedded ends a sequence with its embedding.
+func (c *Core) embedded(s *Sequence, embedding *schemas.Embedding) {
+	if embedding == nil {
+		c.fail(s, schemas.Errorf(schemas.KindInternal, "embed", "the step has no embedding for the sequence").
+			WithHint("does this compute support embeddings?"))
+		return
+	}
+	c.emit = append(c.emit, Emission{Tokenizer: s.request.Tokenizer, Seq: s.id, Token: -1, Finish: schemas.FinishStop,
+		Cached: s.cached, Embedding: embedding})
+	c.end(s)
 }
 
 // lost recovers from a step that memory or compute did not do: a new epoch makes both forget

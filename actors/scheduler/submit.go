@@ -29,6 +29,9 @@ func (c *Core) submit(r *schemas.SubmitRequest) (*schemas.SubmitReply, *schemas.
 	for i := range int(r.Choices) {
 		s := &Sequence{id: r.Request.Seq(i), request: r, arrival: c.arrivals, arrivedNs: c.now, slot: noSlot,
 			maxTokens: min(r.MaxTokens, c.contextMax-int32(len(r.Tokens))), parent: parent}
+		if r.Embed {
+			s.maxTokens = 1 // one row yields the embedding
+		}
 		if i == 0 {
 			parent = s
 		}
@@ -60,6 +63,9 @@ func (c *Core) refuse(r *schemas.SubmitRequest) *schemas.Error {
 	if r.Choices < 1 || r.Choices > schemas.ChoicesMax {
 		return bad("n", "n is %d; expected 1 to %d", r.Choices, schemas.ChoicesMax)
 	}
+	if r.Embed && r.Choices != 1 {
+		return bad("n", "n is %d; expected 1 for an embedding", r.Choices)
+	}
 	if r.MaxTokens < 1 {
 		return bad("max_tokens", "max_tokens is %d; expected at least 1", r.MaxTokens)
 	}
@@ -80,6 +86,9 @@ func (c *Core) refuse(r *schemas.SubmitRequest) *schemas.Error {
 	if r.DeadlineMs < 0 {
 		return bad("deadline", "deadline is %d ms; expected unix milliseconds, or 0 for none", r.DeadlineMs)
 	}
+	if err := c.refuseRules(r, bad); err != nil {
+		return err
+	}
 	for i, t := range r.Tokens {
 		if t < 0 || t >= c.cfg.VocabSize {
 			return bad("prompt", "token %d of the prompt is %d; the vocabulary has 0 to %d", i, t, c.cfg.VocabSize-1)
@@ -91,6 +100,26 @@ func (c *Core) refuse(r *schemas.SubmitRequest) *schemas.Error {
 			WithHint("try again later, or raise waiting_max")
 		err.RetryAfterMs = 1000
 		return err
+	}
+	return nil
+}
+
+// promptLogprobsMax bounds what is kept of one prompt: tokens × candidates.
+const promptLogprobsMax = 1 << 20
+
+// refuseRules says what is wrong with r's sampling rules, as far as that depends on the model or the prompt.
+func (c *Core) refuseRules(r *schemas.SubmitRequest, bad func(param, format string, args ...any) *schemas.Error) *schemas.Error {
+	rules := r.Sampling.Rules
+	if rules == nil {
+		return nil
+	}
+	for i, t := range rules.BiasTokens {
+		if t < 0 || t >= c.cfg.VocabSize {
+			return bad("logit_bias", "element %d is for token %d; the vocabulary has 0 to %d", i, t, c.cfg.VocabSize-1)
+		}
+	}
+	if n := len(r.Tokens) * int(rules.PromptLogprobs); n > promptLogprobsMax {
+		return bad("prompt_logprobs", "%d candidates for each of %d prompt tokens; expected at most %d in all", rules.PromptLogprobs, len(r.Tokens), promptLogprobsMax)
 	}
 	return nil
 }

@@ -46,6 +46,8 @@ func (d *Device) registerAll(tierName string) {
 	simple(d, gpu.OpGatherRows, (*Device).gatherRows)
 	simple(d, gpu.OpSoftCap, (*Device).softCap)
 	simple(d, gpu.OpMoERoute, (*Device).moeRoute)
+	simple(d, gpu.OpEditLogits, (*Device).editLogits)
+	simple(d, gpu.OpTopTokens, (*Device).topTokens)
 	for _, t := range tiers() {
 		tiered(d, gpu.OpRMSNorm, t, (*Device).rmsNorm)
 		tiered(d, gpu.OpMatMul, t, (*Device).matMul)

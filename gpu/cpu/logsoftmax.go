@@ -21,6 +21,10 @@ func (d *Device) logSoftmax(t *tier, a *gpu.LogSoftmax) error {
 		row := logits[r*vocab:][:vocab]
 		log := logSumExp(t, row, d.work.exps)
 		for j, id := range ids[r*per:][:per] {
+			if id < 0 {
+				out[r*per+j] = negativeInfinity
+				continue
+			}
 			mustIndex(gpu.OpLogSoftmax, "IDs", int(id), vocab)
 			out[r*per+j] = float32(float64(row[id]) - log)
 		}

@@ -19,7 +19,9 @@ type workspace struct {
 	pack      packTask
 	attention attentionTask
 	actMul    actMulTask
+	masks     maskTask
 	sample    sampleTask
+	top       topTask
 	norm      normTask
 	ropeTable ropeTableTask
 	rope      ropeTask

@@ -32,6 +32,7 @@ func modules() []module {
 		{file: "norm.cu", kernels: []string{"rmsnorm_warp", "rmsnorm_block"}},
 		{file: "rope.cu", kernels: []string{"rope_table", "rope", "kv_write"}},
 		{file: "moe.cu", include: "matmul.cuh", kernels: append(moeNames(), "moe_route", "moe_sort", "moe_combine")},
+		{file: "logits.cu", kernels: []string{"edit_logits", "mask_logits", "top_tokens"}},
 		{file: "sample.cu", kernels: []string{"sample", "log_softmax"}},
 	}
 	for _, dtype := range weightTypes {

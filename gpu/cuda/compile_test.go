@@ -18,6 +18,7 @@ var argumentStructs = map[string]map[string]any{
 	"matmul.cu":      {"MatMulArgs": matMulArgs{}},
 	"attention.cu":   {"AttentionArgs": attentionArgs{}},
 	"moe.cu":         {"MoERouteArgs": moeRouteArgs{}, "MoESortArgs": moeSortArgs{}, "GroupedArgs": groupedArgs{}, "MoECombineArgs": moeCombineArgs{}},
+	"logits.cu":      {"LogitEdit": logitEdit{}, "EditLogitsArgs": editLogitsArgs{}, "MaskLogitsArgs": maskLogitsArgs{}, "TopTokensArgs": topTokensArgs{}},
 	"sample.cu":      {"SampleRow": sampleRow{}, "SampleArgs": sampleArgs{}, "LogSoftmaxArgs": logSoftmaxArgs{}},
 }
 

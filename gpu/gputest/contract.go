@@ -63,6 +63,7 @@ func testHandles(t *testing.T, open func(t *testing.T) gpu.Device) {
 	if string(buf[20:40]) != string(row) || buf[19] != 0 || buf[40] != 0 {
 		t.Errorf("a slice was uploaded to the wrong place: %q", buf)
 	}
+	testFetch(t, d, a, buf)
 	d.Free(a)
 	text := panicText(t, "use after free", func() { _ = d.Upload(a, buf) })
 	mention(t, "use after free", text, "f32[3 5]", "created at", "freed at", "testHandles")
@@ -79,6 +80,44 @@ func testHandles(t *testing.T, open func(t *testing.T) gpu.Device) {
 		t.Fatal("Close did not report a leak")
 	}
 	mention(t, "leak report", err.Error(), "i32[7]", "created at", "testHandles")
+}
+
+// testFetch: a copy to the host is of the tensor as it was when it was asked for, whenever, in whatever
+// order and wherever it is waited for. want is what x holds.
+func testFetch(t *testing.T, d gpu.Device, x gpu.Tensor, want []byte) {
+	t.Helper()
+	const copies = 12
+	list := make([]gpu.Fetched, copies)
+	for i := range list {
+		want[0] = byte(i)
+		if err := d.Upload(x, want); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if list[i], err = d.Fetch(x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done := make(chan error)
+	go func() {
+		defer close(done)
+		for i := range list {
+			at := copies - 1 - i
+			got := make([]byte, len(want))
+			if err := list[at].Wait(got); err != nil {
+				done <- err
+				return
+			}
+			if got[0] != byte(at) || string(got[1:]) != string(want[1:]) {
+				done <- fmt.Errorf("copy %d holds %q after its first byte %d, want %q", at, got[1:], got[0], want[1:])
+				return
+			}
+		}
+	}()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	panicText(t, "a second Wait", func() { _ = list[0].Wait(make([]byte, len(want))) })
 }
 
 // testErrors: what must be an error and not a panic.

@@ -31,7 +31,9 @@ func Run(t *testing.T, open func(t *testing.T) gpu.Device) {
 		gpu.OpSoftCap:    testSoftCap,
 		gpu.OpMoERoute:   testMoERoute,
 		gpu.OpMoEExperts: testMoEExperts,
+		gpu.OpEditLogits: testEditLogits,
 		gpu.OpSample:     testSample,
+		gpu.OpTopTokens:  testTopTokens,
 		gpu.OpLogSoftmax: testLogSoftmax,
 	}
 	for _, op := range gpu.Ops {

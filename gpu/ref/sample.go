@@ -1,8 +1,11 @@
 package ref
 
 import (
+	"cmp"
 	"math"
 	"slices"
+
+	"github.com/troupe-engine/troupe/gpu"
 )
 
 // SampleRow draws one token from a row of logits; the parameters are those of
@@ -98,7 +101,52 @@ func LogSoftmax(row []float32, ids []int32) []float32 {
 	}
 	out := make([]float32, len(ids))
 	for j, id := range ids {
+		if id < 0 {
+			out[j] = float32(math.Inf(-1))
+			continue
+		}
 		out[j] = float32(float64(row[id]) - largest - math.Log(total))
+	}
+	return out
+}
+
+// EditLogits applies one row's edits and mask (nil for none) in place.
+func EditLogits(row []float32, edits []gpu.LogitEdit, allowed []uint32) {
+	for _, e := range edits {
+		l := row[e.Token]
+		if l > 0 {
+			l /= e.Scale
+		} else {
+			l *= e.Scale
+		}
+		row[e.Token] = l + e.Add
+	}
+	if allowed == nil {
+		return
+	}
+	for t := range row {
+		if allowed[t/32]>>(t%32)&1 == 0 {
+			row[t] = float32(math.Inf(-1))
+		}
+	}
+}
+
+// TopTokens returns first, then the k tokens with the largest logits, ties to the lower id, NaN last.
+func TopTokens(row []float32, first int32, k int) []int32 {
+	order := make([]int32, len(row))
+	for t := range order {
+		order[t] = int32(t)
+	}
+	value := func(t int32) float64 {
+		if v := float64(row[t]); v == v {
+			return v
+		}
+		return math.Inf(-1)
+	}
+	slices.SortStableFunc(order, func(a, b int32) int { return cmp.Compare(value(b), value(a)) })
+	out := append([]int32{first}, order[:min(k, len(order))]...)
+	for len(out) < 1+k {
+		out = append(out, -1)
 	}
 	return out
 }

@@ -291,6 +291,7 @@ KERNEL __launch_bounds__(THREADS) log_softmax(LogSoftmaxArgs a) {
   double log_total = log(block_sum(total, sums));
   for (int j = threadIdx.x; j < a.per_row; j += THREADS) {
     i64 at = (i64)blockIdx.x * a.per_row + j;
-    a.out[at] = (float)((double)row[clamp_index(a.ids[at], a.vocab)] - largest - log_total);
+    int id = a.ids[at];
+    a.out[at] = id < 0 ? -INFINITE : (float)((double)row[clamp_index(id, a.vocab)] - largest - log_total);
   }
 }
