@@ -137,6 +137,15 @@ type Implementation struct {
 	Name   string `json:"name"` // "go", "avx2", "avx512"
 	Doc    string `json:"doc"`  // one line: what is different about it
 	Active bool   `json:"active"`
+	// BatchVariant: the bits of a row may depend on the rows that it is computed with.
+	BatchVariant bool `json:"batch_variant,omitempty"`
+}
+
+// Fetched is a copy on its way to the host.
+type Fetched interface {
+	// Wait returns when the copy has arrived and is in dst, whose length is the tensor's bytes. Call
+	// it once, from any goroutine; a second call panics.
+	Wait(dst []byte) error
 }
 
 // Device executes operations on memory it owns. Launches and uploads take effect in call
@@ -164,6 +173,9 @@ type Device interface {
 	Upload(dst Tensor, src []byte) error
 	// Download waits for all launched work and copies src to dst. len(dst) == src.Bytes().
 	Download(dst []byte, src Tensor) error
+	// Fetch starts to copy src to the host, behind all launched work, and returns at once: the
+	// copy is of src as that work leaves it, whatever is launched later.
+	Fetch(src Tensor) (Fetched, error)
 
 	// Launch executes op with args, a pointer to the op's argument struct in this package.
 	// The device does not keep args after it returns.

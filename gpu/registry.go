@@ -19,8 +19,9 @@ type operation[K any] struct {
 }
 
 type implementation[K any] struct {
-	name, doc string
-	kernel    K
+	name, doc    string
+	kernel       K
+	batchVariant bool
 }
 
 // NewRegistry returns an empty registry. device names the backend in errors.
@@ -36,7 +37,7 @@ func (r *Registry[K]) Register(op Op, name, doc string, kernel K) {
 		o = &operation[K]{}
 		r.ops[op] = o
 	}
-	fresh := &implementation[K]{name, doc, kernel}
+	fresh := &implementation[K]{name: name, doc: doc, kernel: kernel}
 	for i, old := range o.implementations {
 		if old.name == name {
 			o.implementations[i] = fresh
@@ -46,6 +47,16 @@ func (r *Registry[K]) Register(op Op, name, doc string, kernel K) {
 	}
 	o.implementations = append(o.implementations, fresh)
 	o.active.CompareAndSwap(nil, fresh)
+}
+
+// Vary marks the implementation of op called name as one whose rows depend on their batch. It is for
+// backends, after Register.
+func (r *Registry[K]) Vary(op Op, name string) {
+	for _, im := range r.ops[op].implementations {
+		if im.name == name {
+			im.batchVariant = true
+		}
+	}
 }
 
 func (r *Registry[K]) find(op Op) (*operation[K], error) {
@@ -73,7 +84,7 @@ func (r *Registry[K]) Implementations(op Op) []Implementation {
 	active := o.active.Load()
 	list := make([]Implementation, len(o.implementations))
 	for i, im := range o.implementations {
-		list[i] = Implementation{Name: im.name, Doc: im.doc, Active: im == active}
+		list[i] = Implementation{Name: im.name, Doc: im.doc, Active: im == active, BatchVariant: im.batchVariant}
 	}
 	return list
 }

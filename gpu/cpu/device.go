@@ -169,6 +169,30 @@ func (d *Device) Download(dst []byte, src gpu.Tensor) error {
 	return nil
 }
 
+// Fetch implements gpu.Device. Launches are done when they return, so the copy is made at once.
+func (d *Device) Fetch(src gpu.Tensor) (gpu.Fetched, error) {
+	if d.closed.Load() {
+		return nil, errClosed
+	}
+	b := d.bytes(src)
+	f := &fetched{data: append(make([]byte, 0, len(b)), b...)}
+	return f, nil
+}
+
+type fetched struct {
+	data   []byte
+	waited atomic.Bool
+}
+
+// Wait implements gpu.Fetched.
+func (f *fetched) Wait(dst []byte) error {
+	if f.waited.Swap(true) || len(dst) != len(f.data) {
+		panic(fmt.Sprintf("cpu: Wait for %d bytes of a copy of %d, or a second time", len(dst), len(f.data)))
+	}
+	copy(dst, f.data)
+	return nil
+}
+
 // Sync implements gpu.Device. Launches on the CPU are done when they return.
 func (d *Device) Sync() error {
 	if d.closed.Load() {

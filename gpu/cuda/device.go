@@ -33,6 +33,7 @@ type Device struct {
 	table             gpu.Table[*buffer]
 	heap              heap
 	upload, download  staging
+	fetches           fetches
 	ops               *gpu.Registry[Kernel]
 	work              workspace
 
