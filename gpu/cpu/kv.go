@@ -76,6 +76,11 @@ func (p *ropeTask) run(_, from, to int) {
 
 // kvWrite executes gpu.KVWrite.
 func (d *Device) kvWrite(a *gpu.KVWrite) error {
+	if a.RoPE != nil {
+		if err := d.Launch(gpu.OpRoPE, a.RoPE); err != nil {
+			return err
+		}
+	}
 	slots := d.Int32s(a.SlotMapping)
 	blocks, heads, blockSize, dim := a.KPool.Dims[0], a.KPool.Dims[1], a.KPool.Dims[2], a.KPool.Dims[3]
 	stride := a.KV.Dims[1]

@@ -16,6 +16,11 @@ const (
 
 // matMul executes gpu.MatMul.
 func (d *Device) matMul(t *tier, a *gpu.MatMul) error {
+	if a.Norm != nil {
+		if err := d.Launch(gpu.OpRMSNorm, a.Norm); err != nil {
+			return err
+		}
+	}
 	m := d.weight(a.W)
 	tokens := a.X.Dims[0]
 	mustShape(gpu.OpMatMul, "X", a.X, tokens, m.k)
@@ -26,6 +31,9 @@ func (d *Device) matMul(t *tier, a *gpu.MatMul) error {
 		bias = d.Float32s(a.Bias)
 	}
 	d.multiply(t, d.Float32s(a.Out), d.Float32s(a.X), tokens, m, bias, a.Accumulate)
+	if a.Gate != nil {
+		return d.Launch(gpu.OpActMul, a.Gate)
+	}
 	return nil
 }
 
