@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"unsafe"
+
+	"github.com/troupe-engine/troupe/internal/mmap"
 )
 
 // View is one tensor's type, shape and bytes. Data aliases the open file: it is read-only and
@@ -36,7 +38,7 @@ func Open(path string) (*File, error) {
 // OpenFS opens the file called name in fsys. A file of the operating system is memory-mapped;
 // any other (embedded, in memory, zipped) is read whole.
 func OpenFS(fsys fs.FS, name string) (*File, error) {
-	data, unmap, err := load(fsys, name)
+	data, unmap, err := mmap.Open(fsys, name)
 	if err != nil {
 		return nil, fmt.Errorf("safetensors: %w", err)
 	}
@@ -112,34 +114,6 @@ func (f *File) Close() error {
 	}
 	f.closers, f.tensors, f.names = nil, nil, nil
 	return first
-}
-
-// load returns a file's bytes and how to release them.
-func load(fsys fs.FS, name string) ([]byte, func() error, error) {
-	stat, err := fs.Stat(fsys, name) // before opening, which would hang on a named pipe
-	if err != nil {
-		return nil, nil, err
-	}
-	if !stat.Mode().IsRegular() {
-		return nil, nil, fmt.Errorf("%s is not a regular file", name)
-	}
-	file, err := fsys.Open(name)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer file.Close()
-	if osFile, ok := file.(*os.File); ok && stat.Size() > 0 {
-		data, unmap, err := mapFile(osFile, stat.Size())
-		if err != nil {
-			return nil, nil, fmt.Errorf("mapping %s: %w", name, err)
-		}
-		return data, unmap, nil
-	}
-	data, err := fs.ReadFile(fsys, name)
-	if err != nil {
-		return nil, nil, err
-	}
-	return data, func() error { return nil }, nil
 }
 
 // aligned returns data at an address that suits every element type. The format asks writers to
