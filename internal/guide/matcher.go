@@ -79,7 +79,7 @@ func (m *Matcher) Accept(token int32) error {
 			break
 		}
 	}
-	if len(text) == 0 || at == dead {
+	if len(text) == 0 || at.cost >= costInfinite {
 		return fmt.Errorf("guide: token %d (%q) is not allowed here", token, text)
 	}
 	m.at = at

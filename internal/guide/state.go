@@ -143,7 +143,7 @@ func (m *machine) push(parent *frame, pc, count int32) *frame {
 		}
 	}
 	f.cost = addCost(f.cost, m.costs.tokens[rest])
-	if f.cost >= costInfinite || f.depth-1+m.costs.depth[rest] > stackDepthMax {
+	if f.cost >= costInfinite && m.v.complete || f.depth-1+m.costs.depth[rest] > stackDepthMax {
 		return nil
 	}
 	m.ids++
@@ -322,11 +322,12 @@ func (m *machine) needsDepth(it *item) int32 {
 	return d
 }
 
-// finish interns what a step has collected. Items that cannot be completed are left out, and so are the most
-// expensive ones beyond itemsMax: the masks of the rest stay sound, and the cheapest way to an answer stays open.
+// finish interns what a step has collected. Items that cannot be completed are left out, unless a token of several
+// bytes may lead through them, and so are the most expensive ones beyond itemsMax: the masks of the rest stay sound,
+// and the cheapest way to an answer stays open.
 func (m *machine) finish() *set {
 	items := slices.DeleteFunc(m.out, func(it item) bool {
-		return m.cost(&it) >= costInfinite || m.needsDepth(&it) > stackDepthMax
+		return m.cost(&it) >= costInfinite && m.v.complete || m.needsDepth(&it) > stackDepthMax
 	})
 	slices.SortFunc(items, compareItems)
 	items = slices.Compact(items)
