@@ -177,17 +177,13 @@ func (c *schemaCompiler) disjointValues(x, y *shape) bool {
 	if x.values == nil {
 		x, y = y, x
 	}
+	listed := map[string]bool{}
+	for _, w := range y.values {
+		listed[w.key()] = true
+	}
 	for _, v := range x.values {
-		if y.values == nil {
-			if c.satisfies(y.schemas, v) {
-				return false
-			}
-			continue
-		}
-		for _, w := range y.values {
-			if v.equal(w) {
-				return false
-			}
+		if listed[v.key()] || y.values == nil && c.satisfies(y.schemas, v) {
+			return false
 		}
 	}
 	return true

@@ -182,7 +182,7 @@ func (c *schemaCompiler) stringNode(sh *shape) *node {
 		panic(&Error{At: parts[1].at, Problem: "a second pattern or format for the same string is not supported",
 			Hint: "combine them into one pattern"})
 	}
-	c.at = parts[0].at
+	c.where = parts[0].pointer
 	re := c.pattern(parts[0])
 	lo, hi := re.lengths()
 	if lo < sh.minLength || sh.maxLength != unbounded && (hi == unbounded || hi > sh.maxLength) {
@@ -309,5 +309,5 @@ func (r *regex) limited(lo, hi int) *regex {
 	root := *r.root
 	root.subs = slices.Clone(r.root.subs)
 	root.subs[1] = &narrowed
-	return &regex{b: r.b, root: &root}
+	return &regex{b: r.b, src: r.src, root: &root}
 }

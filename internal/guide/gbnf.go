@@ -17,16 +17,17 @@ type gbnfParser struct {
 	rules map[string]int
 	// defined and used tell undefined rules; used maps a name to where it was first used.
 	defined map[string]bool
-	used    map[string]string
+	used    map[string]int
 	order   []string
 }
 
 func parseGBNF(b *builder, src string) *node {
-	p := &gbnfParser{regexParser: regexParser{src: src}, b: b, rules: map[string]int{}, defined: map[string]bool{},
-		used: map[string]string{}}
+	p := &gbnfParser{regexParser: regexParser{src: src, unicode: map[string]runeSet{}}, b: b, rules: map[string]int{}, defined: map[string]bool{},
+		used: map[string]int{}}
 	if !utf8.ValidString(src) {
 		panic(&Error{Problem: "the grammar is not valid UTF-8"})
 	}
+	b.where = p.position
 	defer func() { // positions of a grammar are lines and columns
 		if e := recover(); e != nil {
 			if e, ok := e.(*Error); ok && strings.HasPrefix(e.At, "character ") {
@@ -40,7 +41,7 @@ func parseGBNF(b *builder, src string) *node {
 	}
 	for _, name := range p.order {
 		if !p.defined[name] {
-			panic(&Error{At: p.used[name], Problem: fmt.Sprintf("the rule %q is not defined", name),
+			panic(&Error{At: p.positionOf(p.used[name]), Problem: fmt.Sprintf("the rule %q is not defined", name),
 				Hint: "add " + name + " ::= …"})
 		}
 	}
@@ -50,8 +51,10 @@ func parseGBNF(b *builder, src string) *node {
 	return b.ref(p.rules["root"])
 }
 
-func (p *gbnfParser) position() string {
-	before := p.src[:min(p.pos, len(p.src))]
+func (p *gbnfParser) position() string { return p.positionOf(p.pos) }
+
+func (p *gbnfParser) positionOf(pos int) string {
+	before := p.src[:min(pos, len(p.src))]
 	line := strings.Count(before, "\n") + 1
 	column := utf8.RuneCountInString(before[strings.LastIndexByte(before, '\n')+1:]) + 1
 	return fmt.Sprintf("line %d, column %d", line, column)
@@ -91,7 +94,6 @@ func (p *gbnfParser) ruleIndex(name string) int {
 	if i, ok := p.rules[name]; ok {
 		return i
 	}
-	p.b.at = p.position()
 	p.rules[name] = p.b.newRule(name)
 	p.order = append(p.order, name)
 	return p.rules[name]
@@ -144,7 +146,6 @@ func (p *gbnfParser) alternativesOf() *node {
 func (p *gbnfParser) sequenceOf() *node {
 	var subs []*node
 	for p.space(); p.more() && !p.has("|") && !p.has(")") && !p.startsRule(); p.space() {
-		p.b.at = p.position()
 		n := p.element()
 		for p.space(); ; p.space() {
 			var ok bool
@@ -159,7 +160,6 @@ func (p *gbnfParser) sequenceOf() *node {
 
 // repeated wraps n in the quantifier that follows, if one does.
 func (p *gbnfParser) repeated(n *node) (*node, bool) {
-	p.b.at = p.position()
 	switch {
 	case p.take("*"):
 		return p.b.repeat(n, 0, unbounded), true
@@ -196,7 +196,7 @@ func (p *gbnfParser) element() *node {
 	case c == '%':
 		return p.embedded()
 	case isNameByte(c):
-		at := p.position()
+		at := p.pos
 		name := p.name()
 		if _, ok := p.used[name]; !ok {
 			p.used[name] = at
@@ -281,11 +281,11 @@ func (p *gbnfParser) bracketOf() runeSet {
 
 // embedded reads %json {…} or %regex "…".
 func (p *gbnfParser) embedded() *node {
-	at := p.position()
+	at := p.pos
 	defer func() { // the inner position follows the outer one
 		if e := recover(); e != nil {
 			if e, ok := e.(*Error); ok && e.At != "" && !strings.HasPrefix(e.At, "line ") {
-				e.At = at + ", " + e.At
+				e.At = p.positionOf(at) + ", " + e.At
 			}
 			panic(e)
 		}
@@ -295,6 +295,7 @@ func (p *gbnfParser) embedded() *node {
 		p.space()
 		source := jsonPrefix(p.src[p.pos:])
 		n := newSchemaCompiler(p.b).root(source)
+		p.b.where = p.position
 		p.pos += len(source)
 		return n
 	case p.take("%regex"):

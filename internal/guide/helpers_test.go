@@ -66,10 +66,15 @@ func walk(t testing.TB, g *Grammar, tokens [][]byte, budget int, rng *rand.Rand)
 			t.Fatalf("no token is allowed after %q with %d of %d left", text.String(), left, budget)
 		}
 		id := ids[rng.IntN(len(ids))]
-		// Prefer, at times, the end and tokens of several bytes: uniform choice would rarely take them.
-		for _, other := range ids {
-			if int(other) >= 256 && rng.IntN(8) == 0 {
-				id = other
+		if rng.IntN(2) == 0 { // uniform choice would rarely leave a string
+			var closing []int32
+			for _, other := range ids {
+				if strings.ContainsAny(string(tokens[other]), "\"}]:,") {
+					closing = append(closing, other)
+				}
+			}
+			if len(closing) > 0 {
+				id = closing[rng.IntN(len(closing))]
 			}
 		}
 		if err := m.Accept(id); err != nil {

@@ -50,8 +50,15 @@ type grammarIR struct {
 type builder struct {
 	rules []rule
 	nodes int
-	// at is where in the source the frontend is, for errors about size.
-	at string
+	// where says where in the source the frontend is, for errors about size.
+	where func() string
+}
+
+func (b *builder) at() string {
+	if b.where == nil {
+		return ""
+	}
+	return b.where()
 }
 
 var (
@@ -61,7 +68,7 @@ var (
 
 func (b *builder) node(n node) *node {
 	if b.nodes++; b.nodes > nodesMax {
-		panic(&Error{At: b.at, Problem: fmt.Sprintf("the constraint needs more than %d grammar nodes", nodesMax),
+		panic(&Error{At: b.at(), Problem: fmt.Sprintf("the constraint needs more than %d grammar nodes", nodesMax),
 			Hint: "make it smaller"})
 	}
 	return &n
@@ -125,7 +132,7 @@ func (b *builder) optional(sub *node) *node { return b.repeat(sub, 0, 1) }
 // repeat repeats sub lo to hi times; hi may be unbounded.
 func (b *builder) repeat(sub *node, lo, hi int) *node {
 	if lo > repeatMax || hi > repeatMax {
-		panic(&Error{At: b.at, Problem: fmt.Sprintf("repetition {%d,%d} exceeds the limit of %d", lo, hi, repeatMax),
+		panic(&Error{At: b.at(), Problem: fmt.Sprintf("repetition {%d,%d} exceeds the limit of %d", lo, hi, repeatMax),
 			Hint: "use a smaller count"})
 	}
 	switch {
@@ -150,7 +157,7 @@ func (b *builder) jsonString(lo, hi int) *node {
 // newRule reserves a rule, so that recursion can refer to it before its body is known.
 func (b *builder) newRule(name string) int {
 	if len(b.rules) >= rulesMax {
-		panic(&Error{At: b.at, Problem: fmt.Sprintf("the constraint needs more than %d rules", rulesMax),
+		panic(&Error{At: b.at(), Problem: fmt.Sprintf("the constraint needs more than %d rules", rulesMax),
 			Hint: "make it smaller"})
 	}
 	b.rules = append(b.rules, rule{name: name, body: failNode})

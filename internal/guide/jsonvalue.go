@@ -162,6 +162,27 @@ func (v *jsonValue) equal(w *jsonValue) bool {
 	return true
 }
 
+// key is a text that two values share if and only if they are equal.
+func (v *jsonValue) key() string {
+	switch v.kind {
+	case jsonNumber:
+		return v.number.RatString()
+	case jsonText:
+		return quote(v.text)
+	}
+	var b strings.Builder
+	b.WriteString(strconv.Itoa(int(v.kind)) + "(")
+	for _, x := range v.items {
+		b.WriteString(x.key() + ",")
+	}
+	names := slices.Sorted(slices.Values(v.names))
+	for _, name := range names {
+		b.WriteString(quote(name) + ":" + v.fields[name].key() + ",")
+	}
+	b.WriteString(")")
+	return b.String()
+}
+
 // quote returns s as a JSON string with no more escapes than needed.
 func quote(s string) string {
 	var b strings.Builder

@@ -34,7 +34,7 @@ func (c *schemaCompiler) numberNode(sh *shape) *node {
 		}
 		return c.any.number
 	}
-	c.at = sh.schemas[0].at
+	c.where = sh.schemas[0].pointer
 	digits := significantDigitsMax
 	for _, b := range []*bound{sh.low, sh.high} {
 		if b == nil {

@@ -227,7 +227,7 @@ func (c *schemaCompiler) patternMembers(sh *shape, declared []string, patterns [
 	if never(values) {
 		return nil
 	}
-	c.builder.at = p.at
+	c.where = p.pointer
 	name := c.seq(c.literal(`"`), c.pattern(p).inJSON(), c.literal(`":`))
 	return c.seq(name, c.any.space, c.value(conjunction(values)))
 }

@@ -46,20 +46,22 @@ type compiled struct {
 // where it continues.
 type assembler struct {
 	*program
-	g         *grammarIR
-	memo      map[compiled]int32
-	classByID map[string]int32
-	rules     []int32 // entry of each rule
-	nullable  []bool
-	emptyMemo map[*node]bool
-	stripped  map[*node]*node
+	g          *grammarIR
+	memo       map[compiled]int32
+	classByKey map[string]int32
+	// classBySlice finds a set that was seen before without looking at all of it.
+	classBySlice map[*runeRange]int32
+	rules        []int32 // entry of each rule
+	nullable     []bool
+	emptyMemo    map[*node]bool
+	stripped     map[*node]*node
 	// strippedRule maps a rule to its version without the empty text.
 	strippedRule map[int]int
 }
 
 // assemble builds the program. It panics with *Error if it becomes too large.
 func assemble(g *grammarIR) *program {
-	a := &assembler{program: &program{}, g: g, memo: map[compiled]int32{}, classByID: map[string]int32{},
+	a := &assembler{program: &program{}, g: g, memo: map[compiled]int32{}, classByKey: map[string]int32{}, classBySlice: map[*runeRange]int32{},
 		nullable: g.nullable(), emptyMemo: map[*node]bool{}, stripped: map[*node]*node{}, strippedRule: map[int]int{}}
 	a.returns = a.emit(instruction{op: opReturn})
 	for range g.rules {
@@ -174,13 +176,18 @@ func nodeSize(n *node, limit int) int {
 }
 
 func (a *assembler) class(set runeSet) int32 {
-	id := fmt.Sprint(set)
-	if i, ok := a.classByID[id]; ok {
+	if i, ok := a.classBySlice[&set[0]]; ok && a.classes[i].set.sameSlice(set) {
 		return i
 	}
-	a.classes = append(a.classes, newClassDFA(set))
-	a.classByID[id] = int32(len(a.classes) - 1)
-	return a.classByID[id]
+	id := set.key()
+	i, ok := a.classByKey[id]
+	if !ok {
+		i = int32(len(a.classes))
+		a.classes = append(a.classes, newClassDFA(set))
+		a.classByKey[id] = i
+	}
+	a.classBySlice[&set[0]] = i
+	return i
 }
 
 func (a *assembler) matchesEmpty(n *node) bool { return matchesEmpty(n, a.nullable, a.emptyMemo) }

@@ -12,7 +12,7 @@ type regexNode struct {
 	set      runeSet
 	subs     []*regexNode
 	min, max int
-	at       string // position, for errors
+	pos      int // byte offset, for errors
 }
 
 type regexKind uint8
@@ -30,6 +30,7 @@ const (
 // regex is a parsed expression, ready to be turned into IR.
 type regex struct {
 	b    *builder
+	src  string
 	root *regexNode
 }
 
@@ -38,10 +39,12 @@ type regexParser struct {
 	src   string
 	pos   int
 	depth int
+	// unicode has the Unicode classes that were read, so that equal ones are one slice.
+	unicode map[string]runeSet
 }
 
 func parseRegex(b *builder, src string) *regex {
-	p := &regexParser{src: src}
+	p := &regexParser{src: src, unicode: map[string]runeSet{}}
 	if !utf8.ValidString(src) {
 		p.fail("the expression is not valid UTF-8", "")
 	}
@@ -49,15 +52,16 @@ func parseRegex(b *builder, src string) *regex {
 	if p.pos < len(p.src) {
 		p.fail("unmatched )", `write \) for the character`)
 	}
-	return &regex{b: b, root: root}
+	return &regex{b: b, src: src, root: root}
 }
 
-func (p *regexParser) at() string {
-	return fmt.Sprintf("character %d", utf8.RuneCountInString(p.src[:min(p.pos, len(p.src))])+1)
+// character names a byte offset of an expression for people.
+func character(src string, pos int) string {
+	return fmt.Sprintf("character %d", utf8.RuneCountInString(src[:min(pos, len(src))])+1)
 }
 
 func (p *regexParser) fail(problem, hint string) {
-	panic(&Error{At: p.at(), Problem: problem, Hint: hint})
+	panic(&Error{At: character(p.src, p.pos), Problem: problem, Hint: hint})
 }
 
 func (p *regexParser) more() bool { return p.pos < len(p.src) }
@@ -93,7 +97,7 @@ func (p *regexParser) alternatives() *regexNode {
 	if len(subs) == 1 {
 		return subs[0]
 	}
-	return &regexNode{kind: reAlt, subs: subs, at: p.at()}
+	return &regexNode{kind: reAlt, subs: subs, pos: p.pos}
 }
 
 func (p *regexParser) sequence() *regexNode {
@@ -111,7 +115,7 @@ func (p *regexParser) sequence() *regexNode {
 	case 1:
 		return subs[0]
 	}
-	return &regexNode{kind: reSeq, subs: subs, at: p.at()}
+	return &regexNode{kind: reSeq, subs: subs, pos: p.pos}
 }
 
 // quantifier wraps n in the quantifier that follows, if one does.
@@ -145,7 +149,7 @@ func (p *regexParser) quantifier(n **regexNode, quantified bool) bool {
 		p.fail("possessive quantifiers are not supported", "remove the second +")
 	}
 	p.take("?") // laziness does not change what matches
-	*n = &regexNode{kind: reRepeat, subs: []*regexNode{*n}, min: lo, max: hi, at: p.at()}
+	*n = &regexNode{kind: reRepeat, subs: []*regexNode{*n}, min: lo, max: hi, pos: p.pos}
 	return true
 }
 
@@ -184,7 +188,7 @@ func (p *regexParser) counts() (lo, hi int, ok bool) {
 }
 
 func (p *regexParser) atom() *regexNode {
-	at := p.at()
+	at := p.pos
 	switch c := p.src[p.pos]; c {
 	case '(':
 		p.pos++
@@ -196,28 +200,28 @@ func (p *regexParser) atom() *regexNode {
 		return n
 	case '^':
 		p.pos++
-		return &regexNode{kind: reStart, at: at}
+		return &regexNode{kind: reStart, pos: at}
 	case '$':
 		p.pos++
-		return &regexNode{kind: reEnd, at: at}
+		return &regexNode{kind: reEnd, pos: at}
 	case '*', '+', '?':
 		p.fail(fmt.Sprintf("nothing for %q to repeat", string(c)), `write \`+string(c)+" for the character")
 	case '.':
 		p.pos++
-		return &regexNode{kind: reClass, set: dotSet, at: at}
+		return &regexNode{kind: reClass, set: dotSet, pos: at}
 	case '[':
-		return &regexNode{kind: reClass, set: p.bracket().narrow, at: at}
+		return &regexNode{kind: reClass, set: p.bracket().narrow, pos: at}
 	case '\\':
 		switch {
 		case p.take(`\A`):
-			return &regexNode{kind: reStart, at: at}
+			return &regexNode{kind: reStart, pos: at}
 		case p.take(`\Z`), p.take(`\z`):
-			return &regexNode{kind: reEnd, at: at}
+			return &regexNode{kind: reEnd, pos: at}
 		}
-		return &regexNode{kind: reClass, set: p.escape(false).narrow, at: at}
+		return &regexNode{kind: reClass, set: p.escape(false).narrow, pos: at}
 	}
 	r := p.rune()
-	return &regexNode{kind: reClass, set: runeSet{{r, r}}, at: at}
+	return &regexNode{kind: reClass, set: runeSet{{r, r}}, pos: at}
 }
 
 // groupHead reads what follows the parenthesis of a group.
@@ -261,7 +265,7 @@ func (r *regex) lower(n *regexNode, left, right bool, pad *node, char func(runeS
 		if n.kind == reEnd && right {
 			return edge(left)
 		}
-		panic(&Error{At: n.at, Problem: "an anchor inside the expression is not supported",
+		panic(&Error{At: character(r.src, n.pos), Problem: "an anchor inside the expression is not supported",
 			Hint: "use ^ and $ only at the ends of the expression or of its alternatives"})
 	case reAlt:
 		subs := make([]*node, len(n.subs))

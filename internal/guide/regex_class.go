@@ -199,14 +199,15 @@ func (p *regexParser) unicodeClass() runeSet {
 	if short, ok := long[name]; ok {
 		name = short
 	}
-	if table, ok := unicode.Categories[name]; ok {
-		return fromTable(table)
-	}
-	if table, ok := unicode.Scripts[name]; ok {
-		return fromTable(table)
-	}
-	if table, ok := unicode.Properties[name]; ok {
-		return fromTable(table)
+	for _, tables := range []map[string]*unicode.RangeTable{unicode.Categories, unicode.Scripts, unicode.Properties} {
+		if table, ok := tables[name]; ok {
+			set, ok := p.unicode[name]
+			if !ok {
+				set = fromTable(table)
+				p.unicode[name] = set
+			}
+			return set
+		}
 	}
 	p.fail(fmt.Sprintf("unknown Unicode class %q", name), `use a category (\p{L}) or a script (\p{Greek})`)
 	return nil

@@ -1,6 +1,7 @@
 package guide
 
 import (
+	"encoding/binary"
 	"slices"
 	"unicode"
 )
@@ -100,3 +101,16 @@ func fromTable(table *unicode.RangeTable) runeSet {
 	}
 	return newRuneSet(ranges...)
 }
+
+// key is a text that two sets share if and only if they are equal.
+func (s runeSet) key() string {
+	b := make([]byte, 0, 8*len(s))
+	for _, r := range s {
+		b = binary.LittleEndian.AppendUint32(b, uint32(r.lo))
+		b = binary.LittleEndian.AppendUint32(b, uint32(r.hi))
+	}
+	return string(b)
+}
+
+// sameSlice reports whether two sets are the same slice.
+func (s runeSet) sameSlice(t runeSet) bool { return len(s) == len(t) && &s[0] == &t[0] }

@@ -26,7 +26,7 @@ func (c *schemaCompiler) satisfiesOne(s *schema, v *jsonValue) bool {
 	sh.mergeBounds(s)
 	sh.mergeText(s)
 	if sh.types&typeOf(v) == 0 || !c.satisfies(c.conjuncts(s), v) || !c.satisfiesSome(s, "anyOf", v) ||
-		!c.satisfiesSome(s, "oneOf", v) || !s.lists(v) {
+		!c.satisfiesSome(s, "oneOf", v) || !c.lists(s, v) {
 		return false
 	}
 	switch v.kind {
@@ -72,7 +72,7 @@ func (c *schemaCompiler) satisfiesSome(s *schema, applicator string, v *jsonValu
 }
 
 // lists reports whether enum and const of s allow v.
-func (s *schema) lists(v *jsonValue) bool {
+func (c *schemaCompiler) lists(s *schema, v *jsonValue) bool {
 	if k := s.field("const"); k != nil && !k.equal(v) {
 		return false
 	}
@@ -80,12 +80,15 @@ func (s *schema) lists(v *jsonValue) bool {
 	if e == nil {
 		return true
 	}
-	for _, x := range e.items {
-		if x.equal(v) {
-			return true
+	index := c.enums[s]
+	if index == nil {
+		index = map[string]bool{}
+		for _, x := range e.items {
+			index[x.key()] = true
 		}
+		c.enums[s] = index
 	}
-	return false
+	return index[v.key()]
 }
 
 func (b *bound) below(v *jsonValue) bool {

@@ -34,12 +34,14 @@ type schemaCompiler struct {
 	any     *anyJSON
 	// progress has the schemas that are known not to lead back to themselves by applicators alone.
 	progress map[*schema]bool
+	enums    map[*schema]map[string]bool // keys of the values of each enum that was asked for
 	depth    int
 }
 
 func newSchemaCompiler(b *builder) *schemaCompiler {
 	c := &schemaCompiler{builder: b, schemas: map[*jsonValue]*schema{}, rules: map[string]int{},
-		inline: map[string]*inlined{}, progress: map[*schema]bool{}}
+		inline: map[string]*inlined{}, progress: map[*schema]bool{},
+		enums: map[*schema]map[string]bool{}}
 	c.any = newAnyJSON(b)
 	return c
 }
@@ -76,6 +78,8 @@ func (c *schemaCompiler) child(s *schema, doc *jsonValue, path ...string) *schem
 	}
 	return c.schema(doc, at)
 }
+
+func (s *schema) pointer() string { return s.at }
 
 func (s *schema) field(name string) *jsonValue { return s.doc.fields[name] }
 
@@ -184,7 +188,7 @@ func (c *schemaCompiler) reference(schemas []*schema) *node {
 	if index, ok := c.rules[key]; ok {
 		return c.ref(index)
 	}
-	c.at = schemas[0].at
+	c.where = schemas[0].pointer
 	index := c.newRule(schemas[0].at)
 	c.rules[key] = index
 	body := c.body(schemas)
@@ -212,7 +216,7 @@ func (c *schemaCompiler) body(schemas []*schema) *node {
 		return c.alt(alts...)
 	}
 	for _, branch := range c.unfold(schemas) {
-		c.at = schemas[0].at
+		c.where = schemas[0].pointer
 		if sh := c.merge(branch); sh != nil {
 			alts = append(alts, c.shapeNode(sh))
 		}

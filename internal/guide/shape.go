@@ -54,6 +54,8 @@ type bound struct {
 // located is text from the source and where it stands.
 type located struct{ text, at string }
 
+func (l located) pointer() string { return l.at }
+
 // shape is what a conjunction without applicators allows, keyword by keyword.
 type shape struct {
 	schemas            []*schema
@@ -161,21 +163,11 @@ func (sh *shape) restrict(allowed []*jsonValue) {
 		sh.values = allowed
 		return
 	}
-	index := map[string][]*jsonValue{}
+	index := map[string]bool{}
 	for _, v := range allowed {
-		index[v.text] = append(index[v.text], v)
+		index[v.key()] = true
 	}
-	kept := []*jsonValue{}
-	for _, v := range sh.values {
-		candidates := index[v.text]
-		if v.kind == jsonNumber { // equal numbers may be written differently
-			candidates = allowed
-		}
-		if slices.ContainsFunc(candidates, v.equal) {
-			kept = append(kept, v)
-		}
-	}
-	sh.values = kept
+	sh.values = slices.DeleteFunc(slices.Clone(sh.values), func(v *jsonValue) bool { return !index[v.key()] })
 }
 
 func (sh *shape) mergeBounds(s *schema) {

@@ -13,6 +13,7 @@ const (
 
 // classDFA reads one character of a set, byte by byte. State 0 is the start; the automaton ends with byteAccept.
 type classDFA struct {
+	set  runeSet
 	next [][256]int16
 	// cost[q] is the least number of single-byte tokens that complete the character from state q.
 	cost []int32
@@ -26,7 +27,7 @@ func newClassDFA(set runeSet) *classDFA {
 	for _, r := range set {
 		sequences = utf8Sequences(sequences, r.lo, r.hi)
 	}
-	d := &classDFA{}
+	d := &classDFA{set: set}
 	d.build(sequences, map[string]int16{})
 	return d
 }
