@@ -56,9 +56,24 @@ func Compile(ctx context.Context, spec Spec, v *Vocabulary) (g *Grammar, err err
 	}
 	g = &Grammar{v: v, m: newMachine(p, c, v), minTokens: int(c.tokens[p.start])}
 	g.start = g.m.start()
+	p.prepareRuns(v)
 	g.staticBytes = p.size()
 	g.compileTime = time.Since(began)
 	return g, nil
+}
+
+// runTablesAhead is the number of classes whose tables Compile has built, at some milliseconds each the first time
+// that a vocabulary meets the class. Those of further classes are built when a mask needs them.
+const runTablesAhead = 6
+
+func (p *program) prepareRuns(v *Vocabulary) {
+	left := runTablesAhead
+	for _, c := range p.classes {
+		if left > 0 && c.set.size() >= runRunesMin {
+			v.runTable(c)
+			left--
+		}
+	}
 }
 
 // size estimates the bytes of the program and its costs.

@@ -1,101 +1,158 @@
 package guide
 
-// mask is what may come next in a state, for answers with budget to spare. It is immutable.
-type mask struct {
-	// Few tokens are kept as a list, many as bits (XGrammar's adaptive storage).
+import (
+	"cmp"
+	"slices"
+)
+
+// mask is what may come next in a state, by what it takes to complete the answer then. It is immutable. Levels come in
+// the order of their costs, so a budget allows the first ones.
+type mask struct{ levels []level }
+
+// level has the tokens that lead to sets of one cost: few as a list, many as bits (XGrammar's adaptive storage). A
+// token may be in several levels; the cheapest counts.
+type level struct {
+	cost int32
 	ids  []int32
 	bits []uint32
-	// costMax bounds the cost of the sets that allowed tokens lead to: a budget that covers it forbids nothing.
-	costMax int32
+}
+
+// endCost is the level of end tokens, which no budget forbids.
+const endCost = -1
+
+// copyTo overwrites bits with the tokens after which at most limit tokens complete the answer.
+func (k *mask) copyTo(bits []uint32, limit int32) {
+	clean := false
+	for i := range k.levels {
+		l := &k.levels[i]
+		switch {
+		case l.cost > limit:
+		case !clean && l.bits != nil:
+			copy(bits, l.bits)
+			clean = true
+			continue
+		case l.bits != nil:
+			orMask(bits, l.bits)
+			continue
+		}
+		if !clean {
+			clear(bits)
+			clean = true
+		}
+		if l.cost > limit {
+			return
+		}
+		for _, id := range l.ids {
+			setBit(bits, id)
+		}
+	}
+	if !clean {
+		clear(bits)
+	}
 }
 
 // maskBuilder collects the allowed tokens of one set.
 type maskBuilder struct {
 	*machine
-	bits  []uint32
-	limit int32 // cost up to which the set after a token may be
-	worst int32 // greatest cost that was let in
-	work  int
+	levels map[int32]*level
+	work   int
 }
 
-// maskOf returns the mask of s without a limit on cost, from memory if possible.
+// maskOf returns the mask of s, from memory if possible.
 func (m *machine) maskOf(s *set) *mask {
 	if s.mask != nil {
 		return s.mask
 	}
-	b := maskBuilder{machine: m, bits: make([]uint32, m.v.MaskWords()), limit: costInfinite - 1}
+	b := maskBuilder{machine: m, levels: map[int32]*level{}, work: walkWorkMax}
 	b.fill(s)
-	s.mask = b.pack()
-	m.bytes += 64 + 4*len(s.mask.ids) + 4*len(s.mask.bits)
-	return s.mask
+	out := &mask{}
+	for _, l := range b.levels {
+		out.levels = append(out.levels, *l)
+		m.bytes += 64 + 4*cap(l.ids) + 4*len(l.bits)
+	}
+	slices.SortFunc(out.levels, func(a, b level) int { return cmp.Compare(a.cost, b.cost) })
+	s.mask = out
+	return out
 }
 
-// fillLimited overwrites bits with the tokens after which at most limit tokens complete the answer.
-func (m *machine) fillLimited(bits []uint32, s *set, limit int32) {
-	clear(bits)
-	b := maskBuilder{machine: m, bits: bits, limit: limit}
-	b.fill(s)
+func (b *maskBuilder) level(cost int32) *level {
+	l := b.levels[cost]
+	if l == nil {
+		l = &level{cost: cost}
+		b.levels[cost] = l
+	}
+	return l
 }
 
+// allow adds tokens after which cost tokens complete the answer.
+func (b *maskBuilder) allow(cost int32, ids []int32) {
+	if cost >= costInfinite {
+		return
+	}
+	l := b.level(cost)
+	if l.bits == nil {
+		l.ids = append(l.ids, ids...)
+		if len(l.ids) <= b.v.MaskWords() {
+			return
+		}
+		ids = l.ids
+		l.bits, l.ids = make([]uint32, b.v.MaskWords()), nil
+	}
+	for _, id := range ids {
+		setBit(l.bits, id)
+	}
+}
+
+// fill adds the tokens of every item; what a set allows is the union of what its items do. Runs have tables, the
+// other items are walked together.
 func (b *maskBuilder) fill(s *set) {
-	b.work = walkWorkMax
-	readers := b.readers(s)
+	var others []item
 	for i := range s.items {
-		if b.code[s.items[i].pc].op == opString {
-			b.insideString(&s.items[i])
+		it := &s.items[i]
+		if b.code[it.pc].op == opString {
+			b.allowString(it)
+		} else if r, ok := b.classRun(it); ok {
+			b.allowRun(r)
+		} else {
+			others = append(others, *it)
 		}
 	}
-	if len(readers.items) > 0 && !b.walk(readers) {
+	if len(others) > 0 && !b.walk(b.setOf(others)) {
 		b.cheapest(s)
 	}
 	if s.complete {
-		for _, id := range b.v.end {
-			setBit(b.bits, id)
-		}
+		b.allow(endCost, b.v.end)
 	}
+}
+
+func (m *machine) setOf(items []item) *set {
+	m.begin()
+	m.out = append(m.out, items...)
+	return m.finish()
 }
 
 // cheapest walks again from the cheapest item alone, for grammars so ambiguous that the walk was cut short: the
 // mask then still has the token that leads to the end.
 func (b *maskBuilder) cheapest(s *set) {
-	best := 0
-	for i := range s.items {
-		if b.cost(&s.items[i]) < b.cost(&s.items[best]) {
-			best = i
-		}
-	}
-	b.begin()
-	b.out = append(b.out, s.items[best])
+	best := slices.MinFunc(s.items, func(x, y item) int { return cmp.Compare(b.cost(&x), b.cost(&y)) })
 	b.work = walkWorkMax
-	b.walk(b.finish())
-}
-
-// readers returns s without the items inside strings, for which the vocabulary knows more than a walk finds out.
-func (m *machine) readers(s *set) *set {
-	if s.readers != nil {
-		return s.readers
-	}
-	m.begin()
-	for _, it := range s.items {
-		if m.code[it.pc].op != opString {
-			m.out = append(m.out, it)
-		}
-	}
-	if len(m.out) == len(s.items) {
-		s.readers = s
-	} else {
-		s.readers = m.finish()
-	}
-	return s.readers
+	b.walk(b.setOf([]item{best}))
 }
 
 // walk tries every token of the vocabulary from s, sharing prefixes. It returns false if it ran out of work.
 func (b *maskBuilder) walk(s *set) bool {
-	nodes := b.v.trie.nodes
-	stack := b.stackFor(b.v.trie)
+	return b.visit(b.v.trie, s, func(word int32, to *set) { b.allow(to.cost, b.v.same[word]) })
+}
+
+// visit calls found for each word of a trie that can be read from s.
+func (b *maskBuilder) visit(t *trie, s *set, found func(word int32, to *set)) bool {
+	if len(b.stack) <= t.depth {
+		b.stack = make([]*set, t.depth+1)
+	}
+	stack := b.stack
 	stack[0] = s
-	for i := 0; i < len(nodes); {
-		n := &nodes[i]
+	for i := 0; i < len(t.nodes); {
+		n := &t.nodes[i]
 		to := b.step(stack[n.depth-1], n.b)
 		if to == dead {
 			i = int(n.end)
@@ -105,147 +162,36 @@ func (b *maskBuilder) walk(s *set) bool {
 			return false
 		}
 		stack[n.depth] = to
-		if n.value >= 0 && to.cost <= b.limit {
-			b.worst = max(b.worst, to.cost)
-			for _, id := range b.v.same[n.value] {
-				setBit(b.bits, id)
-			}
+		if n.value >= 0 {
+			found(n.value, to)
 		}
 		i++
 	}
 	return true
 }
 
-func (m *machine) stackFor(t *trie) []*set {
-	if len(m.stack) <= t.depth {
-		m.stack = make([]*set, t.depth+1)
-	}
-	return m.stack
+// suffixCosts are the costs of the sets that the suffixes of a table lead to.
+type suffixCosts struct {
+	table *suffixTable
+	costs []int32
 }
 
-// insideString adds the tokens for one item inside a JSON string.
-func (b *maskBuilder) insideString(it *item) {
-	in := &b.code[it.pc]
-	tokens := &b.v.str.states[it.q]
-	room := int32(costInfinite)
-	if in.hi != unbounded {
-		room = in.hi - it.n
-	}
-	after := int32(0)
-	if it.frame != nil {
-		after = it.frame.cost
-	}
-	worst := int32(0)
-	for _, g := range tokens.inside {
-		if g.chars <= room {
-			worst = max(worst, addCost(b.stringCost(in, int(g.end), it.n+g.chars), after))
+// costsAfter returns the costs after each suffix from s.
+func (b *maskBuilder) costsAfter(s *set, t *suffixTable) []int32 {
+	for _, known := range s.suffixes {
+		if known.table == t {
+			return known.costs
 		}
 	}
-	if worst <= b.limit {
-		b.worst = max(b.worst, worst)
-		tokens.orInside(b.bits, room)
-	} else {
-		for _, g := range tokens.inside {
-			if cost := addCost(b.stringCost(in, int(g.end), it.n+g.chars), after); g.chars <= room && cost <= b.limit {
-				b.worst = max(b.worst, cost)
-				b.set(g.ids)
-			}
-		}
-	}
-	b.closeString(it, in, tokens, room)
-}
-
-func (b *maskBuilder) set(ids []int32) {
-	for _, id := range ids {
-		setBit(b.bits, id)
-	}
-}
-
-// closeString adds the tokens that end the string and go on behind it.
-func (b *maskBuilder) closeString(it *item, in *instruction, tokens *stringState, room int32) {
-	if len(tokens.quoted) == 0 {
-		return
-	}
-	b.begin()
-	b.enter(in.next, it.frame)
-	closed := b.finish()
-	costs := b.suffixCosts(closed)
-	for _, g := range tokens.quoted {
-		if g.chars > room || it.n+g.chars < in.lo {
-			continue
-		}
-		cost := closed.cost
-		if g.suffix >= 0 {
-			cost = costs[g.suffix]
-		}
-		if cost <= b.limit {
-			b.worst = max(b.worst, cost)
-			b.set(g.ids)
-		}
-	}
-}
-
-// suffixCosts returns the cost of the set that each suffix leads to from s.
-func (b *maskBuilder) suffixCosts(s *set) []int32 {
-	if s.suffixes != nil {
-		return s.suffixes
-	}
-	t := b.v.str.suffixes
-	costs := make([]int32, b.v.str.suffixCount)
+	costs := make([]int32, len(t.index)-1)
 	for i := range costs {
 		costs[i] = costInfinite
 	}
-	if s != dead {
-		stack := b.stackFor(t)
-		stack[0] = s
-		for i := 0; i < len(t.nodes) && b.work >= 0; {
-			n := &t.nodes[i]
-			to := b.step(stack[n.depth-1], n.b)
-			if to == dead {
-				i = int(n.end)
-				continue
-			}
-			b.work -= 1 + len(to.items)
-			stack[n.depth] = to
-			if n.value >= 0 {
-				costs[n.value] = to.cost
-			}
-			i++
-		}
-		s.suffixes = costs
-		b.bytes += 4 * len(costs)
+	if s == dead {
+		return costs
 	}
+	b.visit(t.trie, s, func(word int32, to *set) { costs[word] = to.cost })
+	s.suffixes = append(s.suffixes, suffixCosts{t, costs})
+	b.bytes += 4 * len(costs)
 	return costs
-}
-
-// pack stores the mask in the smaller form.
-func (b *maskBuilder) pack() *mask {
-	out := &mask{costMax: b.worst}
-	var ids []int32
-	for w, bits := range b.bits {
-		for bit := int32(0); bits != 0; bit, bits = bit+1, bits>>1 {
-			if bits&1 == 0 {
-				continue
-			}
-			if len(ids) >= len(b.bits)/4 {
-				out.bits = b.bits
-				return out
-			}
-			ids = append(ids, int32(w)*32+bit)
-		}
-	}
-	out.ids = ids
-	return out
-}
-
-// copyTo overwrites bits with the mask.
-func (k *mask) copyTo(bits []uint32) {
-	if k.bits != nil {
-		copy(bits, k.bits)
-		return
-	}
-	clear(bits)
-	for _, id := range k.ids {
-		setBit(bits, id)
-	}
 }

@@ -28,21 +28,10 @@ func (m *Matcher) Mask(allowed []uint32, budget int) {
 	m.refresh()
 	// A set with cost c > 0 has a token to a set with cost c-1 at most, so the limit always lets one in.
 	limit := int32(max(min(budget-1, costInfinite-1), int(m.at.cost)-1))
-	known := m.at.mask
-	if known == nil && limit > tightBudget {
-		known = g.m.maskOf(m.at)
-	}
-	if known != nil && known.costMax <= limit {
-		g.mu.Unlock()
-		known.copyTo(allowed)
-		return
-	}
-	g.m.fillLimited(allowed, m.at, limit)
+	known := g.m.maskOf(m.at)
 	g.mu.Unlock()
+	known.copyTo(allowed, limit)
 }
-
-// tightBudget is the cost below which a mask is computed for its budget at once: the general one is likely too wide.
-const tightBudget = 12
 
 // refresh drops the grammar's memory if it is full, and brings the matcher's state into the current one.
 func (m *Matcher) refresh() {

@@ -42,6 +42,13 @@ func slowMask(m *Matcher, budget int) []int32 {
 // budgets from none to plenty.
 func TestMaskAgainstSlowMask(t *testing.T) {
 	v, tokens := byteVocabulary(t, jsonWords...)
+	compareMasks(t, v, tokens, 12)
+	v, tokens = defaultVocabulary(t)
+	compareMasks(t, v, tokens, 3)
+}
+
+func compareMasks(t *testing.T, v *Vocabulary, tokens [][]byte, answers int) {
+	t.Helper()
 	specs := []Spec{
 		{JSONSchema, `{"type":"string","maxLength":3}`},
 		{JSONSchema, `{"type":"string","minLength":4,"maxLength":9}`},
@@ -51,6 +58,9 @@ func TestMaskAgainstSlowMask(t *testing.T) {
 		{JSONSchema, `{"type":"string","pattern":"ab"}`},
 		{Regex, `[^"x]{3,8}(?:"[a-z]*)?`},
 		{Regex, `(?:[a-z]{1,3} ){2,9}`},
+		{Regex, `[\u0080-\uffff]{2,5}x?[^x]*`},
+		{Regex, `\p{L}+(?: \p{L}{2,12}){0,5}[.]`},
+		{Regex, `[^"]{3,}"(?:[a-z]{2}){1,20}`},
 		{Regex, `(?:[a-c]|[b-z\x{e9}])*`},
 		{GBNF, "root ::= \"\\\"\" char* \"\\\"\" | \"[\" root (\",\" root)* \"]\"\nchar ::= [^\"\\\\\\x00-\\x1f] | \"\\\\\" [\"\\\\nu]"},
 	}
@@ -64,7 +74,7 @@ func TestMaskAgainstSlowMask(t *testing.T) {
 		}
 		g := mustCompile(t, spec, v)
 		rng := rand.New(rand.NewPCG(3, 4))
-		for range 12 {
+		for range answers {
 			m := g.NewMatcher()
 			text := ""
 			for left := g.MinTokens() + rng.IntN(30); left > 0 && !m.ended; left-- {

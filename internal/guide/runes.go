@@ -81,6 +81,15 @@ func (s runeSet) contains(r rune) bool {
 	return ok
 }
 
+// size is the number of characters in the set.
+func (s runeSet) size() int {
+	n := 0
+	for _, r := range s {
+		n += int(r.hi-r.lo) + 1
+	}
+	return n
+}
+
 // fromTable converts one of package unicode's tables.
 func fromTable(table *unicode.RangeTable) runeSet {
 	var ranges []runeRange

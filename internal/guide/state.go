@@ -34,8 +34,7 @@ type set struct {
 	age      uint32
 	next     [16]*[16]*set // by byte, high half first
 	mask     *mask
-	suffixes []int32 // cost after each suffix of the vocabulary's string tokens
-	readers  *set    // the items but those inside strings
+	suffixes []suffixCosts
 }
 
 // dead is the set without items: the text cannot be continued to an answer.
@@ -127,7 +126,7 @@ func (m *machine) push(parent *frame, pc, count int32) *frame {
 	f := &frame{parent: parent, pc: pc, count: count, depth: 1}
 	if parent != nil {
 		key.parent = parent.id
-		f.depth, f.cost = parent.depth+1, parent.cost
+		f.depth = parent.depth + 1
 	}
 	if known, ok := m.frames[key]; ok {
 		return known
@@ -135,14 +134,11 @@ func (m *machine) push(parent *frame, pc, count int32) *frame {
 	rest := pc
 	if in := &m.code[pc]; in.op == opRepeat {
 		rest = in.next
-		if in.lo > count {
-			f.cost = addCost(f.cost, mulCost(in.lo-count, m.costs.tokens[in.entry]))
-			if f.depth+m.costs.depth[in.entry] > stackDepthMax {
-				return nil
-			}
+		if in.lo > count && f.depth+m.costs.depth[in.entry] > stackDepthMax {
+			return nil
 		}
 	}
-	f.cost = addCost(f.cost, m.costs.tokens[rest])
+	f.cost = m.frameCost(pc, parent, count)
 	if f.cost >= costInfinite && m.v.complete || f.depth-1+m.costs.depth[rest] > stackDepthMax {
 		return nil
 	}
@@ -151,6 +147,22 @@ func (m *machine) push(parent *frame, pc, count int32) *frame {
 	m.frames[key] = f
 	m.bytes += frameBytes
 	return f
+}
+
+// frameCost is the number of tokens that complete the answer after a frame ends.
+func (m *machine) frameCost(pc int32, parent *frame, count int32) int32 {
+	cost := int32(0)
+	if parent != nil {
+		cost = parent.cost
+	}
+	in := &m.code[pc]
+	if in.op != opRepeat {
+		return addCost(cost, m.costs.tokens[pc])
+	}
+	if in.lo > count {
+		cost = addCost(cost, mulCost(in.lo-count, m.costs.tokens[in.entry]))
+	}
+	return addCost(cost, m.costs.tokens[in.next])
 }
 
 // step returns the set after one more byte.

@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"sync"
 )
 
 // Vocabulary is what guiding needs to know of a model: the bytes of its tokens, as a trie, and which tokens end an
-// answer. It is built once per model, is immutable and safe for concurrent use.
+// answer. It is built once per model, is safe for concurrent use.
 type Vocabulary struct {
 	size int
 	end  []int32
@@ -21,13 +22,17 @@ type Vocabulary struct {
 	single   [256]bool
 	complete bool // all of them are
 	str      *stringTokens
+
+	runsLock sync.Mutex // guards runs
+	runs     map[string]*runTable
 }
 
 // NewVocabulary prepares a vocabulary. tokens[id] holds the bytes that the token adds to the text; nil or empty
 // means that it is never allowed, as for special tokens. end lists the tokens that end an answer; they are allowed
 // where the text is complete, whatever their bytes. It errs if there are no tokens or an end token is out of range.
 func NewVocabulary(tokens [][]byte, end []int32) (*Vocabulary, error) {
-	v := &Vocabulary{size: len(tokens), end: slices.Clone(end), text: make([][]byte, len(tokens))}
+	v := &Vocabulary{size: len(tokens), end: slices.Clone(end), text: make([][]byte, len(tokens)),
+		runs: map[string]*runTable{}}
 	isEnd := map[int32]bool{}
 	for _, id := range end {
 		if id < 0 || int(id) >= len(tokens) {
@@ -115,23 +120,5 @@ func newTrie(words [][]byte) *trie {
 	return t
 }
 
-// find returns the node of a word and whether it exists.
-func (t *trie) find(word []byte) (int32, bool) {
-	i, limit := int32(0), int32(len(t.nodes))
-	for k, b := range word {
-		for i < limit && t.nodes[i].b != b {
-			i = t.nodes[i].end
-		}
-		if i >= limit {
-			return 0, false
-		}
-		if k == len(word)-1 {
-			return i, true
-		}
-		limit = t.nodes[i].end
-		i++
-	}
-	return 0, false
-}
-
+// setBit sets the bit of a token.
 func setBit(mask []uint32, id int32) { mask[id>>5] |= 1 << (id & 31) }
