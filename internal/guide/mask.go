@@ -55,6 +55,7 @@ func (k *mask) copyTo(bits []uint32, limit int32) {
 type maskBuilder struct {
 	*machine
 	levels map[int32]*level
+	last   *level // asked for last
 	work   int
 }
 
@@ -76,11 +77,15 @@ func (m *machine) maskOf(s *set) *mask {
 }
 
 func (b *maskBuilder) level(cost int32) *level {
+	if b.last != nil && b.last.cost == cost {
+		return b.last
+	}
 	l := b.levels[cost]
 	if l == nil {
 		l = &level{cost: cost}
 		b.levels[cost] = l
 	}
+	b.last = l
 	return l
 }
 
@@ -183,13 +188,10 @@ func (b *maskBuilder) costsAfter(s *set, t *suffixTable) []int32 {
 			return known.costs
 		}
 	}
-	costs := make([]int32, len(t.index)-1)
-	for i := range costs {
-		costs[i] = costInfinite
-	}
 	if s == dead {
-		return costs
+		return t.none
 	}
+	costs := slices.Clone(t.none)
 	b.visit(t.trie, s, func(word int32, to *set) { costs[word] = to.cost })
 	s.suffixes = append(s.suffixes, suffixCosts{t, costs})
 	b.bytes += 4 * len(costs)

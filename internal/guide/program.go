@@ -1,6 +1,9 @@
 package guide
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // The program is the grammar as a nondeterministic pushdown automaton over bytes, one instruction per state
 // (Thompson's construction with calls). Rule calls and counted repetitions push a frame.
@@ -144,7 +147,7 @@ func (a *assembler) compileRepeat(n *node, next int32) int32 {
 			return entry
 		}
 		return loop
-	case hi != unbounded && (hi == 1 || hi*nodeSize(body, unrollMax) <= unrollMax):
+	case hi == 1, hi != unbounded && hi*nodeSize(body, unrollMax) <= unrollMax && !isRun(body):
 		end := next
 		for i := hi; i > 0; i-- {
 			next = a.compile(body, next)
@@ -158,6 +161,12 @@ func (a *assembler) compileRepeat(n *node, next int32) int32 {
 	loop := a.emit(instruction{op: opLoop})
 	entry := a.compile(body, loop)
 	return a.emit(instruction{op: opRepeat, entry: entry, lo: int32(lo), hi: int32(hi), next: next})
+}
+
+// isRun reports whether a large class is among the alternatives of a repetition's body: masks have tables for such
+// runs if the rounds are counted.
+func isRun(body *node) bool {
+	return body.kind == nodeClass && body.set.size() >= runRunesMin || body.kind == nodeAlt && slices.ContainsFunc(body.subs, isRun)
 }
 
 // nodeSize counts the nodes and bytes of n, up to limit.

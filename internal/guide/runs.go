@@ -53,6 +53,7 @@ const atMostCount = 17
 type suffixTable struct {
 	trie  *trie
 	index map[string]int32
+	none  []int32 // costs after each suffix where none can be read
 }
 
 func newSuffixTable(groups ...runGroups) *suffixTable {
@@ -71,6 +72,7 @@ func newSuffixTable(groups ...runGroups) *suffixTable {
 	for i, w := range words {
 		t.index[string(w)] = int32(i)
 	}
+	t.none = slices.Repeat([]int32{costInfinite}, len(words))
 	return t
 }
 
