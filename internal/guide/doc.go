@@ -2,8 +2,8 @@
 // JSON Schema, a regular expression, or a grammar. A constraint goes this way:
 //
 //	source ──▶ grammar IR ──▶ byte-level pushdown automaton ──▶ token masks
-//	schema.go  ir.go          program.go, cost.go, state.go     mask.go, matcher.go
-//	regex.go                                                    vocabulary.go, stringtokens.go
+//	schema.go  ir.go          program.go, cost.go, state.go     mask.go, maskruns.go, matcher.go
+//	regex.go                                                    vocabulary.go, runs.go, stringtokens.go
 //	gbnf.go
 //
 // Frontends write rules over characters. The assembler makes them instructions that read bytes, so that a character
@@ -17,8 +17,10 @@
 //   - Walks share prefixes, and skip a subtree where its first byte does not fit.
 //   - Inside JSON strings, where most of a vocabulary is allowed, nothing is walked. What every token does in every
 //     state of the string automaton is computed once per vocabulary; tokens that close the string are looked up by
-//     the text behind the quote (stringtokens.go). Lengths are counters, not states.
-//   - Masks keep lists where few tokens are allowed.
+//     the text behind the quote (stringtokens.go). Lengths are counters, not states. Repetitions of a character class
+//     such as [^"\\]* get the same treatment (runs.go, maskruns.go), also behind a blank or a punctuation mark.
+//   - A mask keeps its tokens by what completes the answer after them, as lists where they are few. So it serves all
+//     budgets.
 //
 // Every state knows the number of tokens that suffice to complete the answer (cost.go; Knuth 1977). Masks take the
 // number of tokens that are left and never let a sequence into a state from which these do not suffice, so an answer

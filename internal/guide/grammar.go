@@ -71,6 +71,9 @@ func (p *program) prepareRuns(v *Vocabulary) {
 	for _, c := range p.classes {
 		if left > 0 && c.set.size() >= runRunesMin {
 			v.runTable(c)
+			for _, l := range v.behind {
+				l.runTable(c)
+			}
 			left--
 		}
 	}

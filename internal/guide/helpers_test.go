@@ -42,8 +42,9 @@ func mustCompile(t testing.TB, spec Spec, v *Vocabulary) *Grammar {
 	return g
 }
 
-func allowedIDs(mask []uint32) []int32 {
-	var out []int32
+func allowedIDs(mask []uint32) []int32 { return appendIDs(nil, mask) }
+
+func appendIDs(out []int32, mask []uint32) []int32 {
 	for id := int32(0); int(id) < 32*len(mask); id++ {
 		if mask[id>>5]&(1<<(id&31)) != 0 {
 			out = append(out, id)

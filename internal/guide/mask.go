@@ -65,7 +65,10 @@ func (m *machine) maskOf(s *set) *mask {
 		return s.mask
 	}
 	b := maskBuilder{machine: m, levels: map[int32]*level{}, work: walkWorkMax}
-	b.fill(s)
+	b.fill(&m.v.lexicon, s)
+	if s.complete {
+		b.allow(endCost, m.v.end)
+	}
 	out := &mask{}
 	for _, l := range b.levels {
 		out.levels = append(out.levels, *l)
@@ -110,23 +113,20 @@ func (b *maskBuilder) allow(cost int32, ids []int32) {
 
 // fill adds the tokens of every item; what a set allows is the union of what its items do. Runs have tables, the
 // other items are walked together.
-func (b *maskBuilder) fill(s *set) {
+func (b *maskBuilder) fill(l *lexicon, s *set) {
 	var others []item
 	for i := range s.items {
 		it := &s.items[i]
 		if b.code[it.pc].op == opString {
-			b.allowString(it)
-		} else if r, ok := b.classRun(it); ok {
+			b.allowString(l, it)
+		} else if r, ok := b.classRun(l, it); ok {
 			b.allowRun(r)
 		} else {
 			others = append(others, *it)
 		}
 	}
-	if len(others) > 0 && !b.walk(b.setOf(others)) {
-		b.cheapest(s)
-	}
-	if s.complete {
-		b.allow(endCost, b.v.end)
+	if len(others) > 0 && !b.walk(l, b.setOf(others)) {
+		b.cheapest(l, s)
 	}
 }
 
@@ -138,23 +138,21 @@ func (m *machine) setOf(items []item) *set {
 
 // cheapest walks again from the cheapest item alone, for grammars so ambiguous that the walk was cut short: the
 // mask then still has the token that leads to the end.
-func (b *maskBuilder) cheapest(s *set) {
+func (b *maskBuilder) cheapest(l *lexicon, s *set) {
 	best := slices.MinFunc(s.items, func(x, y item) int { return cmp.Compare(b.cost(&x), b.cost(&y)) })
 	b.work = walkWorkMax
-	b.walk(b.setOf([]item{best}))
+	b.walk(l, b.setOf([]item{best}))
 }
 
-// walk tries every token of the vocabulary from s, sharing prefixes. It returns false if it ran out of work.
-func (b *maskBuilder) walk(s *set) bool {
-	return b.visit(b.v.trie, s, func(word int32, to *set) { b.allow(to.cost, b.v.same[word]) })
+// walk tries every text of a lexicon from s, sharing prefixes. It returns false if it ran out of work.
+func (b *maskBuilder) walk(l *lexicon, s *set) bool {
+	return b.visit(l, l.trie, s, func(word int32, to *set) { b.allow(to.cost, l.same[word]) })
 }
 
-// visit calls found for each word of a trie that can be read from s.
-func (b *maskBuilder) visit(t *trie, s *set, found func(word int32, to *set)) bool {
-	if len(b.stack) <= t.depth {
-		b.stack = make([]*set, t.depth+1)
-	}
-	stack := b.stack
+// visit calls found for each word of a trie that can be read from s. What stands behind a first byte is left to the
+// lexicon that l has for it, if l is given and has one.
+func (b *maskBuilder) visit(l *lexicon, t *trie, s *set, found func(word int32, to *set)) bool {
+	stack := b.room(t)
 	stack[0] = s
 	for i := 0; i < len(t.nodes); {
 		n := &t.nodes[i]
@@ -171,8 +169,22 @@ func (b *maskBuilder) visit(t *trie, s *set, found func(word int32, to *set)) bo
 			found(n.value, to)
 		}
 		i++
+		if n.depth == 1 && l != nil && l.behind[n.b] != nil {
+			i = int(n.end)
+			b.fill(l.behind[n.b], to)
+			stack = b.room(t)
+			stack[0] = s
+		}
 	}
 	return true
+}
+
+// room returns a stack of sets for a walk of t.
+func (m *machine) room(t *trie) []*set {
+	if len(m.stack) <= t.depth {
+		m.stack = make([]*set, t.depth+1)
+	}
+	return m.stack
 }
 
 // suffixCosts are the costs of the sets that the suffixes of a table lead to.
@@ -192,7 +204,7 @@ func (b *maskBuilder) costsAfter(s *set, t *suffixTable) []int32 {
 		return t.none
 	}
 	costs := slices.Clone(t.none)
-	b.visit(t.trie, s, func(word int32, to *set) { costs[word] = to.cost })
+	b.visit(nil, t.trie, s, func(word int32, to *set) { costs[word] = to.cost })
 	s.suffixes = append(s.suffixes, suffixCosts{t, costs})
 	b.bytes += 4 * len(costs)
 	return costs

@@ -72,13 +72,13 @@ func (b *maskBuilder) allowLeaving(r *run) {
 }
 
 // allowString adds the tokens for an item inside a JSON string.
-func (b *maskBuilder) allowString(it *item) {
+func (b *maskBuilder) allowString(l *lexicon, it *item) {
 	in := &b.code[it.pc]
 	after := int32(0)
 	if it.frame != nil {
 		after = it.frame.cost
 	}
-	r := run{tokens: &b.v.str.states[it.q], suffixes: b.v.str.suffixes, lo: max(in.lo-it.n, 0), hi: costInfinite}
+	r := run{tokens: &l.str.states[it.q], suffixes: l.str.suffixes, lo: max(in.lo-it.n, 0), hi: costInfinite}
 	if in.hi != unbounded {
 		r.hi = in.hi - it.n
 	}
@@ -101,7 +101,7 @@ const exitItemsMax = 64
 // classRun reports whether an item is in a run of a class: a repetition whose rounds may be a character of the class,
 // and in which everything else begins with a character that is not in it. Then a character of the class leads to the
 // same items again, but for the count of rounds.
-func (b *maskBuilder) classRun(it *item) (run, bool) {
+func (b *maskBuilder) classRun(l *lexicon, it *item) (run, bool) {
 	in := &b.code[it.pc]
 	if in.op != opClass || it.q != 0 {
 		return run{}, false
@@ -120,7 +120,7 @@ func (b *maskBuilder) classRun(it *item) (run, bool) {
 	if !ok {
 		return run{}, false
 	}
-	t := b.v.runTable(class)
+	t := l.runTable(class)
 	r.tokens, r.suffixes = &t.state, t.suffixes
 	return r, true
 }

@@ -129,7 +129,7 @@ func TestWorkLimit(t *testing.T) {
 	full.copyTo(want, costInfinite-1)
 	for _, work := range []int{0, 5, 50, 500} {
 		b := maskBuilder{machine: g.m, levels: map[int32]*level{}, work: work}
-		b.fill(g.start)
+		b.fill(&v.lexicon, g.start)
 		cut := &mask{}
 		for _, l := range b.levels {
 			cut.levels = append(cut.levels, *l)

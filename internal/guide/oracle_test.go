@@ -44,6 +44,9 @@ func TestMaskAgainstSlowMask(t *testing.T) {
 	v, tokens := byteVocabulary(t, jsonWords...)
 	compareMasks(t, v, tokens, 12)
 	v, tokens = defaultVocabulary(t)
+	if v.behind[' '] == nil {
+		t.Error("the model's vocabulary is too small to test the tables behind a blank")
+	}
 	compareMasks(t, v, tokens, 3)
 }
 

@@ -166,6 +166,44 @@ func TestHostileSources(t *testing.T) {
 	}
 }
 
+// TestUsualSchemas checks that schemas as libraries write them compile.
+func TestUsualSchemas(t *testing.T) {
+	v, tokens := byteVocabulary(t, jsonWords...)
+	for _, source := range []string{
+		`{"type":"string","format":"uri","minLength":1,"maxLength":2083}`,
+		`{"type":"string","format":"email","maxLength":254}`,
+		`{"type":"string","pattern":"^[A-Za-z_]+$","minLength":2,"maxLength":30}`,
+		`{"type":"integer","format":"int32"}`,
+		`{"type":"number","format":"double","minimum":0}`,
+		`{"anyOf":[{"type":"string","maxLength":5},{"type":"null"}],"default":null,"title":"X"}`,
+		`{"allOf":[{"$ref":"#/$defs/e"}],"$defs":{"e":{"enum":["a","b"],"type":"string","title":"E"}}}`,
+		`{"type":"object","additionalProperties":{"type":"integer"},"minProperties":1,"maxProperties":3}`,
+		`{"type":"object","properties":{"a":{"type":"string","nullable":true}},"required":["a"],"additionalProperties":false}`,
+		`{"oneOf":[{"$ref":"#/$defs/c"},{"$ref":"#/$defs/d"}],"discriminator":{"propertyName":"k"},"$defs":{
+			"c":{"type":"object","properties":{"k":{"const":"c","type":"string"}},"required":["k"]},
+			"d":{"type":"object","properties":{"k":{"const":"d","type":"string"}},"required":["k"]}}}`,
+		`{"oneOf":[{"type":"integer","maximum":3},{"type":"integer","minimum":4},{"type":"string","maxLength":2},{"type":"string","minLength":3},{"const":true}]}`,
+		`{"type":["string","integer"],"enum":["a",1,2.5,null],"minimum":1}`,
+		`{"enum":["ab","b","c d"],"pattern":"^[a-c]+$"}`,
+		`{"const":1.0,"enum":[1,2]}`,
+		`true`,
+	} {
+		g := mustCompile(t, Spec{JSONSchema, source}, v)
+		root, err := decode(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rng := rand.New(rand.NewPCG(13, 14))
+		for i := range 30 {
+			text := walk(t, g, tokens, g.MinTokens()+i, rng)
+			value, err := decode(text)
+			if err != nil || !(validator{root}).valid(root, value) && text != `{"a":null}` && text != `{"a": null}` {
+				t.Fatalf("%s: %q is not valid (%v)", source, text, err)
+			}
+		}
+	}
+}
+
 func manyRules(n int) string {
 	var b strings.Builder
 	for i := range n {

@@ -76,8 +76,8 @@ func newSuffixTable(groups ...runGroups) *suffixTable {
 	return t
 }
 
-func (s *runState) fill(v *Vocabulary, groups runGroups, suffixes *suffixTable) {
-	s.settled = make([]uint32, v.MaskWords())
+func (s *runState) fill(maskWords int, groups runGroups, suffixes *suffixTable) {
+	s.settled = make([]uint32, maskWords)
 	for key, ids := range groups {
 		if key.leaves {
 			s.leave = append(s.leave, leaveGroup{suffix: suffixes.index[key.suffix], chars: key.chars, ids: ids})
@@ -101,9 +101,9 @@ func (s *runState) fill(v *Vocabulary, groups runGroups, suffixes *suffixTable) 
 }
 
 // fillAtMost prepares masks by length, for states in which so many tokens settle that listing them takes time.
-func (s *runState) fillAtMost(v *Vocabulary) {
+func (s *runState) fillAtMost(maskWords int) {
 	for k := range atMostCount {
-		mask := make([]uint32, v.MaskWords())
+		mask := make([]uint32, maskWords)
 		if k > 0 {
 			copy(mask, s.atMost[k-1])
 		}
@@ -165,36 +165,36 @@ const runRunesMin = 24
 const runTablesMax = 48
 
 // runTable returns the table of a class, built when it is first asked for and shared by all grammars.
-func (v *Vocabulary) runTable(d *classDFA) *runTable {
+func (l *lexicon) runTable(d *classDFA) *runTable {
 	key := d.set.key()
-	v.runsLock.Lock()
-	defer v.runsLock.Unlock()
-	if t, ok := v.runs[key]; ok {
+	l.runsLock.Lock()
+	defer l.runsLock.Unlock()
+	if t, ok := l.runs[key]; ok {
 		return t
 	}
-	groups := v.classGroups(d)
+	groups := l.classGroups(d)
 	t := &runTable{suffixes: newSuffixTable(groups)}
-	t.state.fill(v, groups, t.suffixes)
-	t.state.fillAtMost(v)
-	if len(v.runs) >= runTablesMax {
-		clear(v.runs)
+	t.state.fill(l.maskWords, groups, t.suffixes)
+	t.state.fillAtMost(l.maskWords)
+	if len(l.runs) >= runTablesMax {
+		clear(l.runs)
 	}
-	v.runs[key] = t
+	l.runs[key] = t
 	return t
 }
 
 // classGroups runs every token from between characters of a class.
-func (v *Vocabulary) classGroups(d *classDFA) runGroups {
+func (l *lexicon) classGroups(d *classDFA) runGroups {
 	type at struct {
 		q     int16
 		chars int32 // begun
 		start int   // depth at which the last one began
 	}
 	groups := runGroups{}
-	stack := make([]at, v.trie.depth+1)
-	text := make([]byte, v.trie.depth+1)
+	stack := make([]at, l.trie.depth+1)
+	text := make([]byte, l.trie.depth+1)
 	leftAt := 0 // depth of the byte that left the run on the current path
-	nodes := v.trie.nodes
+	nodes := l.trie.nodes
 	for i := 0; i < len(nodes); {
 		n := &nodes[i]
 		depth := int(n.depth)
@@ -226,7 +226,7 @@ func (v *Vocabulary) classGroups(d *classDFA) runGroups {
 		}
 		stack[depth] = here
 		if n.value >= 0 {
-			groups.add(here.q, here.chars, string(text[here.start:depth+1]), leftAt > 0, v.same[n.value])
+			groups.add(here.q, here.chars, string(text[here.start:depth+1]), leftAt > 0, l.same[n.value])
 		}
 		i++
 	}

@@ -12,37 +12,37 @@ type stringTokens struct {
 	charCost  int32
 }
 
-func newStringTokens(v *Vocabulary) *stringTokens {
-	t := &stringTokens{closeCost: stringCosts(&v.single), charCost: costInfinite}
+func newStringTokens(l *lexicon, single *[256]bool) *stringTokens {
+	t := &stringTokens{closeCost: stringCosts(single), charCost: costInfinite}
 	for b, to := range stringDFA[strBoundary] {
-		if to == strBoundary && v.single[b] {
+		if to == strBoundary && single[b] {
 			t.charCost = 1
 		}
 	}
 	var groups [strStates]runGroups
 	for q := range groups {
-		groups[q] = v.stringGroups(q)
+		groups[q] = l.stringGroups(q)
 	}
 	t.suffixes = newSuffixTable(groups[:]...)
 	for q := range groups {
-		t.states[q].fill(v, groups[q], t.suffixes)
+		t.states[q].fill(l.maskWords, groups[q], t.suffixes)
 	}
-	t.states[strBoundary].fillAtMost(v)
+	t.states[strBoundary].fillAtMost(l.maskWords)
 	return t
 }
 
 // stringGroups runs every token from state q.
-func (v *Vocabulary) stringGroups(q int) runGroups {
+func (l *lexicon) stringGroups(q int) runGroups {
 	type at struct {
 		state int8
 		chars int32
 	}
 	groups := runGroups{}
-	stack := make([]at, v.trie.depth+1)
+	stack := make([]at, l.trie.depth+1)
 	stack[0] = at{state: int8(q)}
-	text := make([]byte, v.trie.depth+1)
+	text := make([]byte, l.trie.depth+1)
 	closedAt := 0 // depth of the quote that closed the string on the current path
-	nodes := v.trie.nodes
+	nodes := l.trie.nodes
 	for i := 0; i < len(nodes); {
 		n := &nodes[i]
 		d := int(n.depth)
@@ -73,7 +73,7 @@ func (v *Vocabulary) stringGroups(q int) runGroups {
 			}
 		}
 		if n.value >= 0 {
-			groups[key] = append(groups[key], v.same[n.value]...)
+			groups[key] = append(groups[key], l.same[n.value]...)
 		}
 		i++
 	}

@@ -14,25 +14,64 @@ type Vocabulary struct {
 	end  []int32
 	// text holds the bytes of each token, nil for those that are never allowed.
 	text [][]byte
-	// trie holds all tokens that have bytes; its values index same.
-	trie *trie
-	// same groups the ids of tokens with equal bytes.
-	same [][]int32
+	lexicon
 	// single says which bytes are tokens of their own.
 	single   [256]bool
 	complete bool // all of them are
-	str      *stringTokens
+}
+
+// lexicon is a set of texts that tokens add, with the tables that are made of them.
+type lexicon struct {
+	maskWords int
+	// trie holds the texts; its values index same, which has the ids of the tokens with equal texts.
+	trie *trie
+	same [][]int32
+	str  *stringTokens
+	// behind has, for a blank and for punctuation, what follows it in texts that begin with it, if they are many:
+	// those with a blank are half of many vocabularies. A walk that meets a run there uses its tables.
+	behind map[byte]*lexicon
 
 	runsLock sync.Mutex // guards runs
 	runs     map[string]*runTable
+}
+
+// behindMin is the number of texts with the same first byte from which tables for what follows it pay.
+const behindMin = 512
+
+// prepare fills the tables of a lexicon that has its trie.
+func (l *lexicon) prepare(single *[256]bool) {
+	l.runs = map[string]*runTable{}
+	l.str = newStringTokens(l, single)
+}
+
+// isSeparator reports whether words often begin behind a byte.
+func isSeparator(b byte) bool {
+	return b < 0x80 && !(b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9')
+}
+
+// newBehind makes the lexicon of what follows first in those of the words, which are sorted, that begin with it; nil
+// if they are few.
+func (l *lexicon) newBehind(first byte, words [][]byte) *lexicon {
+	out := &lexicon{maskWords: l.maskWords}
+	var tails [][]byte
+	for i, word := range words {
+		if word[0] == first && len(word) > 1 {
+			tails = append(tails, word[1:])
+			out.same = append(out.same, l.same[i])
+		}
+	}
+	if len(tails) < behindMin {
+		return nil
+	}
+	out.trie = newTrie(tails)
+	return out
 }
 
 // NewVocabulary prepares a vocabulary. tokens[id] holds the bytes that the token adds to the text; nil or empty
 // means that it is never allowed, as for special tokens. end lists the tokens that end an answer; they are allowed
 // where the text is complete, whatever their bytes. It errs if there are no tokens or an end token is out of range.
 func NewVocabulary(tokens [][]byte, end []int32) (*Vocabulary, error) {
-	v := &Vocabulary{size: len(tokens), end: slices.Clone(end), text: make([][]byte, len(tokens)),
-		runs: map[string]*runTable{}}
+	v := &Vocabulary{size: len(tokens), end: slices.Clone(end), text: make([][]byte, len(tokens))}
 	isEnd := map[int32]bool{}
 	for _, id := range end {
 		if id < 0 || int(id) >= len(tokens) {
@@ -66,7 +105,18 @@ func NewVocabulary(tokens [][]byte, end []int32) (*Vocabulary, error) {
 	}
 	v.trie = newTrie(words)
 	v.complete = !slices.Contains(v.single[:], false)
-	v.str = newStringTokens(v)
+	v.maskWords = v.MaskWords()
+	v.prepare(&v.single)
+	v.behind = map[byte]*lexicon{}
+	for b := range 256 {
+		if !isSeparator(byte(b)) {
+			continue
+		}
+		if l := v.newBehind(byte(b), words); l != nil {
+			l.prepare(&v.single)
+			v.behind[byte(b)] = l
+		}
+	}
 	return v, nil
 }
 
