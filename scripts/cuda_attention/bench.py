@@ -56,6 +56,8 @@ class Kernels:
             jobs = []
             for dp in widths:
                 for f in files:
+                    if f == "attention_wgmma.cu" and dp not in (64, 128):
+                        continue
                     src, cubin = f"{tmp}/{f}.{dp}.cu", f"{tmp}/{f}.{dp}.cubin"
                     with open(src, "w") as out:
                         out.write(f"#define ACT_BF16\n#define DP {dp}\n")
@@ -206,6 +208,15 @@ class Launcher:
                 shared = stages + 8 * tile + 4 * 16 * dp * 4
                 grid = (c.kv_heads, c.tokens // tpt + sequences, -(-group // hpt))
                 self.launches.append(("prefill", dp, grid, 128, shared, a))
+            else:
+                dp = 64 if c.dim <= 64 else 128
+                hpt = heads_per_tile(group, 128)
+                tpt = 128 // hpt
+                a = Args(**base, heads_per_tile=hpt, tokens_per_tile=tpt, few=few)
+                stages, block = (10 if dp == 64 else 5), 128 * dp
+                shared = 1024 + 2 * block + 2 * stages * block + 4 * stages * 8 + 8 * 64
+                grid = (c.kv_heads, c.tokens // tpt + sequences, -(-group // hpt))
+                self.launches.append(("wgmma", dp, grid, 384, shared, a))
 
     def run(self):
         for l in self.launches:
@@ -235,6 +246,9 @@ def check(ks):
             outs[mode] = Launcher(ks, c, mode).run().clone()
         outs["decode, no room"] = Launcher(ks, c, "decode", capacity_bytes=0).run().clone()
         outs["decode, little room"] = Launcher(ks, c, "decode", capacity_bytes=60000).run().clone()
+        if dim <= 128 and dim % 8 == 0:
+            outs["wgmma"] = Launcher(ks, c, "prefill", prefill="wgmma").run().clone()
+            outs["wgmma and decode"] = Launcher(ks, c, "auto", prefill="wgmma").run().clone()
         torch.cuda.synchronize()
         err = ((outs["prefill"].double() - want).norm() / want.norm()).item()
         worst = (outs["prefill"].double() - want).abs().max().item()
@@ -342,11 +356,11 @@ def times(ks):
 
 
 def main():
-    files = ["attention_decode.cu", "attention_prefill.cu"]
+    files = ["attention_decode.cu", "attention_prefill.cu", "attention_wgmma.cu"]
     modes = sys.argv[1:] or ["check", "time"]
     bad = 0
     ks = Kernels([16, 64, 96, 128, 256], files)
-    ks.prefills = lambda dim: ["prefill"]
+    ks.prefills = lambda dim: ["prefill", "wgmma"] if dim <= 128 else ["prefill"]
     if "check" in modes:
         bad += check(ks)
     if "time" in modes:

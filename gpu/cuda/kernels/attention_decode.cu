@@ -88,12 +88,17 @@ __device__ __forceinline__ Unit find_unit(const FlashArgs& a, const int* first, 
 // Loads a tile's 8 query rows as mma's b, zeros where there is nothing.
 __device__ __forceinline__ void load_queries(const FlashArgs& a, const Queries& queries, u32 (&q)[DP / 16][2]) {
   bool wide = (a.dim | a.stride | a.q_column) % 2 == 0 && (u64)a.q % 4 == 0, real = queries.real(a, lane_id() / 4);
-  const u16* from = a.q;
-  if (real) from += queries.offset(a, lane_id() / 4);
+  const u16* from = a.q + (real ? queries.offset(a, lane_id() / 4) : 0) + 2 * (lane_id() & 3);
+  int left = real ? a.dim - 2 * (lane_id() & 3) : 0; // elements of the row from here on
 #pragma unroll
-  for (int i = 0; i < DP / 8; i++) {
-    int d = 8 * i + 2 * (lane_id() & 3);
-    q[i / 2][i % 2] = load2(from + d, real && d < a.dim, real && d + 1 < a.dim, wide);
+  for (int i = 0; i < DP / 8; i++) q[i / 2][i % 2] = 0;
+  if (wide) {
+#pragma unroll
+    for (int i = 0; i < DP / 8; i++)
+      if (8 * i < left) q[i / 2][i % 2] = *(const u32*)(from + 8 * i);
+  } else {
+#pragma unroll
+    for (int i = 0; i < DP / 8; i++) q[i / 2][i % 2] = load2(from + 8 * i, 8 * i < left, 8 * i + 1 < left, false);
   }
 }
 
@@ -220,7 +225,7 @@ __device__ __forceinline__ void sum_part(const FlashArgs& a, const Keys& keys, i
       uint2 p = x.weights[i][j][lane];
 #pragma unroll
       for (int n = 0; n < SLICES; n++) {
-        if (n * WARPS + warp >= DP / 16) continue;
+        if (DP / 16 % WARPS != 0 && n * WARPS + warp >= DP / 16) continue;
         u32 v[4];
         load_transposed(v, at + (i * HALF + j * 16 * PITCH + n * WARPS * 16) * 2);
         mma(sums.o[n], v, p.x, p.y);

@@ -57,9 +57,9 @@ __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u3
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Copies 16 bytes to shared memory in the background, or zeros.
-__device__ __forceinline__ void copy16(u32 to, const void* from, bool real) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(real ? 16 : 0) : "memory");
+// Copies so many of 16 bytes to shared memory in the background, and zeros for the others.
+__device__ __forceinline__ void copy16(u32 to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 __device__ __forceinline__ void copies_end() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int LEFT>
@@ -79,22 +79,48 @@ __device__ __forceinline__ int pool_row(const FlashArgs& a, const Keys& keys, in
   return (block * a.kv_heads + keys.head) * a.block_size + p % a.block_size;
 }
 
+// What a thread copies of each tile, if rows divide evenly among the threads: 16 bytes, the same
+// of every STEP-th row.
+template <int THREADS>
+struct Copier {
+  static constexpr int STEP = THREADS / CHUNKS;
+  int row, chunk, bytes; // bytes: 0 past the head dimension
+  i64 offset;            // bytes, in a row of a pool
+  int pitch;             // bytes, of a pool's rows
+
+  __device__ __forceinline__ Copier(const FlashArgs& a, int thread) {
+    row = thread / CHUNKS, chunk = thread % CHUNKS;
+    bool real = chunk * 8 < a.dim;
+    bytes = real ? 16 : 0, offset = real ? chunk * 16 : 0, pitch = a.dim * 2;
+  }
+  // Copies the thread's piece of row number `from` of the pool, or zeros if that is negative.
+  __device__ __forceinline__ void copy(u32 to, const u16* pool, int from) const {
+    copy16(to, (const u8*)pool + offset + (i64)max(from, 0) * pitch, from >= 0 ? bytes : 0);
+  }
+};
+
 // Starts copying a tile's keys or values: row i from the pool's row rows[i]. Rows that nobody
 // sees and columns past the head dimension become zeros.
 template <int THREADS>
 __device__ __forceinline__ void load_half(const FlashArgs& a, const u16* pool, u16* half, const int* rows, int thread) {
   u32 to = shared_address(half);
-  if (a.dim % 8 == 0) {
-#pragma unroll 8
-    for (int i = thread; i < TILE * CHUNKS; i += THREADS) {
-      int row = i / CHUNKS, column = i % CHUNKS * 8, from = rows[row];
-      bool real = from >= 0 && column < a.dim;
-      copy16(to + (row * PITCH + column) * 2, pool + (real ? (i64)from * a.dim + column : 0), real);
-    }
-  } else {
+  if (a.dim % 8 != 0) {
     for (int i = thread; i < TILE * DP; i += THREADS) {
       int row = i / DP, column = i % DP, from = rows[row];
       half[row * PITCH + column] = from >= 0 && column < a.dim ? pool[(i64)from * a.dim + column] : (u16)0;
+    }
+  } else if (THREADS % CHUNKS == 0) {
+    Copier<THREADS> copier(a, thread);
+    to += (copier.row * PITCH + copier.chunk * 8) * 2;
+    rows += copier.row;
+#pragma unroll
+    for (int i = 0; i < TILE; i += copier.STEP) copier.copy(to + i * PITCH * 2, pool, rows[i]);
+  } else {
+#pragma unroll 4
+    for (int i = thread; i < TILE * CHUNKS; i += THREADS) {
+      int row = i / CHUNKS, column = i % CHUNKS * 8, from = rows[row];
+      bool real = from >= 0 && column < a.dim;
+      copy16(to + (row * PITCH + column) * 2, pool + (real ? (i64)from * a.dim + column : 0), real ? 16 : 0);
     }
   }
 }
