@@ -1,0 +1,99 @@
+package chat
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// pipe is a console without a terminal: a line is a message, and only answers go to the output.
+type pipe struct {
+	ctx      context.Context
+	lines    chan pipeLine
+	out      io.Writer
+	err      io.Writer
+	clean    func(string) string
+	endsLine bool // the output is at the start of a line
+}
+
+type pipeLine struct {
+	text string
+	err  error
+}
+
+const pipeBufferBytes = 64 << 10
+
+// newPipe reads in until it ends or ctx does.
+func newPipe(ctx context.Context, in io.Reader, out, errOut io.Writer, clean func(string) string) *pipe {
+	p := &pipe{ctx: ctx, lines: make(chan pipeLine), out: out, err: errOut, clean: clean, endsLine: true}
+	go p.read(bufio.NewReaderSize(in, pipeBufferBytes))
+	return p
+}
+
+// read passes lines on. It outlives the session if in never ends: a read cannot be interrupted.
+func (p *pipe) read(r *bufio.Reader) {
+	for {
+		text, err := boundedLine(r)
+		select {
+		case p.lines <- pipeLine{text, err}:
+		case <-p.ctx.Done():
+			return
+		}
+		if err != nil && !errors.Is(err, errLineTooLong) {
+			return
+		}
+	}
+}
+
+// boundedLine reads a line of at most messageBytesMax bytes and skips the rest of a longer one.
+func boundedLine(r *bufio.Reader) (string, error) {
+	var b strings.Builder
+	size := 0
+	for {
+		piece, err := r.ReadSlice('\n')
+		if size += len(piece); size <= messageBytesMax {
+			b.Write(piece)
+		}
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			continue
+		case err != nil && size == 0:
+			return "", err
+		case err != nil && !errors.Is(err, io.EOF):
+			return "", err
+		case size > messageBytesMax:
+			return "", errLineTooLong
+		}
+		return strings.TrimRight(b.String(), "\r\n"), nil
+	}
+}
+
+func (p *pipe) readLine(bool) (string, bool, error) {
+	select {
+	case l := <-p.lines:
+		return l.text, false, l.err
+	case <-p.ctx.Done():
+		return "", false, context.Cause(p.ctx)
+	}
+}
+
+func (p *pipe) answer(text string) {
+	text = p.clean(text)
+	fmt.Fprint(p.out, text)
+	p.endsLine = strings.HasSuffix(text, "\n")
+}
+
+func (p *pipe) answered() {
+	if !p.endsLine {
+		fmt.Fprintln(p.out)
+	}
+	p.endsLine = true
+}
+
+func (p *pipe) note(text string)            { fmt.Fprintln(p.err, text) }
+func (p *pipe) problem(text string)         { fmt.Fprintln(p.err, "troupe: "+text) }
+func (p *pipe) interrupts() <-chan struct{} { return nil }
+func (p *pipe) interactive() bool           { return false }
