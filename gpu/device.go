@@ -25,11 +25,34 @@ const (
 	BF16
 	I32
 	U64
+
+	// The types below exist only in packed weights. Elements come in blocks that share a scale, laid
+	// out in PackMatrix's input as GGUF stores them; a block never spans two rows.
+	Q8_0 // 32 elements: float16 d, 32 int8
+	Q4_0 // 32 elements: float16 d, 16 bytes of nibbles less 8
+	Q4_1 // 32 elements: float16 d and m, 16 bytes of nibbles
+	Q4_K // 256 elements: float16 d and dmin, 12 bytes of 6-bit scales and minimums, nibbles
+	Q6_K // 256 elements: 6-bit codes, 16 int8 scales, float16 d
 )
 
-var dtypeNames = map[DType]string{F32: "f32", F16: "f16", BF16: "bf16", I32: "i32", U64: "u64"}
+var dtypeNames = map[DType]string{F32: "f32", F16: "f16", BF16: "bf16", I32: "i32", U64: "u64",
+	Q8_0: "q8_0", Q4_0: "q4_0", Q4_1: "q4_1", Q4_K: "q4_k", Q6_K: "q6_k"}
 
-// Size returns the bytes of one element.
+// blockSizes are the elements and bytes of a quantized type's block.
+var blockSizes = map[DType][2]int{Q8_0: {32, 34}, Q4_0: {32, 18}, Q4_1: {32, 20}, Q4_K: {256, 144}, Q6_K: {256, 210}}
+
+// Quantized reports whether elements of t come in blocks, which makes it a type of packed weights only.
+func (t DType) Quantized() bool { return blockSizes[t][0] > 0 }
+
+// Block returns the elements of one block of t and its bytes in PackMatrix's input.
+func (t DType) Block() (elements, bytes int) {
+	if b, ok := blockSizes[t]; ok {
+		return b[0], b[1]
+	}
+	return 1, t.Size()
+}
+
+// Size returns the bytes of one element. A quantized type has no such size and panics: see Block.
 func (t DType) Size() int {
 	switch t {
 	case F32, I32:
@@ -161,10 +184,11 @@ type Device interface {
 
 	// Alloc returns zeroed memory of the given shape. ErrOutOfMemory states need and free.
 	Alloc(dtype DType, dims ...int) (Tensor, error)
-	// PackMatrix copies a weight matrix W[n, k] (row-major, little-endian, dtype F32, F16 or
-	// BF16) into the layout this device multiplies fastest. The matrix is given as row blocks
-	// that are stacked in order, so fused projections (QKV, gate and up) need no host copy;
-	// len(parts) bytes must add up to n*k*dtype.Size(). name is for error messages.
+	// PackMatrix copies a weight matrix W[n, k] (row-major, little-endian, dtype F32, F16, BF16
+	// or a quantized type) into the layout this device multiplies fastest. The matrix is given as
+	// row blocks that are stacked in order, so fused projections (QKV, gate and up) need no host
+	// copy; len(parts) bytes must add up to n rows of k elements. name is for error messages. A
+	// device that does not execute a quantized type returns ErrNotSupported.
 	PackMatrix(name string, dtype DType, n, k int, parts ...[]byte) (Tensor, error)
 	// Free releases an allocation; a second Free of it panics.
 	Free(t Tensor)
@@ -190,4 +214,11 @@ type Device interface {
 	// Close releases everything. Tensors that were not freed are reported as an error that
 	// lists their creation sites.
 	Close() error
+}
+
+// RandomMaker is a Device that makes random weights in place, which takes no file and no transfer.
+type RandomMaker interface {
+	// Random allocates a tensor of F32 or BF16 whose element i is ref.RandomWeight(seed, i) times
+	// ref.RandomScale(spread). A packed one is a weight [n, k] for MatMul.
+	Random(name string, dtype DType, packed bool, seed uint64, spread float32, dims ...int) (Tensor, error)
 }

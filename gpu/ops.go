@@ -157,7 +157,7 @@ type Add struct{ Out, A, B Tensor }
 
 // GatherRows: Out[r] = X[Rows[r]].
 type GatherRows struct {
-	Out, X Tensor // [R, H], [T, H]
+	Out, X Tensor // [R, H], [T, H]; both F32 or both of the compute type
 	Rows   Tensor // [R] I32
 }
 

@@ -27,6 +27,26 @@ const (
 // attentionWidths are the compiled kernels, in units of 32 dimensions.
 var attentionWidths = []int{1, 2, 3, 4, 6, 8}
 
+// attentionModules are the kernels of attention.
+func attentionModules(compute gpu.DType) (list []module) {
+	if compute == gpu.BF16 {
+		return flashModules()
+	}
+	for _, width := range attentionWidths {
+		list = append(list, module{file: "attention.cu", define: fmt.Sprintf("WIDTH %d", width), only: gpu.F32, kernels: []string{attentionName(width)}})
+	}
+	return list
+}
+
+// registerAttention registers the kernels of the device's compute type.
+func (d *Device) registerAttention() error {
+	if d.compute == gpu.BF16 {
+		return d.registerFlash()
+	}
+	register(d, gpu.OpAttention, "tiled", "float32, online softmax over tiles of 32 keys, 16 query rows per block", (*Device).attention)
+	return d.prepareAttention()
+}
+
 func attentionName(width int) string { return fmt.Sprintf("attention_%d", width) }
 
 // attentionKernel returns the narrowest kernel that has room for a head, and its shared memory.
@@ -43,34 +63,45 @@ func attentionKernel(headDim int) (name string, sharedBytes int) {
 	return "", 0
 }
 
-// prepareAttention lets the kernels of wide heads have more shared memory than the 48 KB that
-// need no asking.
-func (d *Device) prepareAttention() error {
+// allowShared lets a kernel have more shared memory than the 48 KB that need no asking.
+func (d *Device) allowShared(name string, bytes int) error {
 	const maxDynamicSharedSize = 8 // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+	status := call(d.driver.cuFuncSetAttribute, d.functions[name].handle, maxDynamicSharedSize, uintptr(bytes))
+	return d.check("cuFuncSetAttribute of "+name, status)
+}
+
+// prepareAttention lets the kernels of wide heads have the shared memory that they need.
+func (d *Device) prepareAttention() error {
 	for _, w := range attentionWidths {
 		name, bytes := attentionKernel(32 * w)
 		if bytes > d.properties.sharedBytesBlock {
 			continue // attention refuses such heads on this GPU
 		}
-		status := call(d.driver.cuFuncSetAttribute, d.functions[name].handle, maxDynamicSharedSize, uintptr(bytes))
-		if err := d.check("cuFuncSetAttribute of "+name, status); err != nil {
+		if err := d.allowShared(name, bytes); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (d *Device) attention(a *gpu.Attention) error {
-	tokens, sequences := a.Positions.Len(), a.Slots.Len()
-	blocks, kvHeads, blockSize, dim := a.KPool.Dims[0], a.KPool.Dims[1], a.KPool.Dims[2], a.KPool.Dims[3]
+// attentionShape checks the shapes of a's tensors against one another.
+func attentionShape(a *gpu.Attention) (tokens, sequences, kvHeads, dim int) {
+	tokens, sequences = a.Positions.Len(), a.Slots.Len()
+	kvHeads, dim = a.KPool.Dims[1], a.KPool.Dims[3]
 	mustShape(gpu.OpAttention, "Out", a.Out, tokens, a.Heads*dim)
 	mustShape(gpu.OpAttention, "Q", a.Q, tokens, a.Q.Dims[1])
-	mustShape(gpu.OpAttention, "VPool", a.VPool, blocks, kvHeads, blockSize, dim)
+	mustShape(gpu.OpAttention, "VPool", a.VPool, a.KPool.Dims[:]...)
 	mustShape(gpu.OpAttention, "BlockTables", a.BlockTables, a.BlockTables.Dims[0], a.BlockTables.Dims[1])
 	mustLen(gpu.OpAttention, "QueryStart", a.QueryStart, sequences+1)
 	if kvHeads == 0 || a.Heads%kvHeads != 0 || a.QColumn < 0 || a.QColumn+a.Heads*dim > a.Q.Dims[1] {
 		panic(fmt.Sprintf("cuda: attention: %d query heads at column %d of %v over %d KV heads of %d", a.Heads, a.QColumn, a.Q, kvHeads, dim))
 	}
+	return tokens, sequences, kvHeads, dim
+}
+
+func (d *Device) attention(a *gpu.Attention) error {
+	tokens, sequences, kvHeads, dim := attentionShape(a)
+	blocks, blockSize := a.KPool.Dims[0], a.KPool.Dims[2]
 	if tokens == 0 || sequences == 0 {
 		return nil
 	}

@@ -9,8 +9,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+
+	"github.com/troupe-engine/troupe/gpu"
 )
 
 //go:embed kernels
@@ -20,43 +23,52 @@ var kernelFiles embed.FS
 // others, so that a change recompiles little and cold starts use all processors.
 type module struct {
 	file    string
-	include string   // a source of its own put in front, or ""
-	define  string   // "WIDTH 4": the part of the file, or ""
-	kernels []string // that it must have
+	include string    // sources of its own put in front, separated by blanks
+	define  string    // "WIDTH 4": the part of the file, or ""
+	only    gpu.DType // the compute type that it is for; 0 is any
+	compute gpu.DType // that it is compiled for
+	overlap bool      // its kernels may start while the kernel before ends: they call pdl_wait
+	kernels []string  // that it must have
 }
 
-// modules are all kernels.
-func modules() []module {
+// modules are all kernels of a device that computes in the given type.
+func modules(compute gpu.DType) []module {
 	list := []module{
-		{file: "elementwise.cu", kernels: []string{"feed_tokens", "embed_f32", "embed_f16", "embed_bf16", "add", "softcap", "act_mul_silu", "act_mul_gelu_tanh"}},
-		{file: "norm.cu", kernels: []string{"rmsnorm_warp", "rmsnorm_block"}},
-		{file: "rope.cu", kernels: []string{"rope_table", "rope", "kv_write"}},
+		{file: "elementwise.cu", overlap: true, kernels: []string{"feed_tokens", "embed_f32", "embed_f16", "embed_bf16", "gather_rows_f32", "gather_rows_act", "add", "add_bias",
+			"softcap_f32", "softcap_act", "act_mul_silu", "act_mul_gelu_tanh", "act_mul_silu_8", "act_mul_gelu_tanh_8", "random_weights_f32", "random_weights_bf16"}},
+		{file: "norm.cu", overlap: true, kernels: []string{"rmsnorm_warp", "rmsnorm_block", "rmsnorm_block_8"}},
+		{file: "rope.cu", overlap: true, kernels: []string{"rope_table", "rope", "kv_write", "rope_kv"}},
 		{file: "moe.cu", include: "matmul.cuh", kernels: append(moeNames(), "moe_route", "moe_sort", "moe_combine")},
 		{file: "logits.cu", kernels: []string{"edit_logits", "mask_logits", "top_tokens"}},
 		{file: "sample.cu", kernels: []string{"sample", "log_softmax"}},
+		{file: "skinny.cu", only: gpu.BF16, overlap: true, kernels: skinnyNames()},
 	}
 	for _, dtype := range weightTypes {
-		list = append(list, module{file: "matmul.cu", include: "matmul.cuh", define: "MATMULS_" + dtype.String(), kernels: matMulNames(dtype)})
+		list = append(list, module{file: "matmul.cu", include: "matmul.cuh", define: "MATMULS_" + dtype.String(), overlap: true, kernels: matMulNames(dtype)})
 	}
-	for _, width := range attentionWidths {
-		list = append(list, module{file: "attention.cu", define: fmt.Sprintf("WIDTH %d", width), kernels: []string{attentionName(width)}})
+	list = append(list, attentionModules(compute)...)
+	list = slices.DeleteFunc(list, func(m module) bool { return m.only != 0 && m.only != compute })
+	for i := range list {
+		list[i].compute = compute
 	}
 	return list
 }
 
 // name is for messages and tests.
-func (m module) name() string { return strings.TrimSpace(m.file + " " + m.define) }
+func (m module) name() string {
+	return strings.TrimSpace(fmt.Sprintf("%s %v %s", m.file, m.compute, m.define))
+}
 
 // source is the module's complete text.
 func (m module) source() string {
 	var b bytes.Buffer
+	if m.compute == gpu.BF16 {
+		b.WriteString("#define ACT_BF16\n")
+	}
 	if m.define != "" {
 		fmt.Fprintf(&b, "#define %s\n", m.define)
 	}
-	for _, name := range []string{"common.cuh", m.include, m.file} {
-		if name == "" {
-			continue
-		}
+	for _, name := range strings.Fields("common.cuh " + m.include + " " + m.file) {
 		text, err := kernelFiles.ReadFile("kernels/" + name)
 		if err != nil {
 			panic(err) // embedded when this was built

@@ -5,32 +5,40 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
+
+	"github.com/troupe-engine/troupe/gpu"
 )
 
 // argumentStructs pairs the structs that cross to the GPU with their names in the kernels.
 var argumentStructs = map[string]map[string]any{
-	"elementwise.cu": {"FeedTokensArgs": feedTokensArgs{}, "EmbedArgs": embedArgs{}, "AddArgs": addArgs{}, "SoftCapArgs": softCapArgs{}, "ActMulArgs": actMulArgs{}},
-	"norm.cu":        {"RMSNormArgs": rmsNormArgs{}},
-	"rope.cu":        {"RoPETableArgs": ropeTableArgs{}, "RoPEArgs": ropeArgs{}, "KVWriteArgs": kvWriteArgs{}},
-	"matmul.cu":      {"MatMulArgs": matMulArgs{}},
-	"attention.cu":   {"AttentionArgs": attentionArgs{}},
-	"moe.cu":         {"MoERouteArgs": moeRouteArgs{}, "MoESortArgs": moeSortArgs{}, "GroupedArgs": groupedArgs{}, "MoECombineArgs": moeCombineArgs{}},
-	"logits.cu":      {"LogitEdit": logitEdit{}, "EditLogitsArgs": editLogitsArgs{}, "MaskLogitsArgs": maskLogitsArgs{}, "TopTokensArgs": topTokensArgs{}},
-	"sample.cu":      {"SampleRow": sampleRow{}, "SampleArgs": sampleArgs{}, "LogSoftmaxArgs": logSoftmaxArgs{}},
+	"elementwise.cu":       {"FeedTokensArgs": feedTokensArgs{}, "EmbedArgs": embedArgs{}, "AddArgs": addArgs{}, "SoftCapArgs": softCapArgs{}, "ActMulArgs": actMulArgs{}, "AddBiasArgs": addBiasArgs{}, "RandomArgs": randomArgs{}},
+	"norm.cu":              {"RMSNormArgs": rmsNormArgs{}},
+	"rope.cu":              {"RoPETableArgs": ropeTableArgs{}, "RoPEArgs": ropeArgs{}, "KVWriteArgs": kvWriteArgs{}, "RoPEKVArgs": ropeKVArgs{}},
+	"skinny.cu":            {"SkinnyArgs": skinnyArgs{}},
+	"matmul.cu":            {"MatMulArgs": matMulArgs{}},
+	"attention.cu":         {"AttentionArgs": attentionArgs{}},
+	"attention_decode.cu":  {"FlashArgs": flashArgs{}},
+	"attention_wgmma.cu":   {"FlashArgs": flashArgs{}},
+	"attention_prefill.cu": {"FlashArgs": flashArgs{}},
+	"moe.cu":               {"MoERouteArgs": moeRouteArgs{}, "MoESortArgs": moeSortArgs{}, "GroupedArgs": groupedArgs{}, "MoECombineArgs": moeCombineArgs{}},
+	"logits.cu":            {"LogitEdit": logitEdit{}, "EditLogitsArgs": editLogitsArgs{}, "MaskLogitsArgs": maskLogitsArgs{}, "TopTokensArgs": topTokensArgs{}},
+	"sample.cu":            {"SampleRow": sampleRow{}, "SampleArgs": sampleArgs{}, "LogSoftmaxArgs": logSoftmaxArgs{}},
 }
 
 // layoutAsserts is CUDA C++ that compiles only if every field lies where Go puts it.
 func layoutAsserts(file string) string {
 	var b strings.Builder
+	b.WriteString("#define OFFSET_OF(type, field) ((unsigned long long)__INTADDR__(&((type*)0)->field))\n")
 	for name, value := range argumentStructs[file] {
 		t := reflect.TypeOf(value)
 		fmt.Fprintf(&b, "static_assert(sizeof(%s) == %d, \"size of %s\");\n", name, t.Size(), name)
 		for i := range t.NumField() {
 			if f := t.Field(i); f.Name != "_" {
-				fmt.Fprintf(&b, "static_assert(__builtin_offsetof(%s, %s) == %d, \"%s.%s\");\n", name, snake(f.Name), f.Offset, name, f.Name)
+				fmt.Fprintf(&b, "static_assert(OFFSET_OF(%s, %s) == %d, \"%s.%s\");\n", name, snake(f.Name), f.Offset, name, f.Name)
 			}
 		}
 	}
@@ -57,7 +65,7 @@ func TestKernelsCompile(t *testing.T) {
 	}
 	t.Logf("NVRTC %s from %s", n.version, lib.Path)
 	for _, arch := range []string{"sm_80", "sm_90a"} {
-		for _, m := range modules() {
+		for _, m := range slices.Concat(modules(gpu.F32), modules(gpu.BF16)) {
 			t.Run(arch+"/"+m.name(), func(t *testing.T) {
 				t.Parallel()
 				code, err := n.compile(m.name(), m.source()+layoutAsserts(m.file), compileOptions(arch))

@@ -12,13 +12,11 @@ import (
 	"github.com/troupe-engine/troupe/gpu"
 )
 
-// compute is the element type of activations, logits and KV.
-const compute = gpu.F32
-
-// Options configures Open. The zero value is the first GPU, with all of its memory.
+// Options configures Open. The zero value is the first GPU, with all of its memory, in float32.
 type Options struct {
-	Device           int   // the GPU's number, as CUDA counts; CUDA_VISIBLE_DEVICES applies
-	MemoryLimitBytes int64 // most bytes that tensors may take; 0 is what the GPU has
+	Device           int       // the GPU's number, as CUDA counts; CUDA_VISIBLE_DEVICES applies
+	MemoryLimitBytes int64     // most bytes that tensors may take; 0 is what the GPU has
+	Compute          gpu.DType // of activations, keys and values: F32, the default, or BF16
 }
 
 // Device is a GPU as a gpu.Device. See the package comment.
@@ -26,6 +24,7 @@ type Device struct {
 	name, description string
 	properties        properties
 	limit             int64 // bytes; 0 is none
+	compute           gpu.DType
 	driver            *driver
 	context, stream   uintptr
 	functions         map[string]function
@@ -56,6 +55,12 @@ func Open(o Options) (*Device, error) {
 	if o.Device < 0 || o.MemoryLimitBytes < 0 {
 		return nil, fmt.Errorf("cuda: Options %+v: want numbers of 0 or more", o)
 	}
+	if o.Compute == 0 {
+		o.Compute = gpu.F32
+	}
+	if o.Compute != gpu.F32 && o.Compute != gpu.BF16 {
+		return nil, fmt.Errorf("%w: the cuda device computes in f32 or bf16, not in %v", gpu.ErrNotSupported, o.Compute)
+	}
 	s := hostSearch()
 	drv, _, err := loadDriver(s)
 	if err != nil {
@@ -75,12 +80,12 @@ func Open(o Options) (*Device, error) {
 	if p.major < 8 {
 		return nil, fmt.Errorf("%w: %v; the kernels need sm_80 (Ampere) or later", gpu.ErrNotSupported, p)
 	}
-	list := modules()
+	list := modules(o.Compute)
 	code, err := kernelCode(s, drv, list, p.arch())
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{name: fmt.Sprintf("cuda:%d", o.Device), description: p.String(), properties: p, limit: o.MemoryLimitBytes,
+	d := &Device{name: fmt.Sprintf("cuda:%d", o.Device), description: p.String(), properties: p, limit: o.MemoryLimitBytes, compute: o.Compute,
 		driver: drv, functions: map[string]function{}, ops: gpu.NewRegistry[Kernel]("cuda")}
 	d.heap.d, d.upload.d, d.download.d = d, d, d
 	runtime.LockOSThread()
@@ -141,7 +146,7 @@ func (d *Device) loadModule(m module, code []byte) error {
 		return err
 	}
 	for _, name := range m.kernels {
-		f := function{name: name}
+		f := function{name: name, overlap: m.overlap && d.properties.major >= overlapMajor}
 		text := cBytes(name)
 		if err := d.check("cuModuleGetFunction of "+name, call(d.driver.cuModuleGetFunction, uintptr(unsafe.Pointer(&f.handle)), handle, uintptr(unsafe.Pointer(&text[0])))); err != nil {
 			return err
@@ -186,7 +191,7 @@ func (d *Device) check(what string, status int32) error {
 
 // Info implements gpu.Device.
 func (d *Device) Info() gpu.Info {
-	info := gpu.Info{Name: d.name, Description: d.description, MemoryTotal: d.properties.memoryBytes, Compute: compute}
+	info := gpu.Info{Name: d.name, Description: d.description, MemoryTotal: d.properties.memoryBytes, Compute: d.compute}
 	d.closing.RLock()
 	defer d.closing.RUnlock()
 	if d.enter() != nil {

@@ -20,6 +20,8 @@ type driver struct {
 	cuStreamCreate, cuStreamDestroy, cuStreamSynchronize                                      uintptr
 	cuEventCreate, cuEventDestroy, cuEventRecord, cuEventSynchronize, cuEventElapsedTime      uintptr
 	cuModuleLoadData, cuModuleUnload, cuModuleGetFunction, cuFuncSetAttribute, cuLaunchKernel uintptr
+	cuLaunchKernelEx, cuStreamBeginCapture, cuStreamEndCapture                                uintptr
+	cuGraphInstantiate, cuGraphLaunch, cuGraphExecDestroy, cuGraphDestroy                     uintptr
 }
 
 // symbols pairs every field with the function's name in the library.
@@ -39,6 +41,9 @@ func (d *driver) symbols() map[string]*uintptr {
 		"cuEventSynchronize": &d.cuEventSynchronize, "cuEventElapsedTime": &d.cuEventElapsedTime,
 		"cuModuleLoadData": &d.cuModuleLoadData, "cuModuleUnload": &d.cuModuleUnload, "cuModuleGetFunction": &d.cuModuleGetFunction,
 		"cuFuncSetAttribute": &d.cuFuncSetAttribute, "cuLaunchKernel": &d.cuLaunchKernel,
+		"cuLaunchKernelEx": &d.cuLaunchKernelEx, "cuStreamBeginCapture_v2": &d.cuStreamBeginCapture, "cuStreamEndCapture": &d.cuStreamEndCapture,
+		"cuGraphInstantiateWithFlags": &d.cuGraphInstantiate, "cuGraphLaunch": &d.cuGraphLaunch,
+		"cuGraphExecDestroy": &d.cuGraphExecDestroy, "cuGraphDestroy": &d.cuGraphDestroy,
 	}
 }
 
@@ -172,7 +177,14 @@ type properties struct {
 	memoryBytes      int64
 }
 
-func (p properties) arch() string { return fmt.Sprintf("sm_%d%d", p.major, p.minor) }
+// arch is what to compile for: sm_90a is Hopper with the instructions that no other GPU has.
+func (p properties) arch() string {
+	suffix := ""
+	if p.major == wgmmaMajor {
+		suffix = "a"
+	}
+	return fmt.Sprintf("sm_%d%d%s", p.major, p.minor, suffix)
+}
 
 func (p properties) String() string {
 	return fmt.Sprintf("%s, %s, %d multiprocessors, %d MB", p.name, p.arch(), p.multiprocessors, p.memoryBytes/1e6)

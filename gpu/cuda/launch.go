@@ -31,6 +31,15 @@ func (d *Device) Launch(op gpu.Op, args any) error {
 	return kernel(d, args)
 }
 
+// launch executes op with its active kernel, as a part of another op.
+func (d *Device) launch(op gpu.Op, args any) error {
+	kernel, err := d.ops.Active(op)
+	if err != nil {
+		return err
+	}
+	return kernel(d, args)
+}
+
 // Implementations implements gpu.Device.
 func (d *Device) Implementations(op gpu.Op) []gpu.Implementation { return d.ops.Implementations(op) }
 
@@ -43,12 +52,14 @@ func (d *Device) registerAll() error {
 	register(d, gpu.OpFeedTokens, "portable", plain, (*Device).feedTokens)
 	register(d, gpu.OpEmbed, "portable", plain, (*Device).embed)
 	register(d, gpu.OpRMSNorm, "portable", "float32, a warp or a block per row, by the row's length", (*Device).rmsNorm)
-	register(d, gpu.OpMatMul, "rows", "float32 fused multiply-adds; warps stream rows of W for up to 8 tokens at once", (*Device).matMul)
+	if d.compute == gpu.BF16 {
+		register(d, gpu.OpMatMul, "skinny", "tensor cores in one order of sums whatever the batch; W is read once for every 32 tokens; takes in norm and gate", (*Device).skinny)
+	}
+	register(d, gpu.OpMatMul, "rows", "float32 fused multiply-adds; warps stream rows of W for up to 8 tokens at once", (*Device).rows)
 	register(d, gpu.OpRoPETable, "portable", plain, (*Device).ropeTable)
 	register(d, gpu.OpRoPE, "portable", "float32, one thread per rotated pair", (*Device).rope)
 	register(d, gpu.OpKVWrite, "portable", plain, (*Device).kvWrite)
 	register(d, gpu.OpKVCopy, "memcpy", "a device-to-device copy per block", (*Device).kvCopy)
-	register(d, gpu.OpAttention, "tiled", "float32, online softmax over tiles of 32 keys, 16 query rows per block", (*Device).attention)
 	register(d, gpu.OpActMul, "portable", plain, (*Device).actMul)
 	register(d, gpu.OpAdd, "portable", plain, (*Device).add)
 	register(d, gpu.OpGatherRows, "portable", plain, (*Device).gatherRows)
@@ -60,7 +71,7 @@ func (d *Device) registerAll() error {
 	register(d, gpu.OpTopTokens, "portable", "a block per row and a pass per token", (*Device).topTokens)
 	register(d, gpu.OpLogSoftmax, "portable", "float64 sum, a block per row", (*Device).logSoftmax)
 	d.prepareMatMul()
-	return d.prepareAttention()
+	return d.registerAttention()
 }
 
 func register[A any](d *Device, op gpu.Op, name, doc string, run func(*Device, *A) error) {
@@ -69,9 +80,33 @@ func register[A any](d *Device, op gpu.Op, name, doc string, run func(*Device, *
 
 // function is a kernel on the GPU.
 type function struct {
-	name   string
-	handle uintptr
+	name    string
+	handle  uintptr
+	overlap bool // it waits by itself for the kernel before
 }
+
+// overlapMajor is the compute capability from which kernels can overlap (programmatic dependent
+// launch).
+const overlapMajor = 9
+
+// launchConfig is CUlaunchConfig.
+type launchConfig struct {
+	gridX, gridY, gridZ, blockX, blockY, blockZ, sharedBytes uint32
+	_                                                        uint32
+	stream                                                   uintptr
+	attributes                                               unsafe.Pointer
+	attributeCount                                           uint32
+	_                                                        uint32
+}
+
+// launchAttribute is CUlaunchAttribute.
+type launchAttribute struct {
+	id, _ uint32
+	value [16]uint32
+}
+
+// programmaticSerialization is CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION.
+const programmaticSerialization = 6
 
 // grid is the number of blocks in each direction.
 type grid struct{ x, y, z int }
@@ -96,6 +131,13 @@ func run[A any](d *Device, f function, blocks grid, threads, sharedBytes int, ar
 	w := &d.work
 	*(*A)(unsafe.Pointer(&w.arguments)) = args
 	w.parameters[0] = unsafe.Pointer(&w.arguments)
+	if f.overlap {
+		w.overlap = launchAttribute{id: programmaticSerialization, value: [16]uint32{1}}
+		w.config = launchConfig{gridX: uint32(blocks.x), gridY: uint32(blocks.y), gridZ: uint32(blocks.z), blockX: uint32(threads), blockY: 1, blockZ: 1,
+			sharedBytes: uint32(sharedBytes), stream: d.stream, attributes: unsafe.Pointer(&w.overlap), attributeCount: 1}
+		return d.check("cuLaunchKernelEx of "+f.name, call(d.driver.cuLaunchKernelEx, uintptr(unsafe.Pointer(&w.config)), f.handle,
+			uintptr(unsafe.Pointer(&w.parameters)), 0))
+	}
 	status := call(d.driver.cuLaunchKernel, f.handle, uintptr(blocks.x), uintptr(blocks.y), uintptr(blocks.z),
 		uintptr(threads), 1, 1, uintptr(sharedBytes), d.stream, uintptr(unsafe.Pointer(&w.parameters)), 0)
 	if status != 0 {
@@ -118,6 +160,8 @@ func ceilDiv(a, b int) int { return (a + b - 1) / b }
 type workspace struct {
 	arguments  [argumentBytesMax / 8]uint64
 	parameters [1]unsafe.Pointer
+	config     launchConfig
+	overlap    launchAttribute
 	scratch    block
 	rows       []sampleRow
 	pointers   []uint64
@@ -139,9 +183,18 @@ func (d *Device) scratch(n int64) (uintptr, error) {
 	return d.work.scratch.address, nil
 }
 
-// f32 and i32 return the address of a tensor of that type.
+// f32, i32 and act return the address of a tensor of that type; act is the compute type.
 func (d *Device) f32(t gpu.Tensor) uintptr { return d.typed(t, gpu.F32) }
 func (d *Device) i32(t gpu.Tensor) uintptr { return d.typed(t, gpu.I32) }
+func (d *Device) act(t gpu.Tensor) uintptr { return d.typed(t, d.compute) }
+
+// output returns the address of a tensor of the compute type or float32, and 1 if it is float32.
+func (d *Device) output(t gpu.Tensor) (address uintptr, isF32 int32) {
+	if t.DType == gpu.F32 {
+		return d.f32(t), 1
+	}
+	return d.act(t), 0
+}
 
 func (d *Device) typed(t gpu.Tensor, dtype gpu.DType) uintptr {
 	if t.DType != dtype {

@@ -38,6 +38,12 @@ func (d *Device) PackMatrix(name string, dtype gpu.DType, n, k int, parts ...[]b
 	if total != n*row {
 		return gpu.Tensor{}, fmt.Errorf("cuda: weight %q [%d, %d] %v needs %d bytes, got %d", name, n, k, dtype, n*row, total)
 	}
+	return d.packedMatrix(name, dtype, n, k, parts)
+}
+
+// packedMatrix allocates a matrix that was checked, and fills it with the parts; nil leaves zeros.
+func (d *Device) packedMatrix(name string, dtype gpu.DType, n, k int, parts [][]byte) (gpu.Tensor, error) {
+	size := dtype.Size()
 	if err := d.enter(); err != nil {
 		return gpu.Tensor{}, err
 	}
@@ -46,7 +52,7 @@ func (d *Device) PackMatrix(name string, dtype gpu.DType, n, k int, parts ...[]b
 	b, err := d.reserve(int64(n) * int64(m.stride))
 	if err == nil {
 		b.weight = m
-		if err = d.sendRows(b.block.address, m.stride, row, parts); err != nil {
+		if err = d.sendRows(b.block.address, m.stride, k*size, parts); err != nil {
 			d.heap.put(b.block)
 		}
 	}
@@ -93,9 +99,41 @@ func (d *Device) weight(t gpu.Tensor) *buffer {
 }
 
 type matMulArgs struct {
-	out, x, w, bias          uintptr
-	stride                   int64
-	tokens, n, k, accumulate int32
+	out, x, w, bias                  uintptr
+	stride                           int64
+	tokens, n, k, accumulate, outF32 int32
+	_                                int32
+}
+
+// product checks a matrix product and returns its weight and arguments.
+func (d *Device) product(a *gpu.MatMul) (*matrix, matMulArgs) {
+	b := d.weight(a.W)
+	m, tokens := b.weight, a.X.Dims[0]
+	mustShape(gpu.OpMatMul, "X", a.X, tokens, m.k)
+	mustShape(gpu.OpMatMul, "Out", a.Out, tokens, m.n)
+	args := matMulArgs{x: d.act(a.X), w: b.block.address, stride: int64(m.stride), tokens: int32(tokens), n: int32(m.n), k: int32(m.k)}
+	args.out, args.outF32 = d.output(a.Out)
+	if a.Bias.Valid() {
+		mustLen(gpu.OpMatMul, "Bias", a.Bias, m.n)
+		args.bias = d.f32(a.Bias)
+	}
+	if a.Accumulate {
+		args.accumulate = 1
+	}
+	return m, args
+}
+
+// around runs a product with its norm and its gate as launches of their own.
+func (d *Device) around(a *gpu.MatMul, product func() error) error {
+	if a.Norm != nil {
+		if err := d.launch(gpu.OpRMSNorm, a.Norm); err != nil {
+			return err
+		}
+	}
+	if err := product(); err != nil || a.Gate == nil {
+		return err
+	}
+	return d.launch(gpu.OpActMul, a.Gate)
 }
 
 // Sizes shared with matmul.cuh and matmul.cu.
@@ -148,27 +186,18 @@ func (d *Device) prepareMatMul() {
 // alignedRows reports whether rows of k activations from address on can be read 8 at a time.
 func alignedRows(address uintptr, k int) bool { return address%16 == 0 && k%padElements == 0 }
 
-func (d *Device) matMul(a *gpu.MatMul) error {
-	b := d.weight(a.W)
-	m, tokens := b.weight, a.X.Dims[0]
-	mustShape(gpu.OpMatMul, "X", a.X, tokens, m.k)
-	mustShape(gpu.OpMatMul, "Out", a.Out, tokens, m.n)
-	args := matMulArgs{out: d.f32(a.Out), x: d.f32(a.X), w: b.block.address, stride: int64(m.stride),
-		tokens: int32(tokens), n: int32(m.n), k: int32(m.k)}
-	if a.Bias.Valid() {
-		mustLen(gpu.OpMatMul, "Bias", a.Bias, m.n)
-		args.bias = d.f32(a.Bias)
-	}
-	if a.Accumulate {
-		args.accumulate = 1
-	}
-	tile := matMulTiles[len(matMulTiles)-1]
-	for _, t := range matMulTiles {
-		if tokens <= t.tokens {
-			tile = t
-			break
+// rows multiplies with float32 arithmetic.
+func (d *Device) rows(a *gpu.MatMul) error {
+	return d.around(a, func() error {
+		m, args := d.product(a)
+		tile := matMulTiles[len(matMulTiles)-1]
+		for _, t := range matMulTiles {
+			if a.X.Dims[0] <= t.tokens {
+				tile = t
+				break
+			}
 		}
-	}
-	f := d.matMuls[matMulKernel{m.dtype, tile.tokens, alignedRows(args.x, m.k)}]
-	return run(d, f, grid{ceilDiv(tokens, tile.tokens), ceilDiv(m.n, matMulWarps*tile.rows), 1}, 32*matMulWarps, 0, args)
+		f := d.matMuls[matMulKernel{m.dtype, tile.tokens, alignedRows(args.x, m.k)}]
+		return run(d, f, grid{ceilDiv(a.X.Dims[0], tile.tokens), ceilDiv(m.n, matMulWarps*tile.rows), 1}, 32*matMulWarps, 0, args)
+	})
 }

@@ -20,7 +20,7 @@ func (d *Device) moeRoute(a *gpu.MoERoute) error {
 	if topK > experts {
 		panic(fmt.Sprintf("cuda: moe_route: top %d of %d experts", topK, experts))
 	}
-	args := moeRouteArgs{d.f32(a.Logits), d.i32(a.Experts), d.f32(a.Weights), int32(tokens), int32(experts), int32(topK), 0}
+	args := moeRouteArgs{d.act(a.Logits), d.i32(a.Experts), d.f32(a.Weights), int32(tokens), int32(experts), int32(topK), 0}
 	if a.Normalize {
 		args.normalize = 1
 	}
@@ -36,7 +36,7 @@ type moeSortArgs struct {
 type groupedArgs struct {
 	out, x, w, starts, order uintptr
 	stride                   int64
-	n, k, divisor, _         int32
+	n, k, divisor, outF32    int32
 }
 
 type moeCombineArgs struct {
@@ -93,7 +93,7 @@ func (d *Device) moeExperts(a *gpu.MoEExperts) error {
 	}
 	products, order := space, space+uintptr(productBytes)
 	starts := order + uintptr(intBytes*pairs)
-	chosen, x, hiddens, gated := d.i32(a.Experts), d.f32(a.X), d.f32(a.Hidden), d.f32(a.Scratch)
+	chosen, x, hiddens, gated := d.i32(a.Experts), d.act(a.X), d.act(a.Hidden), d.act(a.Scratch)
 	if pairs == 0 {
 		return nil
 	}
@@ -111,13 +111,13 @@ func (d *Device) moeExperts(a *gpu.MoEExperts) error {
 	if err := d.activate(gated, hiddens, pairs, width, a.Act); err != nil {
 		return err
 	}
-	if err := grouped(down, groupedArgs{out: products, x: gated, w: table + uintptr(8*experts), divisor: 1}); err != nil {
+	if err := grouped(down, groupedArgs{out: products, x: gated, w: table + uintptr(8*experts), divisor: 1, outF32: 1}); err != nil {
 		return err
 	}
 	// In whole 16 bytes: the compiler reads the ranks four at a time.
 	rankBytes := intBytes * ceilDiv(topK, 4) * 4
 	return run(d, d.functions["moe_combine"], grid{tokens, 1, 1}, 256, rankBytes,
-		moeCombineArgs{d.f32(a.Out), products, chosen, d.f32(a.Weights), int32(hidden), int32(topK)})
+		moeCombineArgs{d.act(a.Out), products, chosen, d.f32(a.Weights), int32(hidden), int32(topK)})
 }
 
 // expertWeights checks the experts' matrices and returns one of each kind and the device address

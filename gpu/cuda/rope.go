@@ -30,6 +30,12 @@ type ropeArgs struct {
 }
 
 func (d *Device) rope(a *gpu.RoPE) error {
+	args := d.ropeArgs(a)
+	return runEach(d, "rope", int(args.n), args)
+}
+
+// ropeArgs checks a and returns its arguments, n being the pairs to rotate.
+func (d *Device) ropeArgs(a *gpu.RoPE) ropeArgs {
 	tokens, stride, half := a.X.Dims[0], a.X.Dims[1], a.Cos.Dims[1]
 	mustShape(gpu.OpRoPE, "X", a.X, tokens, stride)
 	mustShape(gpu.OpRoPE, "Cos", a.Cos, tokens, half)
@@ -37,9 +43,8 @@ func (d *Device) rope(a *gpu.RoPE) error {
 	if 2*half > a.HeadDim || a.Column < 0 || a.Column+a.Heads*a.HeadDim > stride {
 		panic(fmt.Sprintf("cuda: rope: %d heads of %d at column %d of %v, rotating %d", a.Heads, a.HeadDim, a.Column, a.X, 2*half))
 	}
-	n := tokens * a.Heads * half
-	return runEach(d, "rope", n, ropeArgs{x: d.f32(a.X), cos: d.f32(a.Cos), sin: d.f32(a.Sin), n: int64(n),
-		stride: int32(stride), column: int32(a.Column), heads: int32(a.Heads), headDim: int32(a.HeadDim), half: int32(half)})
+	return ropeArgs{x: d.act(a.X), cos: d.f32(a.Cos), sin: d.f32(a.Sin), n: int64(tokens) * int64(a.Heads) * int64(half),
+		stride: int32(stride), column: int32(a.Column), heads: int32(a.Heads), headDim: int32(a.HeadDim), half: int32(half)}
 }
 
 type kvWriteArgs struct {
@@ -57,9 +62,39 @@ func (d *Device) kvWrite(a *gpu.KVWrite) error {
 		panic(fmt.Sprintf("cuda: kv_write: %d heads of %d at columns %d and %d of %v", heads, dim, a.KColumn, a.VColumn, a.KV))
 	}
 	n := tokens * heads * dim
-	return runEach(d, "kv_write", n, kvWriteArgs{kv: d.f32(a.KV), kPool: d.f32(a.KPool), vPool: d.f32(a.VPool), slots: d.i32(a.SlotMapping),
+	args := kvWriteArgs{kv: d.act(a.KV), kPool: d.act(a.KPool), vPool: d.act(a.VPool), slots: d.i32(a.SlotMapping),
 		n: int64(n), stride: int32(stride), kColumn: int32(a.KColumn), vColumn: int32(a.VColumn),
-		heads: int32(heads), blockSize: int32(blockSize), dim: int32(dim), slotCount: int32(blocks * blockSize)})
+		heads: int32(heads), blockSize: int32(blockSize), dim: int32(dim), slotCount: int32(blocks * blockSize)}
+	if a.RoPE == nil {
+		return runEach(d, "kv_write", n, args)
+	}
+	both := ropeKVArgs{rope: d.ropeArgs(a.RoPE), kv: args}
+	if !both.fits() {
+		if err := runEach(d, "rope", int(both.rope.n), both.rope); err != nil {
+			return err
+		}
+		return runEach(d, "kv_write", n, args)
+	}
+	perHead := int(both.rope.half) / padElements
+	units := tokens * (a.RoPE.Heads*perHead + heads*2*perHead)
+	both.rope.n = int64(units)
+	return runEach(d, "rope_kv", units, both)
+}
+
+// ropeKVArgs is RoPE and KVWrite in one, rope.n being the threads.
+type ropeKVArgs struct {
+	rope ropeArgs
+	kv   kvWriteArgs
+}
+
+// fits reports whether the fused kernel can do it: whole heads are rotated, the keys are the last of
+// them, and everything lies in units of 8 elements.
+func (a *ropeKVArgs) fits() bool {
+	r, w := &a.rope, &a.kv
+	const unit = padElements
+	aligned := (r.x|r.cos|r.sin|w.kPool|w.vPool)%16 == 0 && r.stride%unit == 0 && r.column%unit == 0 && w.vColumn%unit == 0 && r.half%unit == 0
+	return aligned && r.x == w.kv && r.headDim == w.dim && 2*r.half == r.headDim &&
+		w.kColumn >= r.column && (w.kColumn-r.column)%r.headDim == 0 && (w.kColumn-r.column)/r.headDim+w.heads == r.heads
 }
 
 func (d *Device) kvCopy(a *gpu.KVCopy) error {

@@ -12,6 +12,7 @@
 // a thread's being those of keys g and g+8 and query rows 2c and 2c+1.
 
 constexpr int WARPS = PART / TILE;
+constexpr int AHEAD = 16; // parts that flash_combine reads at once
 constexpr int SLICES = (DP / 16 + WARPS - 1) / WARPS; // of 16 dimensions, of a warp: warp, warp + WARPS, ...
 
 // The sum of v over the lanes up to this one.
@@ -342,7 +343,7 @@ __device__ int sequence_of(const FlashArgs& a, int token) {
 
 // Merges the parts of each row that flash_decode split: grid (tokens, heads), a warp for each 32
 // dimensions. A lane reads one part's pair and works out how it joins those before it.
-KERNEL __launch_bounds__(DP < 32 ? 32 : DP) FLASH(combine)(FlashArgs a) {
+KERNEL __launch_bounds__(DP < 32 ? 32 : DP, DP < 64 ? 24 : 1536 / DP) FLASH(combine)(FlashArgs a) {
   pdl_begin();
   int token = blockIdx.x, head = blockIdx.y, s = sequence_of(a, token), start = a.query_start[s], end = a.query_start[s + 1];
   if (token >= end || end - start > a.few || a.plan[s] < 0) return;
@@ -357,11 +358,11 @@ KERNEL __launch_bounds__(DP < 32 ? 32 : DP) FLASH(combine)(FlashArgs a) {
   const float* x = a.partial + at * DP + min(d, DP - 1);
 
   float sum = 0, total = 0, most = -INFINITE; // most: of the parts before
-  for (int p = 0; p < mine; p += 32) {
-    float2 pair = p + lane_id() < mine ? pairs[(p + lane_id()) * step] : make_float2(-INFINITE, 0);
-    float value[32];
+  for (int p = 0; p < mine; p += AHEAD) {
+    float2 pair = lane_id() < AHEAD && p + lane_id() < mine ? pairs[(p + lane_id()) * step] : make_float2(-INFINITE, 0);
+    float value[AHEAD];
 #pragma unroll
-    for (int i = 0; i < 32; i++) {
+    for (int i = 0; i < AHEAD; i++) {
       if (i % 4 == 0 && p + i >= mine) break;
       value[i] = p + i < mine ? x[(p + i) * step * DP] : 0.0f;
     }
@@ -374,7 +375,7 @@ KERNEL __launch_bounds__(DP < 32 ? 32 : DP) FLASH(combine)(FlashArgs a) {
     merged.take(pair.x, pair.y);
     most = __shfl_sync(FULL, through, 31);
 #pragma unroll
-    for (int i = 0; i < 32; i++) {
+    for (int i = 0; i < AHEAD; i++) {
       if (i % 4 == 0 && p + i >= mine) break;
       Merged next;
       next.old = __shfl_sync(FULL, merged.old, i), next.fresh = __shfl_sync(FULL, merged.fresh, i);

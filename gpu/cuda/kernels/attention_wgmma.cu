@@ -48,11 +48,16 @@ __device__ __forceinline__ u64 describe(u32 address) {
 
 __device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void products_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// What is computed with d stays on its side of this.
+template <int N>
+__device__ __forceinline__ void pin(float (&d)[N][4]) {
+#pragma unroll
+  for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
+}
 template <int LEFT, int N>
 __device__ __forceinline__ void products_wait(float (&d)[N][4]) {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
-#pragma unroll
-  for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory"); // not read before
+  pin(d);
 }
 
 // s = (ADD ? s : 0) + queries * keys, for 16 dimensions.
@@ -75,17 +80,19 @@ __device__ __forceinline__ void wgmma_values(float (&o)[16][4], const u32 (&p)[4
                : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(values));
 }
 
-__device__ __forceinline__ void multiply_keys(float (&s)[TILE / 8][4], u32 queries, u32 keys) {
-  wgmma_scores<0>(s, describe(queries), describe(keys));
+// A descriptor of what lies so many bytes further.
+__device__ __forceinline__ u64 further(u64 descriptor, int bytes) { return descriptor + (bytes >> 4); }
+
+__device__ __forceinline__ void multiply_keys(float (&s)[TILE / 8][4], u64 queries, u64 keys) {
+  wgmma_scores<0>(s, queries, keys);
 #pragma unroll
-  for (int d = 1; d < DP / 16; d++)
-    wgmma_scores<1>(s, describe(queries + d / 4 * PANEL + d % 4 * 32), describe(keys + d / 4 * PANEL + d % 4 * 32));
+  for (int d = 1; d < DP / 16; d++) wgmma_scores<1>(s, further(queries, d / 4 * PANEL + d % 4 * 32), further(keys, d / 4 * PANEL + d % 4 * 32));
   products_end();
 }
 
-__device__ __forceinline__ void multiply_values(Sums& sums, const u32 (&p)[TILE / 16][4], u32 values) {
+__device__ __forceinline__ void multiply_values(Sums& sums, const u32 (&p)[TILE / 16][4], u64 values) {
 #pragma unroll
-  for (int j = 0; j < TILE / 16; j++) wgmma_values(sums.o, p[j], describe(values + j * 16 * 128));
+  for (int j = 0; j < TILE / 16; j++) wgmma_values(sums.o, p[j], further(values, j * 16 * 128));
   products_end();
 }
 
@@ -149,8 +156,8 @@ __device__ void copy_queries(const FlashArgs& a, const Queries& queries, u32 to,
 // A group that multiplies.
 __device__ void attend(const FlashArgs& a, const Work& work, const Ring& ring, int group) {
   int row0 = group * GROUP_ROWS + warp_id() % 4 * ROWS;
-  u32 queries = ring.queries + group * BLOCK_BYTES;
-  copy_queries(a, work.queries, queries, group * GROUP_ROWS, threadIdx.x % 128);
+  u64 queries = describe(ring.queries + group * BLOCK_BYTES), keys = describe(ring.keys), values = describe(ring.values);
+  copy_queries(a, work.queries, ring.queries + group * BLOCK_BYTES, group * GROUP_ROWS, threadIdx.x % 128);
   asm volatile("bar.sync %0, 128;" ::"r"(2 + group) : "memory");
   Sight sight;
   Sums sums;
@@ -166,7 +173,7 @@ __device__ void attend(const FlashArgs& a, const Work& work, const Ring& ring, i
   barrier_wait(ring.barrier(KEYS_HERE, 0), 0);
   show_to_wgmma();
   products_begin();
-  multiply_keys(s, queries, ring.keys);
+  multiply_keys(s, queries, keys);
   products_wait<0>(s);
   if (lane_id() == 0) barrier_arrive(ring.barrier(KEYS_USED, 0));
   take_scores(a, s, sums, sight, tile, old);
@@ -177,10 +184,10 @@ __device__ void attend(const FlashArgs& a, const Work& work, const Ring& ring, i
     barrier_wait(ring.barrier(KEYS_HERE, next), next_parity);
     show_to_wgmma();
     products_begin();
-    multiply_keys(s, queries, ring.keys + next * BLOCK_BYTES);
+    multiply_keys(s, queries, further(keys, next * BLOCK_BYTES));
     barrier_wait(ring.barrier(VALUES_HERE, stage), parity);
     show_to_wgmma();
-    multiply_values(sums, p, ring.values + stage * BLOCK_BYTES);
+    multiply_values(sums, p, further(values, stage * BLOCK_BYTES));
     if (part_ends) { // the next tile starts afresh
       end_part(a, sums.largest, sums.total, merged);
       sums.clear_weights();
@@ -188,21 +195,23 @@ __device__ void attend(const FlashArgs& a, const Work& work, const Ring& ring, i
     products_wait<1>(s);
     if (lane_id() == 0) barrier_arrive(ring.barrier(KEYS_USED, next));
     take_scores(a, s, sums, sight, tile + TILE, old);
-    products_wait<0>(sums.o);
-    if (lane_id() == 0) barrier_arrive(ring.barrier(VALUES_USED, stage));
+    pin(s); // while the values are multiplied
     if (part_ends) {
+      products_wait<0>(sums.o);
       add_part(o, sums, merged);
       sums.clear_values();
     } else {
+      products_wait<0>(sums.o);
       shrink(sums, old);
     }
+    if (lane_id() == 0) barrier_arrive(ring.barrier(VALUES_USED, stage));
     stage = next, parity = next_parity;
   }
   weight_fragments(p, s);
   barrier_wait(ring.barrier(VALUES_HERE, stage), parity);
   show_to_wgmma();
   products_begin();
-  multiply_values(sums, p, ring.values + stage * BLOCK_BYTES);
+  multiply_values(sums, p, further(values, stage * BLOCK_BYTES));
   end_part(a, sums.largest, sums.total, merged);
   products_wait<0>(sums.o);
   add_part(o, sums, merged);
@@ -227,7 +236,7 @@ KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) FLASH(wgmma)(FlashArgs a) {
     }
   }
   __syncthreads();
-  int group = warp_id() / 4;
+  int group = __shfl_sync(FULL, warp_id() / 4, 0); // that it is the same for a warp is worth knowing
   if (group == GROUPS) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     copy_tiles(a, work.keys, ring, rows, threadIdx.x % 128);

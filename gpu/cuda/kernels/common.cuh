@@ -100,13 +100,78 @@ struct F16 {
   }
 };
 
+__device__ __forceinline__ void widen_bf16(uint4 a, float (&x)[8]) {
+  u32 bits[4] = {a.x, a.y, a.z, a.w};
+#pragma unroll
+  for (int i = 0; i < 4; i++) x[2 * i] = __uint_as_float(bits[i] << 16), x[2 * i + 1] = __uint_as_float(bits[i] & 0xffff0000u);
+}
+
 struct BF16 {
   static constexpr int size = 2;
   static __device__ __forceinline__ float widen(const void* p, i64 i) { return __uint_as_float((u32)((const u16*)p)[i] << 16); }
-  static __device__ __forceinline__ void load8(const u8* p, float (&w)[8]) {
-    uint4 a = stream16(p);
-    u32 bits[4] = {a.x, a.y, a.z, a.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) w[2 * i] = __uint_as_float(bits[i] << 16), w[2 * i + 1] = __uint_as_float(bits[i] & 0xffff0000u);
+  static __device__ __forceinline__ void load8(const u8* p, float (&w)[8]) { widen_bf16(stream16(p), w); }
+};
+
+// Activations, keys and values have the device's compute type, act. load and store convert; a
+// store rounds to nearest even. load8 and store8 take 16-byte aligned addresses.
+#ifdef ACT_BF16
+typedef u16 act;
+#else
+typedef float act;
+#endif
+
+__device__ __forceinline__ float load(const float* p) { return *p; }
+__device__ __forceinline__ float load(const u16* p) { return __uint_as_float((u32)*p << 16); }
+__device__ __forceinline__ void store(float* p, float v) { *p = v; }
+__device__ __forceinline__ void store(u16* p, float v) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(*p) : "f"(v)); }
+
+// Two values as bfloat16, the first in the low half.
+__device__ __forceinline__ u32 pack_bf16(float low, float high) {
+  u32 v;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low));
+  return v;
+}
+
+__device__ __forceinline__ void load8(const float* p, float (&x)[8]) {
+  float4 a = *(const float4*)p, b = *(const float4*)(p + 4);
+  x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+}
+__device__ __forceinline__ void load8(const u16* p, float (&x)[8]) { widen_bf16(*(const uint4*)p, x); }
+__device__ __forceinline__ void store8(float* p, const float (&x)[8]) {
+  *(float4*)p = make_float4(x[0], x[1], x[2], x[3]);
+  *(float4*)(p + 4) = make_float4(x[4], x[5], x[6], x[7]);
+}
+__device__ __forceinline__ void store8(u16* p, const float (&x)[8]) {
+  *(uint4*)p = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
+}
+
+// Programmatic dependent launch: a kernel that is launched to overlap the one before it calls
+// pdl_wait before it touches memory that others write; pdl_launch lets the next one begin, which
+// is safe as early as one likes. Before Hopper neither does anything, nor do launches overlap.
+__device__ __forceinline__ void pdl_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void pdl_launch() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void pdl_begin() {
+  pdl_launch();
+  pdl_wait();
+}
+
+// Gate activations.
+struct SiLU {
+  static __device__ float of(float x) { return x / (1.0f + expf(-x)); }
+};
+
+// 0.5 * (1 + tanh(u)) is the sigmoid of 2u, which does not cancel for negative u.
+struct GELUTanh {
+  static __device__ float of(float x) {
+    float u = 0.7978845608028654f * (x + 0.044715f * x * x * x);
+    return x / (1.0f + expf(-2.0f * u));
   }
 };

@@ -1,65 +1,133 @@
-// Operations without sums: one thread computes elements on its own.
+// Operations without sums: a thread computes elements on its own.
 
 struct FeedTokensArgs { int* out; const int* tokens; const int* slots; const int* last; int n, slot_count; };
 
 KERNEL feed_tokens(FeedTokensArgs a) {
+  pdl_begin();
   i64 t = global_thread();
   if (t >= a.n) return;
   int id = a.tokens[t];
   a.out[t] = id >= 0 ? id : a.last[clamp_index(a.slots[t], a.slot_count)];
 }
 
-// embed also gathers rows: with a float32 table and scale 1 it copies bits.
-struct EmbedArgs { float* out; const void* table; const int* ids; i64 elements; int vocab, hidden; float scale; };
+struct EmbedArgs { act* out; const void* table; const int* ids; i64 elements; int vocab, hidden; float scale; };
 
 template <class W>
 __device__ void embed(const EmbedArgs& a) {
+  pdl_begin();
   i64 i = global_thread();
   if (i >= a.elements) return;
   int id = clamp_index(a.ids[i / a.hidden], a.vocab);
-  a.out[i] = W::widen(a.table, (i64)id * a.hidden + i % a.hidden) * a.scale;
+  store(a.out + i, W::widen(a.table, (i64)id * a.hidden + i % a.hidden) * a.scale);
 }
 
 KERNEL embed_f32(EmbedArgs a) { embed<F32>(a); }
 KERNEL embed_f16(EmbedArgs a) { embed<F16>(a); }
 KERNEL embed_bf16(EmbedArgs a) { embed<BF16>(a); }
 
-struct AddArgs { float* out; const float* x; const float* y; i64 n; };
+template <class X>
+__device__ void gather_rows(const EmbedArgs& a) { // copies bits; scale is not used
+  pdl_begin();
+  i64 i = global_thread();
+  if (i >= a.elements) return;
+  int row = clamp_index(a.ids[i / a.hidden], a.vocab);
+  ((X*)a.out)[i] = ((const X*)a.table)[(i64)row * a.hidden + i % a.hidden];
+}
+
+KERNEL gather_rows_f32(EmbedArgs a) { gather_rows<float>(a); }
+KERNEL gather_rows_act(EmbedArgs a) { gather_rows<act>(a); }
+
+struct AddArgs { act* out; const act* x; const act* y; i64 n; };
 
 KERNEL add(AddArgs a) {
+  pdl_begin();
   i64 i = global_thread();
-  if (i < a.n) a.out[i] = a.x[i] + a.y[i];
+  if (i < a.n) store(a.out + i, load(a.x + i) + load(a.y + i));
 }
 
-struct SoftCapArgs { float* x; i64 n; float limit; };
+// out = bias, plus out's old value if accumulate, in rows of `cols`: what a product is added to.
+struct AddBiasArgs { void* out; const float* bias; i64 n; int cols, accumulate, out_f32; };
 
-KERNEL softcap(SoftCapArgs a) {
+template <class O>
+__device__ void add_bias(const AddBiasArgs& a) {
   i64 i = global_thread();
-  if (i < a.n) a.x[i] = a.limit * tanhf(a.x[i] / a.limit);
+  if (i >= a.n) return;
+  O* out = (O*)a.out + i;
+  float v = a.bias[i % a.cols];
+  store(out, a.accumulate ? v + load(out) : v);
 }
 
-struct ActMulArgs { float* out; const float* x; i64 n; int width; };
+KERNEL add_bias(AddBiasArgs a) {
+  pdl_begin();
+  if (a.out_f32) add_bias<float>(a);
+  else add_bias<act>(a);
+}
 
-struct SiLU {
-  static __device__ float of(float x) { return x / (1.0f + expf(-x)); }
-};
+struct SoftCapArgs { void* x; i64 n; float limit; };
 
-// 0.5 * (1 + tanh(u)) is the sigmoid of 2u, which does not cancel for negative u.
-struct GELUTanh {
-  static __device__ float of(float x) {
-    float u = 0.7978845608028654f * (x + 0.044715f * x * x * x);
-    return x / (1.0f + expf(-2.0f * u));
-  }
-};
+template <class X>
+__device__ void softcap(const SoftCapArgs& a) {
+  pdl_begin();
+  i64 i = global_thread();
+  X* x = (X*)a.x + i;
+  if (i < a.n) store(x, a.limit * tanhf(load(x) / a.limit));
+}
+
+KERNEL softcap_f32(SoftCapArgs a) { softcap<float>(a); }
+KERNEL softcap_act(SoftCapArgs a) { softcap<act>(a); }
+
+struct ActMulArgs { act* out; const act* x; i64 n; int width; };
 
 template <class Act>
 __device__ void act_mul(const ActMulArgs& a) {
+  pdl_begin();
   i64 i = global_thread();
   if (i >= a.n) return;
-  const float* row = a.x + i / a.width * 2 * a.width;
+  const act* row = a.x + i / a.width * 2 * a.width;
   i64 at = i % a.width;
-  a.out[i] = Act::of(row[at]) * row[a.width + at];
+  store(a.out + i, Act::of(load(row + at)) * load(row + a.width + at));
+}
+
+// The same for widths that are a multiple of 8, eight elements a thread.
+template <class Act>
+__device__ void act_mul8(const ActMulArgs& a) {
+  pdl_begin();
+  i64 i = global_thread() * 8;
+  if (i >= a.n) return;
+  const act* row = a.x + i / a.width * 2 * a.width;
+  i64 at = i % a.width;
+  float gate[8], up[8];
+  load8(row + at, gate);
+  load8(row + a.width + at, up);
+#pragma unroll
+  for (int j = 0; j < 8; j++) gate[j] = Act::of(gate[j]) * up[j];
+  store8(a.out + i, gate);
 }
 
 KERNEL act_mul_silu(ActMulArgs a) { act_mul<SiLU>(a); }
 KERNEL act_mul_gelu_tanh(ActMulArgs a) { act_mul<GELUTanh>(a); }
+KERNEL act_mul_silu_8(ActMulArgs a) { act_mul8<SiLU>(a); }
+KERNEL act_mul_gelu_tanh_8(ActMulArgs a) { act_mul8<GELUTanh>(a); }
+
+// Weights out of nothing: element i is a sum of four uniform integers, near normal, times scale.
+// Package gpu/ref defines it; integers make it the same everywhere.
+struct RandomArgs { void* out; u64 seed; i64 n; int cols; float scale; i64 stride; }; // stride: elements of a row
+
+__device__ __forceinline__ float random_weight(u64 seed, i64 i, float scale) {
+  u64 z = seed + 0x9E3779B97F4A7C15ull * (u64)(i + 1);
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+  z ^= z >> 31;
+  int sum = (int)(z & 0xffff) + (int)(z >> 16 & 0xffff) + (int)(z >> 32 & 0xffff) + (int)(z >> 48) - 131070;
+  return __fmul_rn((float)sum, scale);
+}
+
+template <class O>
+__device__ void random_weights(const RandomArgs& a) {
+  pdl_begin();
+  for (i64 i = global_thread(); i < a.n; i += (i64)gridDim.x * blockDim.x)
+    store((O*)a.out + i / a.cols * a.stride + i % a.cols, random_weight(a.seed, i, a.scale));
+}
+
+KERNEL random_weights_f32(RandomArgs a) { random_weights<float>(a); }
+KERNEL random_weights_bf16(RandomArgs a) { random_weights<u16>(a); }

@@ -10,13 +10,12 @@ constexpr int WARPS = 8; // per block
 
 // Eight activations at k0 of a row of k; zeros past its end.
 template <bool VECTOR>
-__device__ __forceinline__ void load_x(const float* row, int k0, int k, float (&x)[8]) {
+__device__ __forceinline__ void load_x(const act* row, int k0, int k, float (&x)[8]) {
   if (VECTOR) {
-    float4 a = *(const float4*)(row + k0), b = *(const float4*)(row + k0 + 4);
-    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+    load8(row + k0, x);
   } else {
 #pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = k0 + i < k ? row[k0 + i] : 0.0f;
+    for (int i = 0; i < 8; i++) x[i] = k0 + i < k ? load(row + k0 + i) : 0.0f;
   }
 }
 

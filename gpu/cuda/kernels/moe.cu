@@ -1,13 +1,13 @@
 // Mixture of experts: routing, and the experts' products over the tokens that chose them. A
 // pair is a token and one of its choices; pair p belongs to token p / top_k.
 
-struct MoERouteArgs { const float* logits; int* experts; float* weights; int tokens, expert_count, top_k, normalize; };
+struct MoERouteArgs { const act* logits; int* experts; float* weights; int tokens, expert_count, top_k, normalize; };
 
 // A warp per token. Selection compares logits, which softmax does not reorder.
 KERNEL moe_route(MoERouteArgs a) {
   int t = blockIdx.x * (blockDim.x >> 5) + warp_id(), lane = lane_id();
   if (t >= a.tokens) return;
-  const float* row = a.logits + (i64)t * a.expert_count;
+  const act* row = a.logits + (i64)t * a.expert_count;
   int* chosen = a.experts + (i64)t * a.top_k;
   float* weights = a.weights + (i64)t * a.top_k;
   float last = INFINITE, largest = 0, total = 0;
@@ -16,7 +16,7 @@ KERNEL moe_route(MoERouteArgs a) {
     float best = -INFINITE;
     int id = 0x7fffffff;
     for (int e = lane; e < a.expert_count; e += 32) {
-      float v = row[e];
+      float v = load(row + e);
       bool after = v < last || (v == last && e > last_id);
       if (after && (v > best || (v == best && e < id))) best = v, id = e;
     }
@@ -33,11 +33,11 @@ KERNEL moe_route(MoERouteArgs a) {
   }
   if (!a.normalize) {
     float sum = 0;
-    for (int e = lane; e < a.expert_count; e += 32) sum += expf(row[e] - largest);
+    for (int e = lane; e < a.expert_count; e += 32) sum += expf(load(row + e) - largest);
     total = warp_sum(sum);
   }
   __syncwarp();
-  for (int j = lane; j < a.top_k; j += 32) weights[j] = expf(row[chosen[j]] - largest) / total;
+  for (int j = lane; j < a.top_k; j += 32) weights[j] = expf(load(row + chosen[j]) - largest) / total;
 }
 
 // Lists the pairs of each expert: expert e has order[starts[e]] to order[starts[e+1]-1], in
@@ -65,9 +65,9 @@ KERNEL moe_sort(MoESortArgs a) {
 
 // out[p] = w[expert of p] * x[p / divisor] for every pair.
 struct GroupedArgs {
-  float* out; const float* x; const u64* w; const int* starts; const int* order;
+  void* out; const act* x; const u64* w; const int* starts; const int* order;
   i64 stride; // bytes of a row of each w
-  int n, k, divisor;
+  int n, k, divisor, out_f32;
 };
 
 template <class W, bool VECTOR>
@@ -81,7 +81,11 @@ __device__ void grouped(const GroupedArgs& a) {
     const int* pairs = a.order + at;
     int left = to - at;
     auto row_of = [&](int t) { return a.x + (i64)(pairs[t] / a.divisor) * a.k; };
-    auto store = [&](int row, int t, float sum) { a.out[(i64)pairs[t] * a.n + row] = sum; };
+    auto store = [&](int row, int t, float sum) { 
+      i64 at = (i64)pairs[t] * a.n + row;
+      if (a.out_f32) ::store((float*)a.out + at, sum);
+      else ::store((act*)a.out + at, sum);
+    };
     if (left == 1) {
       multiply<W, 1, R, VECTOR>(w, a.stride, a.n, a.k, row0, 1, row_of, store);
       at += 1;
@@ -105,7 +109,7 @@ GROUPED(bf16, BF16)
 
 // out[t] += sum of weight * product over the token's pairs, in order of expert index. A block
 // per token.
-struct MoECombineArgs { float* out; const float* products; const int* experts; const float* weights; int hidden, top_k; };
+struct MoECombineArgs { act* out; const float* products; const int* experts; const float* weights; int hidden, top_k; };
 
 KERNEL moe_combine(MoECombineArgs a) {
   extern __shared__ int ranked[]; // [top_k] the token's choices by expert index
@@ -123,6 +127,6 @@ KERNEL moe_combine(MoECombineArgs a) {
       i64 pair = t * a.top_k + ranked[i];
       sum += a.weights[pair] * a.products[pair * a.hidden + h];
     }
-    a.out[t * a.hidden + h] += sum;
+    store(a.out + t * a.hidden + h, load(a.out + t * a.hidden + h) + sum);
   }
 }

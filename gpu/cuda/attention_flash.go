@@ -1,0 +1,221 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+// flashArgs is FlashArgs of attention_mma.cuh.
+type flashArgs struct {
+	out, q, kPool, vPool, tables, slots, queryStart, positions, partial, plan         uintptr
+	sequences, tokens, stride, qColumn, heads, kvHeads, blockSize, dim                int32
+	tableWidth, tableRows, blocks, window, headsPerTile, tokensPerTile, few, capacity int32
+	scale, softCap                                                                    float32
+}
+
+// flashWidths are the head dimensions of the compiled kernels; others are padded to the next.
+// wgmmaWidths are those of flash_wgmma, which needs Hopper.
+var (
+	flashWidths = []int{32, 64, 96, 128, 256}
+	wgmmaWidths = []int{64, 128}
+)
+
+const wgmmaMajor = 9 // compute capability; wgmma is of that one alone
+
+// Sizes shared with attention_mma.cuh and the kernels.
+const (
+	flashThreads     = 128
+	wgmmaThreads     = 384
+	flashDecodeRows  = 8  // query rows of a block of flash_decode
+	flashPrefillRows = 64 // and of flash_prefill
+	wgmmaRows        = 128
+	wgmmaRingBytes   = 160 << 10 // of tiles
+	wgmmaTileBytes   = 128       // per dimension: of a tile's keys, of its values, of half of the queries
+	flashTilesOfPart = 4
+	flashPadding     = 8 // elements at the end of a row in shared memory
+	// Sequences with at most so many tokens in a step go through flash_decode, which reads their
+	// keys once for every 8 query rows but divides them among blocks.
+	flashFewTokens = 16
+	// Partial results take at most so much; units that find no room are not divided.
+	flashPartialBytesMax = 128 << 20
+	flashBlocksPerSMMax  = 8
+	// What the driver takes of each block's shared memory.
+	reservedSharedBytes = 1024
+)
+
+// flashTile returns the keys of a tile.
+func flashTile(width int) int {
+	if width <= 128 {
+		return 64
+	}
+	return 32
+}
+
+func flashName(kind string, width int) string { return fmt.Sprintf("flash_%s_%d", kind, width) }
+
+// flashModules are the bfloat16 kernels of attention.
+func flashModules() (list []module) {
+	for _, width := range flashWidths {
+		define := fmt.Sprintf("DP %d", width)
+		list = append(list,
+			module{file: "attention_decode.cu", include: "attention_mma.cuh", define: define, only: gpu.BF16, overlap: true,
+				kernels: []string{flashName("decode", width), flashName("combine", width)}},
+			module{file: "attention_prefill.cu", include: "attention_mma.cuh attention_rows.cuh", define: define, only: gpu.BF16, overlap: true,
+				kernels: []string{flashName("prefill", width)}})
+	}
+	for _, width := range wgmmaWidths {
+		list = append(list, module{file: "attention_wgmma.cu", include: "attention_mma.cuh attention_rows.cuh", define: fmt.Sprintf("DP %d", width), only: gpu.BF16,
+			overlap: true, kernels: []string{flashName("wgmma", width)}})
+	}
+	return list
+}
+
+// registerFlash registers attention in bfloat16.
+func (d *Device) registerFlash() error {
+	hopper := d.properties.major == wgmmaMajor
+	if hopper {
+		register(d, gpu.OpAttention, "flash", "tensor cores, contexts in parts of fixed length, the same bits in any batch and chunk; wgmma for many queries",
+			func(d *Device, a *gpu.Attention) error { return d.flash(a, true) })
+	}
+	register(d, gpu.OpAttention, "flash-mma", "as flash with mma.sync alone", func(d *Device, a *gpu.Attention) error { return d.flash(a, false) })
+	var names []string
+	for _, width := range flashWidths {
+		names = append(names, flashName("decode", width), flashName("prefill", width))
+	}
+	for _, width := range wgmmaWidths {
+		if hopper {
+			names = append(names, flashName("wgmma", width))
+		}
+	}
+	for _, name := range names {
+		if err := d.allowShared(name, d.properties.sharedBytesBlock); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// widthFor returns the first of widths that has room for a head, or 0.
+func widthFor(widths []int, headDim int) int {
+	for _, w := range widths {
+		if headDim <= w {
+			return w
+		}
+	}
+	return 0
+}
+
+// flash is attention on tensor cores: bfloat16 queries, keys and values, float32 sums. A query's
+// result does not depend on the batch, the chunk or the kernel; see attention_mma.cuh.
+func (d *Device) flash(a *gpu.Attention, wgmma bool) error {
+	tokens, sequences, kvHeads, dim := attentionShape(a)
+	if tokens == 0 || sequences == 0 {
+		return nil
+	}
+	width := widthFor(flashWidths, dim)
+	rows := int64(a.KPool.Dims[0]) * int64(kvHeads) * int64(a.KPool.Dims[2])
+	if width == 0 || !(a.Scale > 0) || rows > math.MaxInt32 {
+		return fmt.Errorf("%w: attention with heads of %d, scale %v and %v keys; it takes heads of up to %d, a scale above 0 and %d keys",
+			gpu.ErrNotSupported, dim, a.Scale, rows, flashWidths[len(flashWidths)-1], math.MaxInt32)
+	}
+	args := flashArgs{out: d.act(a.Out), q: d.act(a.Q), kPool: d.act(a.KPool), vPool: d.act(a.VPool),
+		tables: d.i32(a.BlockTables), slots: d.i32(a.Slots), queryStart: d.i32(a.QueryStart), positions: d.i32(a.Positions),
+		sequences: int32(sequences), tokens: int32(tokens), stride: int32(a.Q.Dims[1]), qColumn: int32(a.QColumn), heads: int32(a.Heads),
+		kvHeads: int32(kvHeads), blockSize: int32(a.KPool.Dims[2]), dim: int32(dim), tableWidth: int32(a.BlockTables.Dims[1]),
+		tableRows: int32(a.BlockTables.Dims[0]), blocks: int32(a.KPool.Dims[0]), window: int32(a.Window), few: flashFewTokens,
+		scale: a.Scale, softCap: a.SoftCap}
+	const aligned = 16
+	if dim%8 == 0 && (args.kPool|args.vPool)%aligned != 0 {
+		panic(fmt.Sprintf("cuda: attention: %v or %v does not start at a multiple of %d bytes", a.KPool, a.VPool, aligned))
+	}
+	oneEach := tokens == sequences || a.QueryMax == 1
+	if oneEach {
+		args.few = math.MaxInt32 // also where one has two and another none
+	}
+	few := oneEach || a.QueryMax > 0 && a.QueryMax <= flashFewTokens
+	many := sequences == 1 && tokens > flashFewTokens && !oneEach
+	if !many {
+		if err := d.flashDecode(a, args, width, oneEach); err != nil {
+			return err
+		}
+	}
+	switch wide := widthFor(wgmmaWidths, dim); {
+	case few:
+		return nil
+	case wgmma && wide > 0 && dim%8 == 0:
+		return d.flashWGMMA(args, wide)
+	}
+	return d.flashPrefill(args, width)
+}
+
+// flashDecode serves the sequences with few tokens.
+func (d *Device) flashDecode(a *gpu.Attention, args flashArgs, width int, oneEach bool) error {
+	group, tile := int(args.heads/args.kvHeads), flashTile(width)
+	headsPerTile := min(group, flashDecodeRows)
+	tokensPerTile := flashDecodeRows / headsPerTile
+	if oneEach {
+		tokensPerTile = 1
+	}
+	groups := ceilDiv(group, headsPerTile)
+	args.headsPerTile, args.tokensPerTile = int32(headsPerTile), int32(tokensPerTile)
+
+	// As many partial results as the step can have, or as there is room for.
+	context := int(args.tableWidth * args.blockSize)
+	if a.ContextMax > 0 {
+		context = min(context, a.ContextMax)
+	}
+	rowBytes := headsPerTile * tokensPerTile * (width + 2) * 4
+	tiles, parts := int(args.tokens)/tokensPerTile+int(args.sequences), ceilDiv(context, flashTilesOfPart*tile)
+	capacity := min(tiles*parts*groups*int(args.kvHeads), flashPartialBytesMax/rowBytes)
+	args.capacity = int32(capacity)
+	planBytes := (int(args.sequences)*4 + 255) &^ 255
+	work, err := d.scratch(int64(planBytes + capacity*rowBytes))
+	if err != nil {
+		return err
+	}
+	args.plan, args.partial = work, work+uintptr(planBytes)
+
+	const exchangePerWarp = 32 + 256 // bytes beside the weights
+	shared := flashTilesOfPart*(tile*(width+flashPadding)*2+tile*16+exchangePerWarp) + 8 + 4*(int(args.sequences)+1)
+	if shared > d.properties.sharedBytesBlock {
+		return fmt.Errorf("%w: attention over %d sequences in a step on %s", gpu.ErrNotSupported, args.sequences, d.description)
+	}
+	perSM := min(flashBlocksPerSMMax, (d.properties.sharedBytesBlock+reservedSharedBytes)/(shared+reservedSharedBytes))
+	blocks := max(1, d.properties.multiprocessors*perSM)
+	if err := run(d, d.functions[flashName("decode", width)], grid{blocks, 1, 1}, flashThreads, shared, args); err != nil {
+		return err
+	}
+	return run(d, d.functions[flashName("combine", width)], grid{int(args.tokens), int(args.heads), 1}, width, 0, args)
+}
+
+// flashPrefill serves the sequences with many tokens.
+func (d *Device) flashPrefill(args flashArgs, width int) error {
+	tile := flashTile(width)
+	shared := 4*tile*(width+flashPadding)*2 + 2*tile*4 + flashPrefillRows*width*4
+	if shared > d.properties.sharedBytesBlock {
+		return fmt.Errorf("%w: attention with heads of %d on %s: %d bytes of shared memory are not there", gpu.ErrNotSupported, args.dim, d.description, shared)
+	}
+	blocks := args.tiles(flashPrefillRows)
+	return run(d, d.functions[flashName("prefill", width)], blocks, flashThreads, shared, args)
+}
+
+// flashWGMMA does the same with the products of warp groups.
+func (d *Device) flashWGMMA(args flashArgs, width int) error {
+	const alignment, barriersPerStage = 1024, 4
+	stages := wgmmaRingBytes / (2 * wgmmaTileBytes * width)
+	shared := alignment + 2*wgmmaTileBytes*width + wgmmaRingBytes + barriersPerStage*8*stages + 2*flashTile(width)*4
+	blocks := args.tiles(wgmmaRows)
+	return run(d, d.functions[flashName("wgmma", width)], blocks, wgmmaThreads, shared, args)
+}
+
+// tiles makes tiles of so many query rows and returns the grid of blocks that has one for each.
+func (f *flashArgs) tiles(rows int) grid {
+	group := int(f.heads / f.kvHeads)
+	heads := min(group, rows)
+	tokens := rows / heads
+	f.headsPerTile, f.tokensPerTile = int32(heads), int32(tokens)
+	// Each sequence's tiles of tokens start at a place of their own; see find_sequence.
+	return grid{int(f.kvHeads), int(f.tokens)/tokens + int(f.sequences), ceilDiv(group, heads)}
+}
