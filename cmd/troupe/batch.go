@@ -21,8 +21,8 @@ type batchCommand struct {
 
 func newBatchCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "batch IN.jsonl -o OUT.jsonl", Short: "Answer a file of requests in OpenAI's batch format.",
-		Long: "Answer a file of requests in OpenAI's batch format: with an engine of its own, or\n" +
-			"with one that runs already. Run the same command again to go on after an\n" +
+		Long: "Answer a file of requests in OpenAI's batch format: with an engine of its own,\n" +
+			"or with one that runs already. Run the same command again to go on after an\n" +
 			"interruption of any kind; no line is lost or answered twice. docs/batch.md tells\n" +
 			"the format and the codes of errors.\n\n" +
 			"The exit code is 0 if every line was answered, and 1 if a line failed or the run\n" +
@@ -139,7 +139,7 @@ func (b *batchCommand) print(cmd *cobra.Command, s *batch.Summary) error {
 	for _, m := range s.FirstFailed {
 		fmt.Fprintf(cmd.ErrOrStderr(), "  %s\n", shortenEnd(oneLine(m), columnsMax-2))
 	}
-	if s.Failed > 0 {
+	if s.Failed > 0 && !b.RetryFailed {
 		fmt.Fprintln(cmd.ErrOrStderr(), "  hint: --retry-failed asks failed lines again")
 	}
 	return nil

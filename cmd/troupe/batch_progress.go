@@ -49,11 +49,11 @@ func (p *batchProgress) end() {
 
 // progressLine fits a terminal of 80 columns for any batch that fits a disk.
 func progressLine(s batch.Progress) string {
-	parts := []string{fmt.Sprintf("%s/%s lines", grouped(s.Done), grouped(s.Lines))}
+	parts := []string{fmt.Sprintf("%s/%s lines", short(s.Done), short(s.Lines))}
 	if s.Failed > 0 {
-		parts = append(parts, grouped(s.Failed)+" failed")
+		parts = append(parts, short(s.Failed)+" failed")
 	}
-	parts = append(parts, fmt.Sprintf("%.1f lines/s", s.LinesPerSec), fmt.Sprintf("%.0f tok/s", s.TokensPerSec))
+	parts = append(parts, rate(s.LinesPerSec)+" lines/s", fmt.Sprintf("%.0f tok/s", s.TokensPerSec))
 	if s.Waiting > 0 {
 		parts = append(parts, fmt.Sprintf("%d wait for the engine", s.Waiting))
 	} else if s.Known {
@@ -74,6 +74,22 @@ func duration(d time.Duration) string {
 		return fmt.Sprintf("%dh%02dm", seconds/3600, seconds/60%60)
 	}
 	return fmt.Sprintf("%dd%02dh", seconds/86400, seconds/3600%24)
+}
+
+// rate writes a number per second with a digit behind the point where it tells something.
+func rate(perSec float64) string {
+	if perSec < 100 {
+		return fmt.Sprintf("%.1f", perSec)
+	}
+	return fmt.Sprintf("%.0f", perSec)
+}
+
+// short writes a count in few columns.
+func short(n int64) string {
+	if n >= 10_000_000 {
+		return fmt.Sprintf("%.1fM", float64(n)/1e6)
+	}
+	return grouped(n)
 }
 
 // grouped writes a count with a comma between thousands.
