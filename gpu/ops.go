@@ -104,7 +104,7 @@ type KVWrite struct {
 	KColumn, VColumn int
 	KPool, VPool     Tensor // [blocks, kv_heads, block_size, D]
 	SlotMapping      Tensor // [T] I32: block * block_size + offset in block; -1 writes nothing
-	RoPE             *RoPE  // if not nil, it comes first; its X is KV
+	RoPE             *RoPE  // if not nil, it comes first; its X is KV, whose keys then hold nothing of use
 }
 
 // KVCopy copies whole blocks inside the pools (copy-on-write): block Pairs[2i] to Pairs[2i+1].

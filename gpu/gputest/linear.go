@@ -83,20 +83,20 @@ func (s *suite) matMul(dtype gpu.DType, tokens, n, k int) {
 	size := math.Sqrt(float64(k)) + 1
 	plain := s.poison(s.compute, tokens, n)
 	s.launch(gpu.OpMatMul, &gpu.MatMul{Out: plain, X: in, W: weight})
-	s.near(what, s.get(plain), ref.MatMul(x, w, nil, nil, n, k), size, 4+size)
+	s.near(what, s.get(plain), ref.MatMul(x, w, nil, nil, n, k), size, s.sumSteps(size))
 	full := s.act(old, tokens, n)
 	s.launch(gpu.OpMatMul, &gpu.MatMul{Out: full, X: in, W: weight, Bias: s.put(gpu.F32, bias, n), Accumulate: true})
-	s.near(what+" bias, accumulate", s.get(full), ref.MatMul(x, w, bias, old, n, k), size, 4+size)
+	s.near(what+" bias, accumulate", s.get(full), ref.MatMul(x, w, bias, old, n, k), size, s.sumSteps(size))
 	batched := s.get(plain)
 	for _, t := range []int{0, tokens / 2, tokens - 1} {
 		alone := s.poison(s.compute, 1, n)
 		s.launch(gpu.OpMatMul, &gpu.MatMul{Out: alone, X: in.Slice(t, t+1), W: weight})
-		s.same(fmt.Sprintf("%s: token %d alone", what, t), s.get(alone), batched[t*n:(t+1)*n])
+		s.sameRows(fmt.Sprintf("%s: token %d alone", what, t), s.get(alone), batched[t*n:(t+1)*n], size)
 	}
 	if tokens > 3 {
 		part := s.poison(s.compute, tokens-2, n)
 		s.launch(gpu.OpMatMul, &gpu.MatMul{Out: part, X: in.Slice(1, tokens-1), W: weight})
-		s.same(what+": all but two tokens", s.get(part), batched[n:(tokens-1)*n])
+		s.sameRows(what+": all but two tokens", s.get(part), batched[n:(tokens-1)*n], size)
 	}
 	s.free()
 }

@@ -53,7 +53,7 @@ func (s *suite) sample(what string, logits []float32, vocab int, settings []gpu.
 		want[r] = ref.SampleRow(logits[r*vocab:(r+1)*vocab], p.Temperature, p.TopP, p.MinP, p.TopK, p.Seed, p.Position)
 		wantLast[p.Slot] = max(0, want[r])
 	}
-	in := s.act(logits, rows, vocab)
+	in := s.put(gpu.F32, logits, rows, vocab)
 	out, last := s.ints(make([]int32, rows)), s.ints(make([]int32, rows+1))
 	s.launch(gpu.OpSample, &gpu.Sample{Logits: in, Params: params, Out: out, LastToken: last})
 	got := s.getInts(out)
@@ -110,7 +110,7 @@ func testLogSoftmax(s *suite) {
 		logits := s.normal(s.compute, rows*vocab, 5)
 		ids := s.below(rows*per, vocab)
 		out := s.poison(gpu.F32, rows, per)
-		s.launch(gpu.OpLogSoftmax, &gpu.LogSoftmax{Out: out, Logits: s.act(logits, rows, vocab), IDs: s.ints(ids, rows, per)})
+		s.launch(gpu.OpLogSoftmax, &gpu.LogSoftmax{Out: out, Logits: s.put(gpu.F32, logits, rows, vocab), IDs: s.ints(ids, rows, per)})
 		got := s.get(out)
 		for r := range rows {
 			for j, want := range ref.LogSoftmax(logits[r*vocab:(r+1)*vocab], ids[r*per:(r+1)*per]) {
