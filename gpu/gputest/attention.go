@@ -157,27 +157,38 @@ func testAttention(s *suite) {
 	for _, c := range []struct {
 		kvHeads, group, block, dim int
 		softCap                    float32
-		window                     int
+		window, length             int
 	}{
-		{1, 1, 4, 8, 0, 0}, {2, 4, 16, 64, 0, 0}, {2, 2, 16, 80, 0, 16}, {1, 3, 8, 33, 5, 0}, {2, 1, 16, 128, 30, 20}, {1, 7, 32, 16, 0, 1}, {1, 2, 16, 256, 0, 0},
+		{1, 1, 4, 8, 0, 0, 70}, {2, 4, 16, 64, 0, 0, 70}, {2, 2, 16, 80, 0, 16, 70}, {1, 3, 8, 33, 5, 0, 70}, {2, 1, 16, 128, 30, 20, 70},
+		{1, 7, 32, 16, 0, 1, 70}, {1, 2, 16, 256, 0, 0, 70}, {1, 20, 16, 32, 0, 0, 70},
+		// Long enough for implementations that divide the keys.
+		{1, 4, 16, 64, 0, 0, 530}, {1, 2, 16, 128, 0, 200, 520}, {1, 1, 16, 256, 0, 0, 270},
 	} {
 		what := fmt.Sprintf("%+v", c)
-		w := s.world(c.kvHeads, c.group, c.block, c.dim, 70, 1, 37)
+		n := c.length
+		w := s.world(c.kvHeads, c.group, c.block, c.dim, n, 1, 37)
 		w.softCap, w.window = c.softCap, c.window
 		width := w.heads * c.dim
-		whole, want := s.attend(w, span{0, 0, 70})
+		whole, want := s.attend(w, span{0, 0, n})
 		s.near(what, whole, want, 1, 32)
 
 		var chunked []float32
-		for _, cut := range [][2]int{{0, 1}, {1, 18}, {18, 33}, {33, 69}, {69, 70}} {
+		for _, cut := range [][2]int{{0, 1}, {1, 18}, {18, n / 2}, {n / 2, n - 1}, {n - 1, n}} {
 			part, _ := s.attend(w, span{0, cut[0], cut[1]})
 			chunked = append(chunked, part...)
 		}
 		s.same(what+": prefill in chunks", chunked, whole)
 
-		mixed, want := s.attend(w, span{2, 30, 37}, span{0, 69, 70}, span{1, 0, 1})
+		mixed, want := s.attend(w, span{2, 30, 37}, span{0, n - 1, n}, span{1, 0, 1})
 		s.near(what+": mixed step", mixed, want, 1, 32)
-		s.same(what+": decode beside a prefill", mixed[7*width:8*width], whole[69*width:])
+		s.same(what+": decode beside a prefill", mixed[7*width:8*width], whole[(n-1)*width:])
+
+		mixed, want = s.attend(w, span{0, n / 3, n}, span{2, 0, 37}, span{1, 0, 1})
+		s.near(what+": prefills beside a decode", mixed, want, 1, 32)
+		s.same(what+": a prefill beside others", mixed[:(n-n/3)*width], whole[n/3*width:])
+		decode, want := s.attend(w, span{1, 0, 1}, span{0, n - 1, n})
+		s.near(what+": decodes", decode, want, 1, 32)
+		s.same(what+": decode beside a decode", decode[width:], whole[(n-1)*width:])
 		s.free()
 	}
 }
