@@ -4,9 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"strconv"
-
-	"github.com/invopop/jsonschema"
 )
 
 // What clients send. The same objects travel over HTTP (/v1/chat/completions, /v1/completions) and
@@ -53,6 +50,9 @@ type GenerationParams struct {
 
 	SkipSpecialTokens *bool `json:"skip_special_tokens,omitempty" jsonschema_description:"default true"`
 	IncludeStop       bool  `json:"include_stop_str_in_output,omitempty"`
+
+	RuleParams
+	GuideParams
 }
 
 // ChatRequest asks for the next message of a conversation.
@@ -65,6 +65,8 @@ type ChatRequest struct {
 	MaxCompletionTokens *int64          `json:"max_completion_tokens,omitempty" jsonschema:"minimum=1" jsonschema_description:"the newer name of max_tokens"`
 	TemplateArgs        json.RawMessage `json:"chat_template_kwargs,omitempty"`
 	AddGenerationPrompt *bool           `json:"add_generation_prompt,omitempty" jsonschema_description:"default true"`
+	Logprobs            bool            `json:"logprobs,omitempty" jsonschema_description:"report the log-probability of every token"`
+	TopLogprobs         *int64          `json:"top_logprobs,omitempty" jsonschema:"minimum=0,maximum=20" jsonschema_description:"and of so many likeliest ones; needs logprobs"`
 	Tools               json.RawMessage `json:"tools,omitempty"`       // shown to the template …
 	ToolChoice          json.RawMessage `json:"tool_choice,omitempty"` // … with "none", the only choice so far
 }
@@ -75,7 +77,9 @@ type CompletionRequest struct {
 
 	GenerationParams
 
-	AddSpecialTokens *bool `json:"add_special_tokens,omitempty" jsonschema_description:"default true"`
+	AddSpecialTokens *bool  `json:"add_special_tokens,omitempty" jsonschema_description:"default true"`
+	Logprobs         *int64 `json:"logprobs,omitempty" jsonschema:"minimum=0,maximum=20" jsonschema_description:"report the log-probability of every token and of so many likeliest ones"`
+	Echo             bool   `json:"echo,omitempty" jsonschema_description:"begin the answer with the prompt; then max_tokens may be 0"`
 }
 
 // StreamOptions refine stream: true.
@@ -83,146 +87,6 @@ type StreamOptions struct {
 	IncludeUsage bool `json:"include_usage,omitempty"` // one more event, with the usage, at the end
 	// IncludeObfuscation false is what OpenAI's clients may send; true is refused.
 	IncludeObfuscation bool `json:"include_obfuscation,omitempty"`
-}
-
-// Seed is any 64-bit integer, signed or not.
-type Seed uint64
-
-// UnmarshalJSON reads an integer from -2⁶³ to 2⁶⁴-1.
-func (s *Seed) UnmarshalJSON(b []byte) error {
-	if i, err := strconv.ParseInt(string(b), 10, 64); err == nil {
-		*s = Seed(i) // negative seeds wrap: distinct stays distinct
-		return nil
-	}
-	u, err := strconv.ParseUint(string(b), 10, 64)
-	*s = Seed(u)
-	if err != nil {
-		return fmt.Errorf("expected an integer from -2^63 to 2^64-1")
-	}
-	return nil
-}
-
-// MarshalJSON writes the number.
-func (s Seed) MarshalJSON() ([]byte, error) { return strconv.AppendUint(nil, uint64(s), 10), nil }
-
-// StringList is one string or an array of strings.
-type StringList []string
-
-// UnmarshalJSON reads either form.
-func (l *StringList) UnmarshalJSON(b []byte) error {
-	var one string
-	if json.Unmarshal(b, &one) == nil {
-		*l = StringList{one}
-		return nil
-	}
-	var many []*string
-	if err := json.Unmarshal(b, &many); err != nil {
-		return fmt.Errorf("expected a string or an array of strings")
-	}
-	out := make(StringList, len(many))
-	for i, s := range many {
-		if s == nil {
-			return fmt.Errorf("element %d is null; expected a string", i)
-		}
-		out[i] = *s
-	}
-	*l = out
-	return nil
-}
-
-// Prompts is what a completion continues: a string, an array of strings, an array of token ids, or
-// an array of such arrays. Exactly one of the two slices is set, one element per prompt.
-type Prompts struct {
-	Texts  []string
-	Tokens []I32
-}
-
-// Len counts the prompts.
-func (p *Prompts) Len() int { return len(p.Texts) + len(p.Tokens) }
-
-// UnmarshalJSON reads any of the four forms.
-func (p *Prompts) UnmarshalJSON(b []byte) error {
-	*p = Prompts{}
-	var text string
-	if json.Unmarshal(b, &text) == nil {
-		p.Texts = []string{text}
-		return nil
-	}
-	var elements []json.RawMessage
-	if err := json.Unmarshal(b, &elements); err != nil || len(elements) == 0 {
-		return fmt.Errorf("expected a string, or a non-empty array of strings, of token ids or of arrays of token ids")
-	}
-	switch elements[0][0] {
-	case '"':
-		texts := StringList{}
-		if err := texts.UnmarshalJSON(b); err != nil {
-			return err
-		}
-		p.Texts = texts
-	case '[':
-		p.Tokens = make([]I32, len(elements))
-		for i, e := range elements {
-			if err := tokenIDs(e, &p.Tokens[i]); err != nil {
-				return fmt.Errorf("element %d: %w", i, err)
-			}
-		}
-	default:
-		p.Tokens = make([]I32, 1)
-		return tokenIDs(b, &p.Tokens[0])
-	}
-	return nil
-}
-
-func tokenIDs(b []byte, ids *I32) error {
-	var numbers []*int32
-	if err := json.Unmarshal(b, &numbers); err != nil || len(numbers) == 0 {
-		return fmt.Errorf("expected a non-empty array of token ids (integers from 0 to 2147483647)")
-	}
-	*ids = make(I32, len(numbers))
-	for i, v := range numbers {
-		if v == nil || *v < 0 {
-			return fmt.Errorf("token %d is no integer from 0 to 2147483647", i)
-		}
-		(*ids)[i] = *v
-	}
-	return nil
-}
-
-// MarshalJSON writes the shortest form.
-func (p Prompts) MarshalJSON() ([]byte, error) {
-	switch {
-	case len(p.Texts) == 1:
-		return json.Marshal(p.Texts[0])
-	case len(p.Texts) > 1:
-		return json.Marshal(p.Texts)
-	case len(p.Tokens) == 1:
-		return json.Marshal(p.Tokens[0])
-	}
-	return json.Marshal(p.Tokens)
-}
-
-// JSONSchema describes the number.
-func (Seed) JSONSchema() *jsonschema.Schema {
-	return &jsonschema.Schema{Type: "integer", Description: "choice i draws with seed+i"}
-}
-
-// JSONSchema describes both forms.
-func (StringList) JSONSchema() *jsonschema.Schema {
-	return oneOrMany(&jsonschema.Schema{Type: "string"})
-}
-
-// JSONSchema describes the four forms.
-func (Prompts) JSONSchema() *jsonschema.Schema {
-	text, tokens := &jsonschema.Schema{Type: "string"}, arrayOf(&jsonschema.Schema{Type: "integer"})
-	return &jsonschema.Schema{OneOf: []*jsonschema.Schema{text, arrayOf(text), tokens, arrayOf(tokens)}}
-}
-
-func oneOrMany(s *jsonschema.Schema) *jsonschema.Schema {
-	return &jsonschema.Schema{OneOf: []*jsonschema.Schema{s, arrayOf(s)}}
-}
-
-func arrayOf(s *jsonschema.Schema) *jsonschema.Schema {
-	return &jsonschema.Schema{Type: "array", Items: s}
 }
 
 // Validate names the first field that is out of range. Limits that depend on the model are checked
@@ -239,6 +103,14 @@ func (r *ChatRequest) Validate() *Error {
 	if len(r.TemplateArgs) > 0 && r.TemplateArgs[0] != '{' {
 		return outOfRange("chat_template_kwargs", clip(r.TemplateArgs), "an object")
 	}
+	if r.TopLogprobs != nil {
+		switch {
+		case !r.Logprobs:
+			return outOfRange("top_logprobs", *r.TopLogprobs, "logprobs: true with it")
+		case *r.TopLogprobs < 0 || *r.TopLogprobs > LogprobsMax:
+			return outOfRange("top_logprobs", *r.TopLogprobs, fmt.Sprintf("an integer from 0 to %d", LogprobsMax))
+		}
+	}
 	return r.GenerationParams.validate()
 }
 
@@ -251,8 +123,16 @@ func (r *CompletionRequest) Validate() *Error {
 		return outOfRange("prompt", fmt.Sprintf("an array of %d prompts", n), fmt.Sprintf("at most %d", PromptsMax))
 	case r.N != nil && *r.N > int64(RequestChoicesMax/n):
 		return outOfRange("n", *r.N, fmt.Sprintf("at most %d with %d prompts", RequestChoicesMax/n, n))
+	case r.Logprobs != nil && (*r.Logprobs < 0 || *r.Logprobs > LogprobsMax):
+		return outOfRange("logprobs", *r.Logprobs, fmt.Sprintf("an integer from 0 to %d", LogprobsMax))
+	case r.Echo && r.Logprobs != nil && r.Stream:
+		return Errorf(KindUnsupported, OpUnsupported, "echo with logprobs cannot be streamed").WithParam("echo").WithHint("leave out stream")
 	}
-	return r.GenerationParams.validate()
+	p := r.GenerationParams
+	if r.Echo && p.MaxTokens != nil && *p.MaxTokens == 0 {
+		p.MaxTokens = nil
+	}
+	return p.validate()
 }
 
 func (p *GenerationParams) validate() *Error {
@@ -277,6 +157,9 @@ func (p *GenerationParams) validate() *Error {
 		return outOfRange("stop", fmt.Sprintf("%d strings", len(p.Stop)), fmt.Sprintf("at most %d", StopStringsMax))
 	case len(p.StopTokenIDs) > StopTokensMax:
 		return outOfRange("stop_token_ids", fmt.Sprintf("%d ids", len(p.StopTokenIDs)), fmt.Sprintf("at most %d", StopTokensMax))
+	}
+	if err := p.RuleParams.validate(p.Stream); err != nil {
+		return err
 	}
 	for i, s := range p.Stop {
 		if s == "" || len(s) > StopBytesMax {
@@ -310,6 +193,7 @@ func (p *GenerationParams) Apply(defaults SamplingParams) (SamplingParams, *Erro
 	if p.Seed != nil {
 		s.Seed = uint64(*p.Seed)
 	}
+	s.Rules = p.RuleParams.apply(defaults.Rules)
 	return s, s.Validate()
 }
 

@@ -12,25 +12,51 @@ type ChatCompletion struct {
 	Model   string       `json:"model"`
 	Choices []ChatChoice `json:"choices"`
 	Usage   *Usage       `json:"usage,omitempty"`
+
+	PromptLogprobs []PromptLogprobs `json:"prompt_logprobs,omitempty"` // as vLLM reports them
 }
 
 // ChatChoice is one of n answers.
 type ChatChoice struct {
-	Index        int         `json:"index"`
-	Message      ChatMessage `json:"message"`
-	Logprobs     *Logprobs   `json:"logprobs" jsonschema:"nullable"`
-	FinishReason string      `json:"finish_reason"` // "stop" or "length"
+	Index        int           `json:"index"`
+	Message      ChatMessage   `json:"message"`
+	Logprobs     *ChatLogprobs `json:"logprobs" jsonschema:"nullable"`
+	FinishReason string        `json:"finish_reason"` // "stop", "length" or "tool_calls"
 }
 
 // ChatMessage is what the assistant says.
 type ChatMessage struct {
-	Role    string  `json:"role"`
-	Content string  `json:"content"`
-	Refusal *string `json:"refusal" jsonschema:"nullable"` // null: the engine does not refuse
+	Role      string     `json:"role"`
+	Content   string     `json:"content"`                       // null if there are only tool calls
+	Refusal   *string    `json:"refusal" jsonschema:"nullable"` // null: the engine does not refuse
+	ToolCalls []ToolCall `json:"tool_calls,omitempty"`
 }
 
-// Logprobs is null until the engine reports them.
-type Logprobs struct{}
+// MarshalJSON writes empty content beside tool calls as null, as clients expect.
+func (m ChatMessage) MarshalJSON() ([]byte, error) {
+	type plain ChatMessage
+	if m.Content != "" || len(m.ToolCalls) == 0 {
+		return json.Marshal(plain(m))
+	}
+	return json.Marshal(struct {
+		plain
+		Content *string `json:"content"`
+	}{plain: plain(m)})
+}
+
+// ToolCall is a function that the model wants called. Index is set in events of a stream only.
+type ToolCall struct {
+	Index    *int         `json:"index,omitempty"`
+	ID       string       `json:"id,omitempty"`
+	Type     string       `json:"type,omitempty"` // "function"
+	Function FunctionCall `json:"function"`
+}
+
+// FunctionCall is a name and the arguments as JSON text; in a stream the name comes once and the arguments in pieces.
+type FunctionCall struct {
+	Name      string `json:"name,omitempty"`
+	Arguments string `json:"arguments"`
+}
 
 // ChatChunk is one event of a streamed answer to a ChatRequest.
 type ChatChunk struct {
@@ -45,16 +71,17 @@ type ChatChunk struct {
 
 // ChunkChoice is what one choice gained.
 type ChunkChoice struct {
-	Index        int       `json:"index"`
-	Delta        ChatDelta `json:"delta"`
-	Logprobs     *Logprobs `json:"logprobs" jsonschema:"nullable"`
-	FinishReason *string   `json:"finish_reason" jsonschema:"nullable"` // null until the choice's last event
+	Index        int           `json:"index"`
+	Delta        ChatDelta     `json:"delta"`
+	Logprobs     *ChatLogprobs `json:"logprobs" jsonschema:"nullable"`
+	FinishReason *string       `json:"finish_reason" jsonschema:"nullable"` // null until the choice's last event
 }
 
-// ChatDelta is new text; the role comes once, first.
+// ChatDelta is new text, or a piece of a tool call; the role comes once, first.
 type ChatDelta struct {
-	Role    string  `json:"role,omitempty"`
-	Content *string `json:"content,omitempty"`
+	Role      string     `json:"role,omitempty"`
+	Content   *string    `json:"content,omitempty"`
+	ToolCalls []ToolCall `json:"tool_calls,omitempty"`
 }
 
 // Completion is the answer to a CompletionRequest, whole or as one event of a stream.
@@ -70,10 +97,12 @@ type Completion struct {
 
 // CompletionChoice is one continuation. With several prompts, prompt p has the indices p·n to p·n+n-1.
 type CompletionChoice struct {
-	Index        int       `json:"index"`
-	Text         string    `json:"text"`
-	Logprobs     *Logprobs `json:"logprobs" jsonschema:"nullable"`
-	FinishReason *string   `json:"finish_reason" jsonschema:"nullable"`
+	Index        int                 `json:"index"`
+	Text         string              `json:"text"`
+	Logprobs     *CompletionLogprobs `json:"logprobs" jsonschema:"nullable"`
+	FinishReason *string             `json:"finish_reason" jsonschema:"nullable"`
+
+	PromptLogprobs []PromptLogprobs `json:"prompt_logprobs,omitempty"` // as vLLM reports them
 }
 
 // Usage counts tokens.

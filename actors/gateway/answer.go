@@ -6,64 +6,83 @@ import (
 	"github.com/troupe-engine/troupe/schemas"
 )
 
-// answer is the pure core of one client request: rows of text go in, the objects of the OpenAI API come
-// out. It is the same for HTTP and NATS, streamed or whole. It knows no clock and no transport.
+// answer is the pure core of one client request: rows of text go in, the objects of an API come out. It is the
+// same for HTTP and NATS, streamed or whole. It knows no clock and no transport; its shape knows the API.
 type answer struct {
 	id      string
 	created int64 // unix seconds
-	model   string
+	job     *job
+	shape   shape
 
-	chat   bool
-	stream bool
-	usage  bool // a streamed answer ends with its usage
+	prompts []prompt
+	choices []choice // n of each prompt, in the prompts' order
+	open    int      // choices that go on
+}
 
-	n       int     // choices per prompt
-	prompts []int32 // tokens of each
-	choices []choice
-	open    int // choices that go on
+// shape turns what happens to an answer's choices into the objects of one API.
+type shape interface {
+	// opening is what a stream starts with.
+	opening() []event
+	// row appends the events that a row makes in a stream.
+	row(events []event, r *row) []event
+	// closing is what a complete stream ends with.
+	closing() []event
+	// failed is what an incomplete stream ends with.
+	failed(err *schemas.Error) []event
+	// whole is the answer as one object.
+	whole() any
+}
+
+// event is one object of a stream.
+type event any
+
+// prompt is what an answer knows of one prompt.
+type prompt struct {
+	tokens   int32
+	text     string    // if it is to be echoed
+	first    string    // its first token, if the others' log-probabilities are echoed
+	logprobs []logprob // of all tokens but the first
 }
 
 // choice is one sequence of the answer.
 type choice struct {
-	text   strings.Builder // of a whole answer
-	tokens int32           // output so far
-	cached int32           // prompt tokens from the prefix cache
-	finish schemas.FinishReason
+	text      strings.Builder // of a whole answer
+	logprobs  []logprob       // likewise
+	embedding schemas.F32
+	tokens    int32 // output so far
+	cached    int32 // prompt tokens from the prefix cache
+	finish    schemas.FinishReason
 }
 
-// row is new text for one choice.
+// row is what is new for one choice.
 type row struct {
-	choice int
-	text   string
-	tokens int32 // output tokens so far, these included
-	cached int32
-	finish schemas.FinishReason
-	err    *schemas.Error // for FinishError
+	choice    int
+	text      string
+	tokens    int32 // output tokens so far, these included
+	cached    int32
+	finish    schemas.FinishReason
+	err       *schemas.Error // for FinishError
+	logprobs  []logprob      // of new tokens
+	prompt    []logprob      // of the prompt's tokens but the first; once, with a row of the prompt's first choice
+	embedding schemas.F32
 }
-
-// event is one object of a stream: *schemas.ChatChunk or *schemas.Completion.
-type event any
 
 func newAnswer(id string, created int64, j *job) *answer {
 	count := j.n * len(j.prompts)
-	return &answer{id: id, created: created, model: j.model, chat: j.chat, stream: j.stream, usage: j.usage,
-		n: j.n, prompts: make([]int32, len(j.prompts)), choices: make([]choice, count), open: count}
+	a := &answer{id: id, created: created, job: j, prompts: make([]prompt, len(j.prompts)), choices: make([]choice, count), open: count}
+	a.shape = j.api.shape(a)
+	return a
 }
 
 // done reports whether every choice has ended.
 func (a *answer) done() bool { return a.open == 0 }
 
-// opening is what a stream starts with: the role of each message.
+// opening is what a stream starts with.
 func (a *answer) opening() []event {
-	if !a.stream || !a.chat {
+	if !a.job.stream {
 		return nil
 	}
-	events := make([]event, len(a.choices))
-	empty := ""
-	for i := range a.choices {
-		events[i] = a.chunk(i, schemas.ChatDelta{Role: "assistant", Content: &empty}, nil)
-	}
-	return events
+	return a.shape.opening()
 }
 
 // step takes rows, at most one per choice, and returns the events they make in a stream. The error is
@@ -85,78 +104,39 @@ func (a *answer) step(rows []row) (events []event, err *schemas.Error) {
 			}
 			return events, r.err
 		}
-		if a.stream {
-			events = a.events(events, r)
-		} else {
-			c.text.WriteString(r.text)
+		if a.job.stream {
+			events = a.shape.row(events, r)
+			continue
+		}
+		c.text.WriteString(r.text)
+		c.logprobs = append(c.logprobs, r.logprobs...)
+		if r.prompt != nil {
+			a.prompts[r.choice/a.job.n].logprobs = r.prompt
+		}
+		if r.embedding != nil {
+			c.embedding = r.embedding
 		}
 	}
 	return events, nil
 }
 
-func (a *answer) events(events []event, r *row) []event {
-	var finish *string
-	if r.finish != schemas.FinishNone {
-		name := r.finish.String()
-		finish = &name
-	}
-	if !a.chat {
-		if r.text == "" && finish == nil {
-			return events
-		}
-		return append(events, a.completion([]schemas.CompletionChoice{{Index: r.choice, Text: r.text, FinishReason: finish}}, a.noUsage()))
-	}
-	if r.text != "" {
-		events = append(events, a.chunk(r.choice, schemas.ChatDelta{Content: &r.text}, nil))
-	}
-	if finish != nil {
-		events = append(events, a.chunk(r.choice, schemas.ChatDelta{}, finish))
-	}
-	return events
-}
-
-// closing is what a stream ends with: the usage, if asked for.
+// closing is what a complete stream ends with.
 func (a *answer) closing() []event {
-	switch {
-	case !a.stream || !a.usage:
+	if !a.job.stream {
 		return nil
-	case !a.chat:
-		return []event{a.completion([]schemas.CompletionChoice{}, &schemas.StreamUsage{Usage: a.counts()})}
 	}
-	return []event{&schemas.ChatChunk{ID: a.id, Object: "chat.completion.chunk", Created: a.created, Model: a.model,
-		Choices: []schemas.ChunkChoice{}, Usage: &schemas.StreamUsage{Usage: a.counts()}}}
+	return a.shape.closing()
 }
 
-// whole is the answer as one object: *schemas.ChatCompletion or *schemas.Completion.
-func (a *answer) whole() any {
-	if !a.chat {
-		choices := make([]schemas.CompletionChoice, len(a.choices))
-		for i := range choices {
-			finish := a.choices[i].finish.String()
-			choices[i] = schemas.CompletionChoice{Index: i, Text: a.choices[i].text.String(), FinishReason: &finish}
-		}
-		return a.completion(choices, &schemas.StreamUsage{Usage: a.counts()})
-	}
-	choices := make([]schemas.ChatChoice, len(a.choices))
-	for i := range choices {
-		choices[i] = schemas.ChatChoice{Index: i, FinishReason: a.choices[i].finish.String(),
-			Message: schemas.ChatMessage{Role: "assistant", Content: a.choices[i].text.String()}}
-	}
-	return &schemas.ChatCompletion{ID: a.id, Object: "chat.completion", Created: a.created, Model: a.model, Choices: choices, Usage: a.counts()}
-}
+// whole is the answer as one object.
+func (a *answer) whole() any { return a.shape.whole() }
 
-func (a *answer) chunk(i int, delta schemas.ChatDelta, finish *string) event {
-	return &schemas.ChatChunk{ID: a.id, Object: "chat.completion.chunk", Created: a.created, Model: a.model,
-		Choices: []schemas.ChunkChoice{{Index: i, Delta: delta, FinishReason: finish}}, Usage: a.noUsage()}
-}
-
-func (a *answer) completion(choices []schemas.CompletionChoice, usage *schemas.StreamUsage) event {
-	return &schemas.Completion{ID: a.id, Object: "text_completion", Created: a.created, Model: a.model, Choices: choices, Usage: usage}
-}
+// promptOf is the prompt of a choice.
+func (a *answer) promptOf(choice int) *prompt { return &a.prompts[choice/a.job.n] }
 
 // noUsage is the usage field of events before the last: null if usage was asked for, else absent.
 func (a *answer) noUsage() *schemas.StreamUsage {
-	if !a.usage {
+	if !a.job.usage {
 		return nil
 	}
 	return &schemas.StreamUsage{}
@@ -166,17 +146,31 @@ func (a *answer) noUsage() *schemas.StreamUsage {
 // sequence found: what the others share with it was computed for this very request.
 func (a *answer) counts() *schemas.Usage {
 	u := &schemas.Usage{PromptDetails: &schemas.PromptDetails{}}
-	for p, tokens := range a.prompts {
+	n := a.job.n
+	for p := range a.prompts {
+		tokens := a.prompts[p].tokens
 		u.PromptTokens += int64(tokens)
 		cached := tokens
-		for _, c := range a.choices[p*a.n : (p+1)*a.n] {
-			u.CompletionTokens += int64(c.tokens)
+		for i := range a.choices[p*n : (p+1)*n] {
+			c := &a.choices[p*n+i]
+			if !a.job.discard {
+				u.CompletionTokens += int64(c.tokens)
+			}
 			cached = min(cached, c.cached)
 		}
 		u.PromptDetails.CachedTokens += int64(cached)
 	}
 	u.TotalTokens = u.PromptTokens + u.CompletionTokens
 	return u
+}
+
+// finishName is a choice's reason to end, nil while it goes on.
+func finishName(f schemas.FinishReason) *string {
+	if f == schemas.FinishNone {
+		return nil
+	}
+	name := f.String()
+	return &name
 }
 
 // numbered sets the sequence number that events carry over NATS.

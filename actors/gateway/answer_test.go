@@ -12,7 +12,8 @@ import (
 )
 
 // The stories in testdata/answer.txt show what every kind of answer consists of. The rows of a step are:
-// choice, text, output tokens so far, cached prompt tokens, and how the choice ends, if it does.
+// choice, text, output tokens so far, cached prompt tokens, and how the choice ends, if it does. A line "+ a=-1 b=-2"
+// adds the log-probabilities of token a, and of the likeliest there, to the row above; "prompt" those of the prompt.
 func TestAnswerStories(t *testing.T) {
 	var a *answer
 	datadriven.RunTest(t, "testdata/answer.txt", func(t *testing.T, d *datadriven.TestData) string {
@@ -26,7 +27,11 @@ func TestAnswerStories(t *testing.T) {
 		}
 		switch d.Cmd {
 		case "new":
-			j := &job{model: "m", n: 1, chat: d.HasArg("chat"), stream: d.HasArg("stream"), usage: d.HasArg("usage")}
+			j := &job{api: completionAPI, model: "m", n: 1, stream: d.HasArg("stream"), usage: d.HasArg("usage"), logprobs: d.HasArg("logprobs"),
+				echo: d.HasArg("echo"), promptLogprobs: d.HasArg("prompt-logprobs"), discard: d.HasArg("discard")}
+			if d.HasArg("chat") {
+				j.api = chatAPI
+			}
 			if d.HasArg("n") {
 				d.ScanArgs(t, "n", &j.n)
 			}
@@ -43,7 +48,7 @@ func TestAnswerStories(t *testing.T) {
 			j.prompts = make([]schemas.EncodeRequest, len(prompts))
 			a = newAnswer("id", 7, j)
 			for i, n := range prompts {
-				a.prompts[i] = int32(n)
+				a.prompts[i] = prompt{tokens: int32(n), text: "<Once", first: "<"}
 			}
 			for _, e := range a.opening() {
 				show(e)
@@ -61,7 +66,7 @@ func TestAnswerStories(t *testing.T) {
 			for _, e := range a.closing() {
 				show(e)
 			}
-			if !a.stream {
+			if !a.job.stream {
 				show(a.whole())
 			}
 		default:
@@ -74,6 +79,15 @@ func TestAnswerStories(t *testing.T) {
 func rowsOf(t *testing.T, input string) []row {
 	var rows []row
 	for _, line := range strings.Split(input, "\n") {
+		if words := strings.Fields(line); words[0] == "+" || words[0] == "prompt" {
+			last := &rows[len(rows)-1]
+			if l := logprobOf(t, words[1:]); words[0] == "+" {
+				last.logprobs = append(last.logprobs, l)
+			} else {
+				last.prompt = append(last.prompt, l)
+			}
+			continue
+		}
 		var r row
 		var finish string
 		n, _ := fmt.Sscanf(line, "%d %q %d %d %s", &r.choice, &r.text, &r.tokens, &r.cached, &finish)
@@ -95,4 +109,19 @@ func rowsOf(t *testing.T, input string) []row {
 		rows = append(rows, r)
 	}
 	return rows
+}
+
+// logprobOf reads a=-1 b=-2: token a, whose id is its first byte, and the likeliest. ~ is half a character.
+func logprobOf(t *testing.T, words []string) logprob {
+	var all []logprob
+	for _, w := range words {
+		text, value, _ := strings.Cut(w, "=")
+		l := logprob{token: int32(text[0]), text: strings.NewReplacer("_", " ", "~", "\xe2\x82").Replace(text)}
+		if _, err := fmt.Sscanf(value, "%g", &l.value); err != nil {
+			t.Fatalf("%q: %v", w, err)
+		}
+		all = append(all, l)
+	}
+	all[0].top = all[1:]
+	return all[0]
 }

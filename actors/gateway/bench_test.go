@@ -40,7 +40,7 @@ func BenchmarkStreamedToken(b *testing.B) {
 }
 
 func BenchmarkEvent(b *testing.B) {
-	a := newAnswer("chatcmpl-0000000000000100", 1, &job{chat: true, stream: true, n: 1, model: "troupe-tiny", prompts: make([]schemas.EncodeRequest, 1)})
+	a := newAnswer("chatcmpl-0000000000000100", 1, &job{api: chatAPI, stream: true, n: 1, model: "troupe-tiny", prompts: make([]schemas.EncodeRequest, 1)})
 	s := &eventStream{}
 	rows := []row{{text: " word"}}
 	b.ReportAllocs()
@@ -57,7 +57,7 @@ func BenchmarkDeliver256Rows(b *testing.B) {
 	g, _ := startGateway(b, e, nil)
 	batch := batchOf()
 	for range 256 {
-		j := &job{n: 1, prompts: make([]schemas.EncodeRequest, 1)}
+		j := &job{api: completionAPI, n: 1, prompts: make([]schemas.EncodeRequest, 1)}
 		f := g.newFlight(context.Background(), g.newRequestID(), j)
 		if err := g.requests.admit(f); err != nil {
 			b.Fatal(err)

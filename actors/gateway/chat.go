@@ -1,14 +1,11 @@
 package gateway
 
 import (
-	"bytes"
-	"encoding/json"
-	"fmt"
-	"slices"
-	"strings"
-
 	"github.com/troupe-engine/troupe/schemas"
 )
+
+var chatAPI = &api{name: "chat", id: "chatcmpl-", done: sseDone, parse: parseChat,
+	shape: func(a *answer) shape { return newChatShape(a) }}
 
 // parseChat turns the fields of a chat request into a job.
 func parseChat(f fields, cfg *Config) (*job, *schemas.Error) {
@@ -31,9 +28,15 @@ func parseChat(f fields, cfg *Config) (*job, *schemas.Error) {
 	if err != nil {
 		return nil, err
 	}
-	j.chat = true
 	if r.MaxCompletionTokens != nil {
 		j.maxTokens, j.maxTokensField = int32(*r.MaxCompletionTokens), "max_completion_tokens"
+	}
+	if r.Logprobs {
+		top := int64(0)
+		if r.TopLogprobs != nil {
+			top = *r.TopLogprobs
+		}
+		j.reportLogprobs(top)
 	}
 	j.promptField = "messages"
 	j.prompts = []schemas.EncodeRequest{{Messages: messages, Tools: tools, TemplateArgs: r.TemplateArgs,
@@ -41,108 +44,67 @@ func parseChat(f fields, cfg *Config) (*job, *schemas.Error) {
 	return j, j.check(cfg)
 }
 
-// roles are those of the OpenAI API. Whether a model's template knows one is the template's business.
-var roles = []string{"system", "developer", "user", "assistant", "tool", "function"}
-
-// checkMessages checks the outline of chat messages and joins content given in parts, which most chat
-// templates cannot read.
-func checkMessages(raw json.RawMessage) (json.RawMessage, *schemas.Error) {
-	if raw == nil {
-		return nil, invalid("messages", "messages is missing; expected an array of messages")
-	}
-	var messages []map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &messages); err != nil {
-		return nil, invalid("messages", "messages is %s; expected an array of objects", clip(string(raw)))
-	}
-	if len(messages) == 0 || len(messages) > schemas.ChatMessagesMax {
-		return nil, invalid("messages", "messages has %d elements; expected 1 to %d", len(messages), schemas.ChatMessagesMax)
-	}
-	changed := false
-	for i, m := range messages {
-		at := fmt.Sprintf("messages[%d]", i)
-		var role string
-		if err := json.Unmarshal(m["role"], &role); err != nil || !slices.Contains(roles, role) {
-			return nil, invalid(at+".role", "%s.role is %s; expected one of %s", at, orMissing(m["role"]), strings.Join(roles, ", "))
-		}
-		joined, err := checkContent(at+".content", m["content"], role == "assistant")
-		if err != nil {
-			return nil, err
-		}
-		if joined != nil {
-			m["content"], changed = joined, true
-		}
-	}
-	if !changed {
-		return raw, nil
-	}
-	out, err := json.Marshal(messages)
-	if err != nil {
-		return nil, schemas.AsError(err, opParse)
-	}
-	return out, nil
+// chatShape makes the objects of /v1/chat/completions.
+type chatShape struct {
+	*answer
+	held [][]logprob // per choice: of tokens whose text is still to come
 }
 
-// checkContent accepts a string, or text parts, which it returns joined by newlines.
-func checkContent(at string, raw json.RawMessage, optional bool) (joined json.RawMessage, err *schemas.Error) {
-	if raw == nil || bytes.Equal(raw, []byte("null")) {
-		if optional {
-			return nil, nil
-		}
-		return nil, invalid(at, "%s is %s; expected a string", at, orMissing(raw))
+func newChatShape(a *answer) *chatShape {
+	s := &chatShape{answer: a}
+	if a.job.stream {
+		s.held = make([][]logprob, len(a.choices))
 	}
-	if raw[0] == '"' {
-		return nil, nil
-	}
-	var parts []struct {
-		Type string  `json:"type"`
-		Text *string `json:"text"`
-	}
-	if e := json.Unmarshal(raw, &parts); e != nil || len(parts) == 0 {
-		return nil, invalid(at, "%s is %s; expected a string or a non-empty array of text parts", at, clip(string(raw)))
-	}
-	texts := make([]string, len(parts))
-	for i, p := range parts {
-		if p.Type != "text" {
-			return nil, schemas.Errorf(schemas.KindUnsupported, schemas.OpUnsupported, "%s[%d].type %.40q is not supported yet", at, i, p.Type).
-				WithParam(fmt.Sprintf("%s[%d].type", at, i)).WithHint(`send parts of type "text"`)
-		}
-		if p.Text == nil {
-			return nil, invalid(fmt.Sprintf("%s[%d].text", at, i), "%s[%d].text is missing; expected a string", at, i)
-		}
-		texts[i] = *p.Text
-	}
-	out, e := json.Marshal(strings.Join(texts, "\n"))
-	if e != nil {
-		return nil, schemas.AsError(e, opParse)
-	}
-	return out, nil
+	return s
 }
 
-// checkTools lets tools through to the template when the answer cannot call them: calls are not parsed yet.
-func checkTools(tools, choice json.RawMessage) (json.RawMessage, *schemas.Error) {
-	var list []map[string]json.RawMessage
-	if tools != nil {
-		if err := json.Unmarshal(tools, &list); err != nil {
-			return nil, invalid("tools", "tools is %s; expected an array of objects", clip(string(tools)))
-		}
+// opening is the role of each message.
+func (s *chatShape) opening() []event {
+	events := make([]event, len(s.choices))
+	empty := ""
+	for i := range s.choices {
+		events[i] = s.chunk(schemas.ChunkChoice{Index: i, Delta: schemas.ChatDelta{Role: "assistant", Content: &empty}})
 	}
-	none := choice != nil && string(choice) == `"none"`
-	if len(list) == 0 {
-		if choice != nil && !none && string(choice) != `"auto"` {
-			return nil, invalid("tool_choice", "tool_choice is %s, but there are no tools", clip(string(choice)))
-		}
-		return nil, nil
-	}
-	if !none {
-		return nil, schemas.Errorf(schemas.KindUnsupported, schemas.OpUnsupported, "tools: tool calls are not supported yet").
-			WithParam("tools").WithHint(`leave tools out, or send tool_choice "none" to only show them to the model`)
-	}
-	return tools, nil
+	return events
 }
 
-func orMissing(raw json.RawMessage) string {
-	if raw == nil {
-		return "missing"
+func (s *chatShape) row(events []event, r *row) []event {
+	held := append(s.held[r.choice], r.logprobs...)
+	if r.text != "" || r.finish != schemas.FinishNone && len(held) > 0 {
+		events = append(events, s.chunk(schemas.ChunkChoice{Index: r.choice, Delta: schemas.ChatDelta{Content: &r.text}, Logprobs: s.chatLogprobs(held)}))
+		held = nil
 	}
-	return clip(string(raw))
+	s.held[r.choice] = held
+	if r.finish != schemas.FinishNone {
+		events = append(events, s.chunk(schemas.ChunkChoice{Index: r.choice, FinishReason: finishName(r.finish)}))
+	}
+	return events
+}
+
+func (s *chatShape) closing() []event {
+	if !s.job.usage {
+		return nil
+	}
+	return []event{&schemas.ChatChunk{ID: s.id, Object: "chat.completion.chunk", Created: s.created, Model: s.job.model,
+		Choices: []schemas.ChunkChoice{}, Usage: &schemas.StreamUsage{Usage: s.counts()}}}
+}
+
+func (s *chatShape) failed(err *schemas.Error) []event {
+	return []event{schemas.NewErrorReply(err)}
+}
+
+func (s *chatShape) whole() any {
+	choices := make([]schemas.ChatChoice, len(s.choices))
+	for i := range choices {
+		c := &s.choices[i]
+		choices[i] = schemas.ChatChoice{Index: i, FinishReason: c.finish.String(), Logprobs: s.chatLogprobs(c.logprobs),
+			Message: schemas.ChatMessage{Role: "assistant", Content: c.text.String()}}
+	}
+	return &schemas.ChatCompletion{ID: s.id, Object: "chat.completion", Created: s.created, Model: s.job.model, Choices: choices,
+		Usage: s.counts(), PromptLogprobs: s.promptLogprobs(&s.prompts[0])}
+}
+
+func (s *chatShape) chunk(c schemas.ChunkChoice) event {
+	return &schemas.ChatChunk{ID: s.id, Object: "chat.completion.chunk", Created: s.created, Model: s.job.model,
+		Choices: []schemas.ChunkChoice{c}, Usage: s.noUsage()}
 }

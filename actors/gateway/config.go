@@ -23,6 +23,7 @@ type Config struct {
 	RequestsMax         int   // requests at once; more get 429. Default 512
 	BodyBytesMax        int64 // of an HTTP request; default bus.PayloadBytesMax
 	HeaderBytesMax      int   // of an HTTP request; default 64 KiB
+	PromptTokensMax     int32 // of one prompt; 0 leaves it to the context
 	OutputTokensDefault int32 // max_tokens of requests that name none, if the context leaves as much. Default 1024
 	OutputTokensMax     int32 // largest max_tokens a request may name; 0 leaves it to the context
 	QueueBytesMax       int   // text waiting for one slow client; beyond it the request is cancelled. Default 256 KiB
@@ -87,6 +88,8 @@ func (c *Config) Validate() *schemas.Error {
 		return bad("BodyBytesMax", c.BodyBytesMax, "a positive count of bytes")
 	case c.HeaderBytesMax < 0:
 		return bad("HeaderBytesMax", c.HeaderBytesMax, "a positive count of bytes")
+	case c.PromptTokensMax < 0:
+		return bad("PromptTokensMax", c.PromptTokensMax, "0 or a positive count")
 	case c.OutputTokensDefault < 0:
 		return bad("OutputTokensDefault", c.OutputTokensDefault, "a positive count")
 	case c.OutputTokensMax < 0:

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -36,6 +37,7 @@ type engine struct {
 	mu        sync.Mutex
 	encodes   []*schemas.EncodeRequest
 	submits   []*schemas.SubmitRequest
+	compiles  []*schemas.CompileRequest
 	cancelled map[uint64]bool
 	sessions  map[schemas.RequestID]int32 // choices of each open session
 	number    uint64
@@ -64,6 +66,7 @@ func startEngineOn(t testing.TB, opts bus.Options, play func(*engine, *schemas.S
 		cancelled: map[uint64]bool{}, sessions: map[schemas.RequestID]int32{}, submitted: make(chan *schemas.SubmitRequest, 4096)}
 	tokenizer := bus.NewActor(node, "tokenizer", "tokenizer0", "fake")
 	bus.Handle(tokenizer, schemas.Encode, bus.NewPool(4), e.encode)
+	bus.Handle(tokenizer, schemas.Decode, bus.NewPool(4), e.decode)
 	bus.Handle(tokenizer, schemas.CloseSessions, bus.NewGroup(), e.closeSessions)
 	scheduler := bus.NewActor(node, "scheduler", "replica0", "fake")
 	group := bus.NewGroup()
@@ -85,7 +88,9 @@ func startEngineOn(t testing.TB, opts bus.Options, play func(*engine, *schemas.S
 	bus.Handle(memory, schemas.MemoryInfo, group, func(context.Context, *schemas.InfoRequest) (*schemas.MemoryState, error) {
 		return &schemas.MemoryState{Total: 10, Used: 5, QueryTokens: 8, HitTokens: 4}, nil
 	})
-	for _, a := range []*bus.Actor{tokenizer, scheduler, memory} {
+	compute := bus.NewActor(node, "compute", "replica0", "fake")
+	bus.Handle(compute, schemas.Compile, group, e.compile)
+	for _, a := range []*bus.Actor{tokenizer, scheduler, memory, compute} {
 		if err := a.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -100,7 +105,9 @@ func startEngineOn(t testing.TB, opts bus.Options, play func(*engine, *schemas.S
 func (e *engine) encode(_ context.Context, r *schemas.EncodeRequest) (*schemas.EncodeReply, error) {
 	e.mu.Lock()
 	e.encodes = append(e.encodes, r)
-	e.sessions[r.Request] += r.Detok.Choices
+	if r.Detok != nil {
+		e.sessions[r.Request] += r.Detok.Choices
+	}
 	e.mu.Unlock()
 	if r.Tokens != nil {
 		return &schemas.EncodeReply{Tokens: r.Tokens}, nil
@@ -108,6 +115,29 @@ func (e *engine) encode(_ context.Context, r *schemas.EncodeRequest) (*schemas.E
 	words := strings.Fields(r.Prompt + string(r.Messages))
 	tokens := make(schemas.I32, len(words))
 	return &schemas.EncodeReply{Tokens: tokens}, nil
+}
+
+// decode gives token n the text "tn ".
+func (e *engine) decode(_ context.Context, r *schemas.DecodeRequest) (*schemas.DecodeReply, error) {
+	text := ""
+	for _, id := range r.Tokens {
+		if id >= e.info.VocabSize {
+			return nil, schemas.Errorf(schemas.KindInvalid, "decode", "token %d is not in the vocabulary", id).WithParam("tokens")
+		}
+		text += fmt.Sprintf("t%d ", id)
+	}
+	return &schemas.DecodeReply{Text: text}, nil
+}
+
+// compile takes every guide but those that contain "bad".
+func (e *engine) compile(_ context.Context, r *schemas.CompileRequest) (*schemas.CompileReply, error) {
+	if strings.Contains(r.Guide.Source, "bad") {
+		return nil, schemas.Errorf(schemas.KindInvalid, "compile", "the guide is bad")
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.compiles = append(e.compiles, r)
+	return &schemas.CompileReply{MinTokens: 1}, nil
 }
 
 func (e *engine) closeSessions(_ context.Context, r *schemas.CancelRequest) (*schemas.CancelReply, error) {
@@ -172,19 +202,30 @@ type delta struct {
 	finish schemas.FinishReason
 	cached int32
 	err    *schemas.Error
+
+	id        int32 // of the row's token
+	logprobs  []schemas.TextLogprobs
+	embedding schemas.F32
 }
 
 func batchOf(rows ...delta) *schemas.DeltaBatch {
 	b := &schemas.DeltaBatch{From: "tokenizer0"}
-	for _, r := range rows {
+	for i, r := range rows {
 		b.Seq = append(b.Seq, uint64(r.seq))
 		b.Text = append(b.Text, r.text)
 		b.Tokens = append(b.Tokens, r.tokens)
-		b.IDs = append(b.IDs, -1)
+		b.IDs = append(b.IDs, r.id)
 		b.Finish = append(b.Finish, byte(r.finish))
 		b.Cached = append(b.Cached, r.cached)
 		if r.err != nil {
 			b.Errors = append(b.Errors, schemas.SeqError{Seq: r.seq, Error: *r.err})
+		}
+		for _, l := range r.logprobs {
+			l.Logprobs.Row = int32(i)
+			b.Logprobs = append(b.Logprobs, l)
+		}
+		if r.embedding != nil {
+			b.Embeddings = append(b.Embeddings, schemas.Embedding{Row: int32(i), Values: r.embedding})
 		}
 	}
 	return b

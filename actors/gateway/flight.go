@@ -78,12 +78,8 @@ func (g *Gateway) begin(parent context.Context, id schemas.RequestID, j *job) (*
 
 func (g *Gateway) newFlight(parent context.Context, id schemas.RequestID, j *job) *flight {
 	now := time.Now()
-	prefix := "cmpl-"
-	if j.chat {
-		prefix = "chatcmpl-"
-	}
 	f := &flight{g: g, job: j, id: id, began: now, latest: now, wake: make(chan struct{}, 1),
-		answer: newAnswer(prefix+id.String(), now.Unix(), j)}
+		answer: newAnswer(j.api.id+id.String(), now.Unix(), j)}
 	deadline := schemas.Errorf(schemas.KindTimeout, "answer", "the request took longer than %s", g.cfg.RequestTimeMax).
 		WithHint("ask for fewer tokens, or raise request_time_max")
 	ctx, free := context.WithDeadlineCause(parent, now.Add(g.cfg.RequestTimeMax), deadline)
@@ -121,7 +117,12 @@ func (f *flight) start(engine *schemas.EngineInfo) *schemas.Error {
 		}
 		submit.DeadlineMs = f.began.Add(f.g.cfg.RequestTimeMax).UnixMilli()
 		f.requests = append(f.requests, submit)
-		f.answer.prompts[i] = int32(len(reply.Tokens))
+		if err := f.setPrompt(i, reply.Tokens); err != nil {
+			return err
+		}
+		if err := f.compile(submit, engine); err != nil {
+			return err
+		}
 	}
 	f.g.requests.setPrompts(f)
 	for _, submit := range f.requests {
@@ -132,6 +133,50 @@ func (f *flight) start(engine *schemas.EngineInfo) *schemas.Error {
 		f.g.metrics.admitted(submit)
 	}
 	return nil
+}
+
+// setPrompt notes a prompt's length and, if it is to be echoed, its text.
+func (f *flight) setPrompt(i int, tokens schemas.I32) *schemas.Error {
+	p := &f.answer.prompts[i]
+	p.tokens = int32(len(tokens))
+	if !f.job.echo {
+		return nil
+	}
+	decode := func(tokens schemas.I32) (string, *schemas.Error) {
+		reply, err := f.g.decode.Call(f.ctx, &schemas.DecodeRequest{Tokens: tokens, KeepSpecial: true})
+		if err != nil {
+			return "", f.reason(err, "decode")
+		}
+		return reply.Text, nil
+	}
+	var err *schemas.Error
+	if p.text = f.job.prompts[i].Prompt; f.job.prompts[i].Tokens != nil {
+		if p.text, err = decode(tokens); err != nil {
+			return err
+		}
+	}
+	if f.job.logprobs {
+		p.first, err = decode(tokens[:1])
+	}
+	return err
+}
+
+// compile makes a guide ready, so that no step waits for it, and finds what is wrong with it.
+func (f *flight) compile(r *schemas.SubmitRequest, engine *schemas.EngineInfo) *schemas.Error {
+	guide := f.job.guide()
+	if guide == nil {
+		return nil
+	}
+	compute := bus.NewRef(f.g.node, schemas.Compile, engine.Replica)
+	_, err := compute.Call(f.ctx, &schemas.CompileRequest{Guide: *guide, MaxTokens: r.MaxTokens})
+	if err == nil {
+		return nil
+	}
+	e := f.reason(err, "compile")
+	if status := e.Kind.HTTPStatus(); status >= 400 && status < 429 {
+		e = e.WithParam(f.job.guideParam)
+	}
+	return e
 }
 
 // arm makes any end of the flight's context, from now on or before, free what it holds in the engine, even
@@ -159,14 +204,14 @@ func (f *flight) reason(err error, op string) *schemas.Error {
 func (f *flight) push(r row, now time.Time) {
 	f.mu.Lock()
 	f.latest = now
-	f.queued += len(r.text)
+	f.queued += len(r.text) + sizeOfLogprobs(r.logprobs) + sizeOfLogprobs(r.prompt)
 	overflow := f.queued > f.g.cfg.QueueBytesMax
 	if !overflow {
 		f.join(r)
 	}
 	f.mu.Unlock()
 	if overflow {
-		f.abort(schemas.Errorf(schemas.KindCanceled, "answer", "the client does not read: more than %d bytes of text wait for it", f.g.cfg.QueueBytesMax).
+		f.abort(schemas.Errorf(schemas.KindCanceled, "answer", "the client does not read: more than %d bytes of its answer wait for it", f.g.cfg.QueueBytesMax).
 			WithHint("read the stream faster, or ask for less"))
 		return
 	}
@@ -180,7 +225,10 @@ func (f *flight) push(r row, now time.Time) {
 func (f *flight) join(r row) {
 	for i := range f.rows {
 		if w := &f.rows[i]; w.choice == r.choice {
-			r.text = w.text + r.text
+			r.text, r.logprobs = w.text+r.text, append(w.logprobs, r.logprobs...)
+			if w.prompt != nil {
+				r.prompt = w.prompt
+			}
 			*w = r
 			return
 		}
@@ -323,12 +371,12 @@ func (f *flight) release() {
 // parsePublicID reads the id that clients see.
 func parsePublicID(id string) (schemas.RequestID, *schemas.Error) {
 	hex := id
-	if i := strings.LastIndexByte(id, '-'); i >= 0 {
+	if i := strings.LastIndexAny(id, "-_"); i >= 0 {
 		hex = id[i+1:]
 	}
 	var r schemas.RequestID
 	if len(hex) != 16 || r.UnmarshalJSON([]byte(`"`+hex+`"`)) != nil {
-		return 0, invalid("id", "id is %q; expected chatcmpl-… or cmpl-… and 16 hexadecimal digits", clip(id))
+		return 0, invalid("id", "id is %q; expected chatcmpl-…, cmpl-… or resp_… and 16 hexadecimal digits", clip(id))
 	}
 	return r, nil
 }

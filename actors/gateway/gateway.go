@@ -37,6 +37,7 @@ type Gateway struct {
 	metrics  *metrics
 
 	encode *bus.Ref[schemas.EncodeRequest, schemas.EncodeReply]
+	decode *bus.Ref[schemas.DecodeRequest, schemas.DecodeReply]
 	submit *bus.Ref[schemas.SubmitRequest, schemas.SubmitReply]
 	cancel *bus.Ref[schemas.CancelRequest, schemas.CancelReply]
 	ask    *bus.Ref[schemas.InfoRequest, schemas.EngineInfo]
@@ -68,6 +69,7 @@ func New(node *bus.Node, cfg Config) (*Gateway, error) {
 	g := &Gateway{cfg: cfg, node: node, log: cfg.Log.With().Str("actor", "gateway."+string(cfg.Instance)).Logger(),
 		requests:      newRequests(cfg.RequestsMax),
 		encode:        bus.NewRef(node, schemas.Encode, cfg.Tokenizer),
+		decode:        bus.NewRef(node, schemas.Decode, cfg.Tokenizer),
 		submit:        bus.NewRef(node, schemas.Submit, cfg.Scheduler),
 		cancel:        bus.NewRef(node, schemas.CancelSeqs, cfg.Scheduler),
 		ask:           bus.NewRef(node, schemas.Engine, cfg.Scheduler),
@@ -268,6 +270,6 @@ func (g *Gateway) report(f *flight, err *schemas.Error) {
 	if f.job.trace != "" {
 		line = line.Str("trace_id", f.job.trace)
 	}
-	line.Stringer("request", f.id).Bool("chat", f.job.chat).Bool("stream", f.job.stream).Int64("prompt_tokens", usage.PromptTokens).
+	line.Stringer("request", f.id).Str("api", f.job.api.name).Bool("stream", f.job.stream).Int64("prompt_tokens", usage.PromptTokens).
 		Int64("completion_tokens", usage.CompletionTokens).Dur("took_ms", took).Msg("request ended")
 }

@@ -31,8 +31,8 @@ func (g *Gateway) Handler() http.Handler {
 	metrics := promhttp.HandlerFor(mirrored{g.cfg.Registry, g.modelName}, promhttp.HandlerOpts{ErrorLog: stdlog.New(g.log, "", 0)})
 	mux := http.NewServeMux()
 	for path, methods := range map[string]map[string]http.HandlerFunc{
-		"/v1/chat/completions":    {"POST": g.serveJob(parseChat)},
-		"/v1/completions":         {"POST": g.serveJob(parseCompletion)},
+		"/v1/chat/completions":    {"POST": g.serveJob(chatAPI)},
+		"/v1/completions":         {"POST": g.serveJob(completionAPI)},
 		"/v1/models":              {"GET": g.serveModels},
 		"/v1/models/{id...}":      {"GET": g.serveModel},
 		"/health":                 {"GET": g.serveHealth},
@@ -92,14 +92,12 @@ func (g *Gateway) recoverHTTP(w http.ResponseWriter, r *http.Request) {
 	g.writeError(w, schemas.Errorf(schemas.KindInternal, "serve", "the handler panicked").WithHint("this is a bug: please report it with the log's stack trace"))
 }
 
-type parser func(fields, *Config) (*job, *schemas.Error)
-
 // serveJob answers a generating request, as one object or as a stream of events.
-func (g *Gateway) serveJob(parse parser) http.HandlerFunc {
+func (g *Gateway) serveJob(a *api) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id := g.newRequestID()
 		w.Header().Set("X-Request-Id", id.String())
-		j, ok := g.readJob(w, r, parse)
+		j, ok := g.readJob(w, r, a)
 		if !ok {
 			return
 		}
@@ -133,7 +131,7 @@ func (wholeHTTP) idle() error                         { return nil }
 func (wholeHTTP) idleEvery() time.Duration            { return time.Hour }
 
 // readJob reads and parses a body. If it reports false, it has answered.
-func (g *Gateway) readJob(w http.ResponseWriter, r *http.Request, parse parser) (*job, bool) {
+func (g *Gateway) readJob(w http.ResponseWriter, r *http.Request, a *api) (*job, bool) {
 	select {
 	case g.readers <- struct{}{}:
 		defer func() { <-g.readers }()
@@ -150,7 +148,7 @@ func (g *Gateway) readJob(w http.ResponseWriter, r *http.Request, parse parser) 
 		g.writeError(w, err)
 		return nil, false
 	}
-	j, err := parse(f, &g.cfg)
+	j, err := a.read(f, &g.cfg)
 	if err != nil {
 		g.writeError(w, err)
 		return nil, false

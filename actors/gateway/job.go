@@ -6,9 +6,31 @@ import (
 	"github.com/troupe-engine/troupe/schemas"
 )
 
+// api is one way to ask for work: how a request is read, and what its answer looks like.
+type api struct {
+	name  string // in the log
+	id    string // what the ids of answers start with
+	done  string // what ends a stream of server-sent events
+	parse func(fields, *Config) (*job, *schemas.Error)
+	shape func(*answer) shape
+}
+
+// read turns a request's fields into a job.
+func (a *api) read(f fields, cfg *Config) (*job, *schemas.Error) {
+	j, err := a.parse(f, cfg)
+	if err != nil {
+		return nil, err
+	}
+	j.api = a
+	return j, nil
+}
+
+// sseDone is how OpenAI's chat and completion streams end.
+const sseDone = "data: [DONE]\n\n"
+
 // job is a valid client request: what to encode and what to submit.
 type job struct {
-	chat    bool
+	api     *api
 	model   string                  // as the client named it
 	prompts []schemas.EncodeRequest // without request id and session
 	n       int                     // choices per prompt
@@ -16,10 +38,18 @@ type job struct {
 	stream  bool
 	usage   bool   // a streamed answer ends with its usage
 	trace   string // the client's trace id, for the log
+	key     string // whose request it is, for the limit per API key; "" if there are no keys
+
+	logprobs       bool // report those of the answer
+	promptLogprobs bool // and of the prompt
+	echo           bool // begin the answer with the prompt
+	discard        bool // the one token that is sampled is not wanted
+	embed          bool // the hidden state is wanted, not text
 
 	sampling   schemas.SamplingParams
-	seeded     bool  // the client chose the seed
-	maxTokens  int32 // 0: the default
+	guideParam string // the field that asks for sampling.Rules.Guide
+	seeded     bool   // the client chose the seed
+	maxTokens  int32  // 0: the default
 	minTokens  int32
 	stopTokens schemas.I32
 	ignoreEOS  bool
@@ -36,7 +66,7 @@ func newJob(p *schemas.GenerationParams, cfg *Config) (*job, *schemas.Error) {
 	}
 	j := &job{model: p.Model, n: 1, stream: p.Stream, sampling: sampling, seeded: p.Seed != nil,
 		minTokens: int32(p.MinTokens), ignoreEOS: p.IgnoreEOS, priority: int32(p.Priority), user: p.User,
-		maxTokensField: "max_tokens"}
+		promptLogprobs: p.PromptLogprobs != nil, maxTokensField: "max_tokens"}
 	if p.N != nil {
 		j.n = int(*p.N)
 	}
@@ -49,7 +79,36 @@ func newJob(p *schemas.GenerationParams, cfg *Config) (*job, *schemas.Error) {
 	j.usage = p.StreamOptions != nil && p.StreamOptions.IncludeUsage
 	j.detok = schemas.DetokSpec{Choices: int32(j.n), Stop: p.Stop, KeepStop: p.IncludeStop,
 		KeepSpecial: p.SkipSpecialTokens != nil && !*p.SkipSpecialTokens}
+	guide, param, err := p.Guide()
+	if err != nil {
+		return nil, err
+	}
+	if guide != nil {
+		j.rules().Guide, j.guideParam = guide, param
+	}
 	return j, nil
+}
+
+// rules are the job's own, for writing.
+func (j *job) rules() *schemas.SamplingRules {
+	if j.sampling.Rules == nil {
+		j.sampling.Rules = &schemas.SamplingRules{}
+	}
+	return j.sampling.Rules
+}
+
+// guide is what constrains the answer's text, or nil.
+func (j *job) guide() *schemas.Guide {
+	if j.sampling.Rules == nil {
+		return nil
+	}
+	return j.sampling.Rules.Guide
+}
+
+// reportLogprobs asks for the log-probabilities of the answer's tokens and of the top likeliest ones.
+func (j *job) reportLogprobs(top int64) {
+	j.logprobs = true
+	j.rules().Logprobs = 1 + int32(top)
 }
 
 // check finds what contradicts itself or the configuration.
@@ -59,35 +118,25 @@ func (j *job) check(cfg *Config) *schemas.Error {
 		return invalid(j.maxTokensField, "%s is %d; this server allows at most %d", j.maxTokensField, j.maxTokens, cfg.OutputTokensMax)
 	case j.maxTokens != 0 && j.minTokens > j.maxTokens:
 		return invalid("min_tokens", "min_tokens is %d; expected at most %s (%d)", j.minTokens, j.maxTokensField, j.maxTokens)
+	case j.guide() != nil && j.ignoreEOS:
+		return invalid("ignore_eos", "ignore_eos is true together with %s, whose answers end where they are complete", j.guideParam)
+	case j.guide() != nil && j.minTokens > 0:
+		return invalid("min_tokens", "min_tokens is %d together with %s, whose answers end where they are complete", j.minTokens, j.guideParam)
 	}
 	return nil
 }
 
-// submission is what the scheduler gets for prompt p, once its tokens are known.
+// submission is what the scheduler gets for a prompt, once its tokens are known.
 func (j *job) submission(id schemas.RequestID, tokens schemas.I32, engine *schemas.EngineInfo, cfg *Config) (*schemas.SubmitRequest, *schemas.Error) {
+	if err := j.checkPrompt(tokens, engine, cfg); err != nil {
+		return nil, err
+	}
 	left := engine.ContextMax - int32(len(tokens))
-	tooLong := func(param, format string, args ...any) *schemas.Error {
-		return schemas.Errorf(schemas.KindInvalid, schemas.OpContext, format, args...).WithParam(param)
-	}
-	switch {
-	case len(tokens) == 0:
-		return nil, invalid(j.promptField, "%s has no tokens; expected at least one", j.promptField)
-	case left < 1:
-		return nil, tooLong(j.promptField, "%s has %d tokens; the context holds %d, one of them for the answer", j.promptField, len(tokens), engine.ContextMax).
-			WithHint("shorten the prompt")
-	case j.maxTokens > left:
-		return nil, tooLong(j.maxTokensField, "%s has %d tokens and %s asks for %d more; the context holds %d", j.promptField, len(tokens), j.maxTokensField, j.maxTokens, engine.ContextMax).
-			WithHint("ask for at most %d", left)
-	case j.minTokens > left:
-		return nil, tooLong("min_tokens", "%s has %d tokens and min_tokens asks for %d more; the context holds %d", j.promptField, len(tokens), j.minTokens, engine.ContextMax)
-	}
-	for i, id := range j.stopTokens {
-		if id >= engine.VocabSize {
-			return nil, invalid("stop_token_ids", "stop_token_ids[%d] is %d; the vocabulary has 0 to %d", i, id, engine.VocabSize-1)
-		}
-	}
 	r := &schemas.SubmitRequest{Request: id, Choices: int32(j.n), Tokens: tokens, MaxTokens: j.maxTokens, MinTokens: j.minTokens,
-		Sampling: j.sampling, Priority: j.priority, Tokenizer: cfg.Tokenizer, User: j.user}
+		Sampling: j.sampling, Priority: j.priority, Tokenizer: cfg.Tokenizer, User: j.user, Embed: j.embed}
+	if r.User == "" {
+		r.User = j.key
+	}
 	if r.MaxTokens == 0 {
 		r.MaxTokens = min(left, max(cfg.OutputTokensDefault, j.minTokens))
 		if cfg.OutputTokensMax != 0 {
@@ -101,5 +150,44 @@ func (j *job) submission(id schemas.RequestID, tokens schemas.I32, engine *schem
 	if !j.seeded {
 		r.Sampling.Seed = rand.Uint64()
 	}
+	if rules := j.sampling.Rules; rules != nil && rules.PromptLogprobs > 0 {
+		r.CacheSalt = uint64(id) // what comes from the prefix cache has no log-probabilities
+	}
 	return r, nil
+}
+
+// checkPrompt finds what does not fit the model.
+func (j *job) checkPrompt(tokens schemas.I32, engine *schemas.EngineInfo, cfg *Config) *schemas.Error {
+	left := engine.ContextMax - int32(len(tokens))
+	tooLong := func(param, format string, args ...any) *schemas.Error {
+		return schemas.Errorf(schemas.KindInvalid, schemas.OpContext, format, args...).WithParam(param)
+	}
+	switch {
+	case len(tokens) == 0:
+		return invalid(j.promptField, "%s has no tokens; expected at least one", j.promptField)
+	case left < 1:
+		return tooLong(j.promptField, "%s has %d tokens; the context holds %d, one of them for the answer", j.promptField, len(tokens), engine.ContextMax).
+			WithHint("shorten the prompt")
+	case cfg.PromptTokensMax != 0 && len(tokens) > int(cfg.PromptTokensMax):
+		return tooLong(j.promptField, "%s has %d tokens; this server allows at most %d", j.promptField, len(tokens), cfg.PromptTokensMax).
+			WithHint("shorten the prompt")
+	case j.maxTokens > left:
+		return tooLong(j.maxTokensField, "%s has %d tokens and %s asks for %d more; the context holds %d", j.promptField, len(tokens), j.maxTokensField, j.maxTokens, engine.ContextMax).
+			WithHint("ask for at most %d", left)
+	case j.minTokens > left:
+		return tooLong("min_tokens", "%s has %d tokens and min_tokens asks for %d more; the context holds %d", j.promptField, len(tokens), j.minTokens, engine.ContextMax)
+	}
+	for i, id := range j.stopTokens {
+		if id >= engine.VocabSize {
+			return invalid("stop_token_ids", "stop_token_ids[%d] is %d; the vocabulary has 0 to %d", i, id, engine.VocabSize-1)
+		}
+	}
+	if rules := j.sampling.Rules; rules != nil {
+		for _, id := range rules.BiasTokens {
+			if id >= engine.VocabSize {
+				return invalid("logit_bias", "logit_bias has token %d; the vocabulary has 0 to %d", id, engine.VocabSize-1)
+			}
+		}
+	}
+	return nil
 }

@@ -39,7 +39,7 @@ func (g *Gateway) startNATS() error {
 		return schemas.AsError(err, "register "+apiName)
 	}
 	g.api = svc
-	handlers := map[string]micro.HandlerFunc{"chat": g.natsJob(parseChat), "generate": g.natsJob(parseCompletion),
+	handlers := map[string]micro.HandlerFunc{"chat": g.natsJob(chatAPI), "generate": g.natsJob(completionAPI),
 		"models": g.natsModels, "cancel": g.natsCancel}
 	for _, e := range schemas.ClientEndpoints() {
 		h, instance := handlers[e.Verb], string(g.cfg.Instance)
@@ -131,14 +131,14 @@ func (g *Gateway) natsExchange(r micro.Request, serve func(x *exchange)) {
 }
 
 // natsJob answers a generating request, as one message or as a stream.
-func (g *Gateway) natsJob(parse parser) micro.HandlerFunc {
+func (g *Gateway) natsJob(a *api) micro.HandlerFunc {
 	return func(r micro.Request) {
-		g.natsExchange(r, func(x *exchange) { x.serveJob(parse) })
+		g.natsExchange(r, func(x *exchange) { x.serveJob(a) })
 	}
 }
 
-func (x *exchange) serveJob(parse parser) {
-	f, err := x.begin(parse)
+func (x *exchange) serveJob(a *api) {
+	f, err := x.begin(a)
 	<-x.g.readers
 	if err != nil {
 		x.fail(err, f == nil || f.job.stream)
@@ -159,7 +159,7 @@ func (x *exchange) serveJob(parse parser) {
 }
 
 // begin parses the request and starts its flight.
-func (x *exchange) begin(parse parser) (*flight, *schemas.Error) {
+func (x *exchange) begin(a *api) (*flight, *schemas.Error) {
 	split := fieldsOfMsgpack
 	if x.writer.JSON() {
 		split = fieldsOfJSON
@@ -168,7 +168,7 @@ func (x *exchange) begin(parse parser) (*flight, *schemas.Error) {
 	if err != nil {
 		return nil, err
 	}
-	j, err := parse(f, &x.g.cfg)
+	j, err := a.read(f, &x.g.cfg)
 	if err != nil {
 		return nil, err
 	}

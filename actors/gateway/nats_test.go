@@ -166,7 +166,7 @@ func TestNATSRefusals(t *testing.T) {
 		{"inf.v1.chat", ``, "400", `the body is empty`},
 		{"inf.v1.chat", `{` + hello + `,"temperature":-1}`, "400", `"param":"temperature"`},
 		{"inf.v1.chat", `{` + hello + `,"model":"x"}`, "404", `"code":"model_not_found"`},
-		{"inf.v1.generate", `{"prompt":"a","logprobs":5,"stream":true}`, "422", `"code":"unsupported_parameter"`},
+		{"inf.v1.generate", `{"prompt":"a","suffix":"x","stream":true}`, "422", `"code":"unsupported_parameter"`},
 		{"inf.v1.cancel", `{}`, "400", `"param":"id"`},
 		{"inf.v1.cancel", `{"id":"chatcmpl-xyz"}`, "400", `"param":"id"`},
 	} {

@@ -80,10 +80,36 @@ var refusals = []struct {
 	{true, `{` + hello + `,"tools":{}}`, 400, "tools", "an array of objects"},
 	{true, `{` + hello + `,"tools":[{"type":"function"}]}`, 422, "tools", "not supported yet"},
 	{true, `{` + hello + `,"tool_choice":"required"}`, 400, "tool_choice", "no tools"},
-	{true, `{` + hello + `,"logprobs":true}`, 422, "logprobs", "not supported yet"},
-	{true, `{` + hello + `,"presence_penalty":0.5}`, 422, "presence_penalty", "not supported yet"},
-	{true, `{` + hello + `,"logit_bias":{"1":2}}`, 422, "logit_bias", "not supported yet"},
-	{true, `{` + hello + `,"response_format":{"type":"json_object"}}`, 422, "response_format", "not supported yet"},
+	{true, `{` + hello + `,"logprobs":2}`, 400, "logprobs", "true or false"},
+	{true, `{` + hello + `,"top_logprobs":2}`, 400, "top_logprobs", "logprobs: true"},
+	{true, `{` + hello + `,"logprobs":true,"top_logprobs":21}`, 400, "top_logprobs", "0 to 20"},
+	{true, `{` + hello + `,"logprobs":true,"top_logprobs":-1}`, 400, "top_logprobs", "0 to 20"},
+	{true, `{` + hello + `,"prompt_logprobs":21}`, 400, "prompt_logprobs", "0 to 20"},
+	{true, `{` + hello + `,"prompt_logprobs":1,"stream":true}`, 422, "prompt_logprobs", "cannot be streamed"},
+	{true, `{` + hello + `,"presence_penalty":2.5}`, 400, "presence_penalty", "-2 to 2"},
+	{true, `{` + hello + `,"frequency_penalty":-2.5}`, 400, "frequency_penalty", "-2 to 2"},
+	{true, `{` + hello + `,"frequency_penalty":"x"}`, 400, "frequency_penalty", "a number"},
+	{true, `{` + hello + `,"repetition_penalty":0}`, 400, "repetition_penalty", "more than 0"},
+	{true, `{` + hello + `,"repetition_penalty":101}`, 400, "repetition_penalty", "at most 100"},
+	{true, `{` + hello + `,"logit_bias":[]}`, 400, "logit_bias", "an object of token ids"},
+	{true, `{` + hello + `,"logit_bias":{"a":1}}`, 400, "logit_bias", "no token id"},
+	{true, `{` + hello + `,"logit_bias":{"-1":1}}`, 400, "logit_bias", "no token id"},
+	{true, `{` + hello + `,"logit_bias":{"1":101}}`, 400, "logit_bias", "-100 to 100"},
+	{true, `{` + hello + `,"logit_bias":{"1":null}}`, 400, "logit_bias", "-100 to 100"},
+	{true, `{` + hello + `,"logit_bias":{"4096":1}}`, 400, "logit_bias", "the vocabulary has 0 to 4095"},
+	{true, `{` + hello + `,"response_format":{"type":"xml"}}`, 400, "response_format.type", "text, json_object or json_schema"},
+	{true, `{` + hello + `,"response_format":{"type":"json_schema"}}`, 400, "response_format.json_schema.schema", "missing"},
+	{true, `{` + hello + `,"response_format":{"type":"json_object","json_schema":{"schema":{}}}}`, 400, "response_format.json_schema", "only with"},
+	{true, `{` + hello + `,"response_format":{"type":"json_schema","json_schema":{"schema":{"bad":1}}}}`, 400, "response_format", "the guide is bad"},
+	{true, `{` + hello + `,"response_format":"json"}`, 400, "response_format", "an object"},
+	{true, `{` + hello + `,"guided_json":{"bad":1}}`, 400, "guided_json", "the guide is bad"},
+	{true, `{` + hello + `,"guided_choice":[]}`, 400, "guided_choice", "empty"},
+	{true, `{` + hello + `,"guided_regex":"a","regex":"b"}`, 400, "guided_regex", "both set"},
+	{true, `{` + hello + `,"regex":"` + strings.Repeat("a", 1<<18+1) + `"}`, 400, "regex", "at most"},
+	{true, `{` + hello + `,"structured_outputs":{"json":{},"regex":"a"}}`, 400, "structured_outputs.regex", "both set"},
+	{true, `{` + hello + `,"regex":"a","ignore_eos":true}`, 400, "ignore_eos", "together with regex"},
+	{true, `{` + hello + `,"grammar":"a","min_tokens":3}`, 400, "min_tokens", "together with grammar"},
+	{true, `{` + hello + `,"functions":[{}]}`, 422, "functions", "not supported yet"},
 	{true, `{` + hello + `,"temprature":1}`, 400, "temprature", "unknown field"},
 	{true, `{` + hello + `,"Temperature":1}`, 400, "Temperature", "unknown field"},
 	{true, `{` + hello + `,"":1}`, 400, "", "unknown field"},
@@ -99,7 +125,12 @@ var refusals = []struct {
 	{false, `{"prompt":{"a":1}}`, 400, "prompt", "expected a string"},
 	{false, `{"prompt":"` + strings.Repeat("a ", 64) + `"}`, 400, "prompt", "64 tokens; the context holds 64"},
 	{false, `{"prompt":[` + strings.Repeat(`"a",`, 128) + `"a"]}`, 400, "prompt", "at most 128"},
-	{false, `{"prompt":["a","b"],"n":128,"best_of":128,"echo":true}`, 422, "", "not supported yet"},
+	{false, `{"prompt":["a","b"],"n":128,"best_of":128,"echo":true}`, 422, "best_of", "not supported yet"},
+	{false, `{"prompt":"a","logprobs":true}`, 400, "logprobs", "an integer"},
+	{false, `{"prompt":"a","logprobs":21}`, 400, "logprobs", "0 to 20"},
+	{false, `{"prompt":"a","logprobs":1,"echo":true,"stream":true}`, 422, "echo", "cannot be streamed"},
+	{false, `{"prompt":"a","max_tokens":0}`, 400, "max_tokens", "1 to"},
+	{false, `{"prompt":"a","top_logprobs":1}`, 400, "top_logprobs", "unknown field"},
 	{false, `{"prompt":["a","b","c"],"n":100}`, 400, "n", "at most 85 with 3 prompts"},
 	{false, `{"prompt":"a","messages":[]}`, 400, "messages", "unknown field"},
 }
@@ -139,7 +170,7 @@ func TestHarmlessFieldsAreAccepted(t *testing.T) {
 	e := startEngine(t, recite)
 	_, server := startGateway(t, e, nil)
 	for _, extra := range []string{
-		`"logprobs":false,"top_logprobs":null,"presence_penalty":0,"frequency_penalty":0.0,"logit_bias":{},"store":false,"metadata":{}`,
+		`"logprobs":false,"top_logprobs":null,"presence_penalty":0,"frequency_penalty":0.0,"logit_bias":{},"store":true,"metadata":{"a":"b"}`,
 		`"response_format":{"type":"text"},"service_tier":"auto","parallel_tool_calls":true,"modalities":["text"],"user":"u"`,
 		`"tools":[],"tool_choice":"auto","prompt_cache_key":"k","safety_identifier":"s","n":null,"stop":null,"seed":18446744073709551615`,
 		`"tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":"none","chat_template_kwargs":{"a":1}`,
@@ -160,6 +191,9 @@ func TestHarmlessFieldsAreAccepted(t *testing.T) {
 	}
 	if r, q := e.submits[5], e.encodes[5]; r.MaxTokens != 2 || !q.Continue {
 		t.Errorf("%+v %+v", r, q)
+	}
+	if e.submits[0].Sampling.Rules != nil {
+		t.Errorf("rules that do nothing: %+v", e.submits[0].Sampling.Rules)
 	}
 	if got := e.submits[0].MaxTokens; got != engineContext-3 {
 		t.Errorf("max_tokens defaults to %d; want what the context leaves", got)
@@ -186,7 +220,7 @@ func TestMsgpackIsJudgedLikeJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, err := parseCompletion(f, &Config{Defaults: schemas.SamplingParams{TopP: 1}})
+	j, err := completionAPI.read(f, &Config{Defaults: schemas.SamplingParams{TopP: 1}})
 	if err != nil || j.n != 2 || j.sampling.Temperature != 0.5 || len(j.prompts[0].Tokens) != 2 {
 		t.Fatalf("%+v %v", j, err)
 	}
@@ -227,8 +261,8 @@ func FuzzParse(f *testing.F) {
 				checkBlame(t, err)
 				continue
 			}
-			for _, parse := range []parser{parseChat, parseCompletion} {
-				j, err := parse(found, &cfg)
+			for _, a := range []*api{chatAPI, completionAPI} {
+				j, err := a.read(found, &cfg)
 				if err != nil {
 					checkBlame(t, err)
 				} else if j.n < 1 || len(j.prompts) < 1 || len(j.prompts)*j.n > schemas.RequestChoicesMax || j.sampling.Validate() != nil {

@@ -31,6 +31,7 @@ type part struct {
 	ended   []bool      // per choice
 	arrived []time.Time // per choice: of the last row that advanced it
 	prompt  int32       // tokens
+	stop    schemas.I32 // end tokens
 	id      schemas.RequestID
 }
 
@@ -134,7 +135,7 @@ func (q *requests) setPrompts(f *flight) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for i, p := range f.parts {
-		p.prompt = f.answer.prompts[i]
+		p.prompt, p.stop = f.answer.prompts[i].tokens, f.requests[i].StopTokens
 	}
 }
 
@@ -186,12 +187,33 @@ func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time, m *metrics) (*s
 			p.ended[c] = true
 			r.err = errorFor(b, id)
 		}
+		p.extras(&r, b, i)
 		p.flight.push(r, now)
 	}
 	return ack, nil
 }
 
-// checkBatch refuses a batch whose columns differ in length.
+// extras adds what few rows carry. The log-probability of the token that ends an answer is left out, as its
+// text is.
+func (p *part) extras(r *row, b *schemas.DeltaBatch, i int) {
+	ends := r.finish == schemas.FinishStop && slices.Contains(p.stop, b.IDs[i])
+	for k := range b.Logprobs {
+		switch l := &b.Logprobs[k]; {
+		case int(l.Logprobs.Row) != i:
+		case l.Logprobs.Prompt:
+			r.prompt = append(r.prompt, logprobsOf(l)...)
+		case !ends:
+			r.logprobs = append(r.logprobs, logprobsOf(l)...)
+		}
+	}
+	for k := range b.Embeddings {
+		if int(b.Embeddings[k].Row) == i {
+			r.embedding = b.Embeddings[k].Values
+		}
+	}
+}
+
+// checkBatch refuses a batch whose columns differ in length, or refer to rows that it does not have.
 func checkBatch(b *schemas.DeltaBatch) *schemas.Error {
 	n := len(b.Seq)
 	for _, c := range []struct {
@@ -200,6 +222,11 @@ func checkBatch(b *schemas.DeltaBatch) *schemas.Error {
 	}{{"text", len(b.Text)}, {"tokens", len(b.Tokens)}, {"ids", len(b.IDs)}, {"finish", len(b.Finish)}, {"cached", len(b.Cached)}} {
 		if c.rows != n {
 			return schemas.Errorf(schemas.KindInvalid, "deltas", "column %s has %d rows, seq has %d", c.name, c.rows, n).WithParam(c.name)
+		}
+	}
+	for i := range b.Logprobs {
+		if err := checkLogprobs(&b.Logprobs[i], n); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -15,7 +15,7 @@ import (
 const abortWriteTimeMax = time.Second
 
 // eventStream is a sink that writes server-sent events
-// (https://html.spec.whatwg.org/multipage/server-sent-events.html): one per object, then [DONE].
+// (https://html.spec.whatwg.org/multipage/server-sent-events.html): one per object, then what ends the API's streams.
 type eventStream struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
@@ -81,6 +81,11 @@ func (s *eventStream) add(v any) {
 	if err != nil {
 		panic("gateway: event: " + err.Error()) // our own types always marshal
 	}
+	if named, ok := v.(interface{ EventName() string }); ok {
+		s.buffer.WriteString("event: ")
+		s.buffer.WriteString(named.EventName())
+		s.buffer.WriteByte('\n')
+	}
 	s.buffer.WriteString("data: ")
 	s.buffer.Write(body)
 	s.buffer.WriteString("\n\n")
@@ -107,9 +112,11 @@ func (s *eventStream) close(err *schemas.Error) {
 	if !s.broken {
 		if err != nil {
 			s.flight.g.metrics.refused.WithLabelValues(string(err.Kind)).Inc()
-			s.add(schemas.NewErrorReply(err))
+			for _, e := range s.flight.answer.shape.failed(err) {
+				s.add(e)
+			}
 		}
-		s.buffer.WriteString("data: [DONE]\n\n")
+		s.buffer.WriteString(s.flight.job.api.done)
 		_ = s.flush() // sets broken
 	}
 	s.stopWatch()

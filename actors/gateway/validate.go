@@ -160,40 +160,37 @@ func notJSON(v any) string {
 	return ""
 }
 
+// anything marks fields of which every value is accepted: they advise caches, label requests or ask for what
+// this engine does not do with any request.
+var anything = []any{nil}
+
 // accepted lists fields that clients commonly send and that say nothing at these values. At any other
-// value they ask for what this engine cannot do yet, and are refused by name.
+// value they ask for what this engine cannot do, and are refused by name.
 var accepted = map[string][]any{
-	"logprobs":               {false},
-	"top_logprobs":           {0.0},
-	"prompt_logprobs":        {},
-	"echo":                   {false},
 	"best_of":                {1.0},
 	"suffix":                 {""},
-	"presence_penalty":       {0.0},
-	"frequency_penalty":      {0.0},
-	"repetition_penalty":     {1.0},
 	"length_penalty":         {1.0},
 	"use_beam_search":        {false},
-	"logit_bias":             {map[string]any{}},
-	"response_format":        {map[string]any{"type": "text"}},
 	"functions":              {[]any{}},
 	"function_call":          {"none", "auto"},
 	"parallel_tool_calls":    {true, false}, // there are no tool calls, parallel or not
 	"modalities":             {[]any{"text"}},
 	"audio":                  {},
 	"prediction":             {},
-	"reasoning_effort":       {},
-	"verbosity":              {"medium"},
+	"reasoning_effort":       anything, // a hint to models that reason
+	"verbosity":              anything,
 	"web_search_options":     {},
 	"moderation":             {},
 	"service_tier":           {"auto", "default"},
-	"store":                  {false},
-	"metadata":               {map[string]any{}},
+	"store":                  anything, // nothing is stored
+	"metadata":               anything, // it labels what is stored
 	"truncate_prompt_tokens": {},
-}
 
-// hints are fields of which every value is accepted: they only advise caches and abuse detection.
-var hints = map[string]bool{"prompt_cache_key": true, "prompt_cache_retention": true, "prompt_cache_options": true, "safety_identifier": true}
+	"prompt_cache_key":       anything,
+	"prompt_cache_retention": anything,
+	"prompt_cache_options":   anything,
+	"safety_identifier":      anything,
+}
 
 // decodeInto sets the fields of a request struct. Unknown fields, unsupported ones and wrong types are
 // refused by name. null means absent.
@@ -230,9 +227,6 @@ func fieldIndex(t reflect.Type) map[string][]int {
 }
 
 func refuseField(name string, raw json.RawMessage) *schemas.Error {
-	if hints[name] {
-		return nil
-	}
 	values, ok := accepted[name]
 	if !ok {
 		return schemas.Errorf(schemas.KindInvalid, schemas.OpUnknown, "unknown field %.64q", name).WithParam(clip(name)).
@@ -243,7 +237,7 @@ func refuseField(name string, raw json.RawMessage) *schemas.Error {
 		return invalid(name, "%s: %v", name, err)
 	}
 	for _, v := range values {
-		if reflect.DeepEqual(got, v) {
+		if v == nil || reflect.DeepEqual(got, v) {
 			return nil
 		}
 	}
