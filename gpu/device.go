@@ -13,6 +13,8 @@ var (
 	ErrOutOfMemory = errors.New("gpu: out of device memory")
 	// ErrDeviceLost: the device can no longer be used and must be reopened.
 	ErrDeviceLost = errors.New("gpu: device lost")
+	// ErrStale: a recording does not do any more what it was made from; make it anew.
+	ErrStale = errors.New("gpu: stale recording")
 )
 
 // DType is the element type of a tensor.
@@ -221,4 +223,20 @@ type RandomMaker interface {
 	// Random allocates a tensor of F32 or BF16 whose element i is ref.RandomWeight(seed, i) times
 	// ref.RandomScale(spread). A packed one is a weight [n, k] for MatMul.
 	Random(name string, dtype DType, packed bool, seed uint64, spread float32, dims ...int) (Tensor, error)
+}
+
+// Recorder is a Device that can record launches and repeat them at less cost for the host.
+type Recorder interface {
+	// Record calls launches and keeps what it launches instead of executing it; it may do nothing else
+	// with the device. Launch the same once before: what is prepared at the first time is not part of a
+	// recording. The tensors in use must outlive it.
+	Record(launches func() error) (Recording, error)
+}
+
+// Recording is a sequence of launches whose arguments are fixed and whose inputs are what the tensors
+// hold when it runs.
+type Recording interface {
+	// Replay launches it. ErrStale after a Select.
+	Replay() error
+	Free()
 }

@@ -8,8 +8,9 @@ import (
 // Registry holds a backend's implementations of the operations, K being its type of kernel, and knows
 // which one of each is active. Register before launching work; the rest may be called from anywhere.
 type Registry[K any] struct {
-	device string // for error messages: "cpu"
-	ops    map[Op]*operation[K]
+	device     string // for error messages: "cpu"
+	ops        map[Op]*operation[K]
+	selections atomic.Uint64
 }
 
 // operation is an op with its registered implementations.
@@ -89,6 +90,9 @@ func (r *Registry[K]) Implementations(op Op) []Implementation {
 	return list
 }
 
+// Selections counts the calls of Select that chose something.
+func (r *Registry[K]) Selections() uint64 { return r.selections.Load() }
+
 // Select implements Device.Select.
 func (r *Registry[K]) Select(op Op, name string) error {
 	o, err := r.find(op)
@@ -99,6 +103,7 @@ func (r *Registry[K]) Select(op Op, name string) error {
 	for _, im := range o.implementations {
 		if im.name == name {
 			o.active.Store(im)
+			r.selections.Add(1)
 			return nil
 		}
 		names = append(names, im.name)

@@ -35,6 +35,8 @@ type Device struct {
 	fetches           fetches
 	ops               *gpu.Registry[Kernel]
 	work              workspace
+	gemm              *gemm // nil without cuBLASLt, and in float32
+	recording         bool  // launches are recorded and not executed
 
 	closing sync.RWMutex // held to close; read-held by what may be called from anywhere
 	closed  atomic.Bool
@@ -90,7 +92,7 @@ func Open(o Options) (*Device, error) {
 	d.heap.d, d.upload.d, d.download.d = d, d, d
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := d.start(o.Device, list, code); err != nil {
+	if err := d.start(s, o.Device, list, code); err != nil {
 		if errors.Is(err, gpu.ErrDeviceLost) {
 			err = fmt.Errorf("%w; after a fault CUDA refuses the whole process: restart it", err)
 		}
@@ -114,7 +116,7 @@ func kernelCode(s search, drv *driver, list []module, arch string) ([][]byte, er
 }
 
 // start creates the context and everything in it. The caller holds its thread.
-func (d *Device) start(ordinal int, list []module, code [][]byte) error {
+func (d *Device) start(s search, ordinal int, list []module, code [][]byte) error {
 	var handle int32
 	if err := d.check("cuDeviceGet", call(d.driver.cuDeviceGet, uintptr(unsafe.Pointer(&handle)), uintptr(ordinal))); err != nil {
 		return err
@@ -131,8 +133,13 @@ func (d *Device) start(ordinal int, list []module, code [][]byte) error {
 			return err
 		}
 	}
-	for _, s := range []*staging{&d.upload, &d.download} {
-		if err := s.open(); err != nil {
+	for _, ring := range []*staging{&d.upload, &d.download} {
+		if err := ring.open(); err != nil {
+			return err
+		}
+	}
+	if d.compute == gpu.BF16 {
+		if err := d.openGemm(s); err != nil {
 			return err
 		}
 	}

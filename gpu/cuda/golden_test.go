@@ -3,6 +3,7 @@ package cuda
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -31,9 +32,9 @@ func goldenDir() string {
 	return "../../../shared/golden"
 }
 
-// TestGoldens compares every architecture with Hugging Face transformers, in every way in which
-// the engine may choose to run it.
-func TestGoldens(t *testing.T) {
+// goldens are the directories of the golden models.
+func goldens(t *testing.T) []string {
+	t.Helper()
 	needDevice(t)
 	dirs, err := filepath.Glob(filepath.Join(goldenDir(), "*"))
 	if err != nil || len(dirs) == 0 {
@@ -42,29 +43,87 @@ func TestGoldens(t *testing.T) {
 		}
 		t.Skip("SKIPPED: ../shared/golden is not here and TROUPE_GOLDEN is not set")
 	}
+	return dirs
+}
+
+// TestGoldens compares every architecture with Hugging Face transformers, in every way in which
+// the engine may choose to run it.
+func TestGoldens(t *testing.T) {
+	dirs := goldens(t)
 	d := open(t, Options{})
 	defer mustClose(t, d)
 	for _, dir := range dirs {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
-			files := os.DirFS(dir)
-			g, err := verify.ReadGolden(files)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-			defer cancel()
-			ran, worst := 0, 0.0
-			err = verify.Run(ctx, files, g, func() (gpu.Device, error) { return shared{d}, nil }, 1e-3, func(r verify.Result) {
-				ran++
-				worst = max(worst, r.MaxError)
-				if r.Failure != "" {
-					t.Errorf("%s: %s (max error %.2g, greedy %d/%d, identical %v)", r.Scenario, r.Failure, r.MaxError, r.Greedy, r.GreedyOf, r.Identical)
-				}
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Logf("%d scenarios, largest logit error %.2g, greedy %d tokens", ran, worst, len(g.Greedy))
+			verifyGolden(t, d, dir, func(*verify.Golden) float64 { return 1e-3 }, func(_ *verify.Golden, r verify.Result) string { return r.Failure })
 		})
 	}
+}
+
+// TestGoldensBF16 does the same in bfloat16, where the logits may differ by 3e-2 of the largest, and a
+// greedy token by as much as that explains. With the matrix products that do not depend on the batch,
+// nothing does.
+func TestGoldensBF16(t *testing.T) {
+	dirs := goldens(t)
+	d := open(t, Options{Compute: gpu.BF16})
+	defer mustClose(t, d)
+	for _, products := range []string{"auto", "skinny"} {
+		if err := d.Select(gpu.OpMatMul, products); err != nil {
+			t.Fatal(err)
+		}
+		for _, dir := range dirs {
+			t.Run(products+"/"+filepath.Base(dir), func(t *testing.T) {
+				verifyGolden(t, d, dir, bf16Tolerance, func(g *verify.Golden, r verify.Result) string {
+					switch {
+					case r.MaxError > bf16Tolerance(g):
+						return r.Failure
+					case r.Greedy < r.GreedyOf && g.Margin > 2*r.MaxError:
+						return fmt.Sprintf("greedy token %d differs, by a margin of at least %.3g", r.Greedy, g.Margin)
+					case products == "skinny" && !r.Identical:
+						return "not bit-identical to the prompt run alone"
+					case !r.Identical || r.Greedy < r.GreedyOf:
+						return ""
+					}
+					return r.Failure
+				})
+			})
+		}
+	}
+}
+
+// bf16Tolerance is 3e-2 of the largest logit.
+func bf16Tolerance(g *verify.Golden) float64 {
+	largest := 0.0
+	for _, row := range g.Logits {
+		for _, v := range row {
+			largest = max(largest, math.Abs(float64(v)))
+		}
+	}
+	return 3e-2 * largest
+}
+
+// verifyGolden runs every scenario of a golden and fails with what judge says of it.
+func verifyGolden(t *testing.T, d *Device, dir string, tolerance func(*verify.Golden) float64, judge func(*verify.Golden, verify.Result) string) {
+	t.Helper()
+	files := os.DirFS(dir)
+	g, err := verify.ReadGolden(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	ran, worst, identical, greedy := 0, 0.0, 0, len(g.Greedy)
+	err = verify.Run(ctx, files, g, func() (gpu.Device, error) { return shared{d}, nil }, tolerance(g), func(r verify.Result) {
+		ran++
+		worst, greedy = max(worst, r.MaxError), min(greedy, r.Greedy)
+		if r.Identical {
+			identical++
+		}
+		if failure := judge(g, r); failure != "" {
+			t.Errorf("%s: %s (max error %.2g, greedy %d/%d, identical %v)", r.Scenario, failure, r.MaxError, r.Greedy, r.GreedyOf, r.Identical)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d scenarios, %d bit-identical, largest logit error %.2g of %.2g allowed, greedy %d of %d tokens", ran, identical, worst, tolerance(g), greedy, len(g.Greedy))
 }

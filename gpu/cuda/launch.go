@@ -53,6 +53,8 @@ func (d *Device) registerAll() error {
 	register(d, gpu.OpEmbed, "portable", plain, (*Device).embed)
 	register(d, gpu.OpRMSNorm, "portable", "float32, a warp or a block per row, by the row's length", (*Device).rmsNorm)
 	if d.compute == gpu.BF16 {
+		register(d, gpu.OpMatMul, "auto", "as skinny up to 16 tokens, from there on cuBLASLt with algorithms chosen by measurement", (*Device).auto)
+		d.ops.Vary(gpu.OpMatMul, "auto")
 		register(d, gpu.OpMatMul, "skinny", "tensor cores in one order of sums whatever the batch; W is read once for every 32 tokens; takes in norm and gate", (*Device).skinny)
 	}
 	register(d, gpu.OpMatMul, "rows", "float32 fused multiply-adds; warps stream rows of W for up to 8 tokens at once", (*Device).rows)
@@ -163,6 +165,8 @@ type workspace struct {
 	config     launchConfig
 	overlap    launchAttribute
 	scratch    block
+	retired    []block // earlier scratch that recordings use
+	recordings int     // alive
 	rows       []sampleRow
 	pointers   []uint64
 	experts    map[*buffer]*expertTable // by the first expert's GateUp
@@ -177,7 +181,11 @@ func (d *Device) scratch(n int64) (uintptr, error) {
 		if err != nil {
 			return 0, err
 		}
-		d.heap.put(d.work.scratch)
+		if d.recording || d.work.recordings > 0 {
+			d.work.retired = append(d.work.retired, d.work.scratch) // recorded launches use it
+		} else {
+			d.heap.put(d.work.scratch)
+		}
 		d.work.scratch = b
 	}
 	return d.work.scratch.address, nil

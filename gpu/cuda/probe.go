@@ -14,6 +14,7 @@ import (
 type Report struct {
 	Driver        Library  `json:"driver"`
 	NVRTC         Library  `json:"nvrtc"`
+	CublasLt      Library  `json:"cublaslt"`                 // optional: for products of many tokens in bf16
 	DriverVersion string   `json:"driver_version,omitempty"` // newest CUDA that the driver supports, "13.0"
 	NVRTCVersion  string   `json:"nvrtc_version,omitempty"`
 	Devices       []string `json:"devices,omitempty"` // "NVIDIA H200, sm_90, 150 GB"
@@ -51,6 +52,7 @@ func Probe() Report {
 	if r.Driver, r.DriverVersion, r.Devices, err = probeDriver(s); err != nil {
 		r.Error = err.Error()
 	}
+	_, r.CublasLt, _ = loadCublasLt(s) // the Library says what is wrong
 	var nvrtcErr error
 	if r.NVRTC, r.NVRTCVersion, nvrtcErr = probeNVRTC(s); nvrtcErr != nil && err == nil {
 		r.Error = nvrtcErr.Error()

@@ -65,6 +65,9 @@ func (s *staging) take(n int) ([]byte, error) {
 
 // send copies src to the device address, in stream order; src may change when it returns.
 func (d *Device) send(address uintptr, src []byte) error {
+	if d.recording {
+		return errRecorded
+	}
 	for len(src) > 0 {
 		n := min(len(src), stagingSlotBytes)
 		b, err := d.upload.take(n)

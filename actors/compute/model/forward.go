@@ -76,16 +76,34 @@ func (m *Model) Forward(in *StepInput) (gpu.Tensor, error) {
 	if err := in.check(m); err != nil {
 		return gpu.Tensor{}, err
 	}
-	shape := stepShape{len(in.Tokens), len(in.Slots), len(in.LogitRows)}
-	if err := m.head.grow(m, shape.rows); err != nil {
+	rows := len(in.LogitRows)
+	in = m.replays.pad(m, in)
+	shape := in.shape()
+	if err := m.growLogits(shape.rows); err != nil {
 		return gpu.Tensor{}, err
 	}
 	m.input.arrange(shape)
 	if err := m.input.upload(m.dev, in); err != nil {
 		return gpu.Tensor{}, err
 	}
-	if err := m.program.run(m.dev, shape); err != nil {
+	if err := m.replays.run(m, shape); err != nil || rows == 0 {
 		return gpu.Tensor{}, err
+	}
+	return m.head.logits.Slice(0, rows), nil
+}
+
+// growLogits makes room for rows of logits.
+func (m *Model) growLogits(rows int) error {
+	if rows > m.head.capacity {
+		m.replays.drop() // they write to the old place
+	}
+	return m.head.grow(m, rows)
+}
+
+// launchStep launches everything from the tokens to the logits.
+func (m *Model) launchStep(shape stepShape) error {
+	if err := m.program.run(m.dev, shape); err != nil {
+		return err
 	}
 	return m.head.run(m, shape.rows)
 }
@@ -116,12 +134,12 @@ func (m *Model) compileAttention(i int) {
 	kPool, vPool := m.kPools[i], m.vPools[i]
 	qWidth, kvWidth := s.QueryWidth(), s.KVWidth()
 
-	p.rmsNorm(x.hidden, x.residual, w.attentionNorm, s)
 	query := x.qkv
 	if s.QKNorm {
 		// A norm of heads needs them contiguous, so Q, K and V are matrices of their own, and
 		// KVWrite, which takes keys and values from one matrix, fills one pool at a time.
 		query = x.q
+		p.rmsNorm(x.hidden, x.residual, w.attentionNorm, s)
 		p.matMul(x.q, x.hidden, w.q, false)
 		p.matMul(x.k, x.hidden, w.k, false)
 		p.matMul(x.v, x.hidden, w.v, false)
@@ -132,9 +150,9 @@ func (m *Model) compileAttention(i int) {
 		p.kvWrite(&gpu.KVWrite{KV: x.k, KPool: kPool, VPool: kPool}, &m.input)
 		p.kvWrite(&gpu.KVWrite{KV: x.v, KPool: vPool, VPool: vPool}, &m.input)
 	} else {
-		p.matMul(x.qkv, x.hidden, w.qkv, false)
-		p.rope(x.qkv, s.Heads+s.KVHeads, s.HeadDim, cos, sin)
-		p.kvWrite(&gpu.KVWrite{KV: x.qkv, KColumn: qWidth, VColumn: qWidth + kvWidth, KPool: kPool, VPool: vPool}, &m.input)
+		p.normMatMul(x.qkv, x.hidden, x.residual, w.attentionNorm, w.qkv, s)
+		p.kvWrite(&gpu.KVWrite{KV: x.qkv, KColumn: qWidth, VColumn: qWidth + kvWidth, KPool: kPool, VPool: vPool,
+			RoPE: &gpu.RoPE{X: x.qkv, Heads: s.Heads + s.KVHeads, HeadDim: s.HeadDim, Cos: cos, Sin: sin}}, &m.input)
 	}
 	p.attention(&gpu.Attention{
 		Out: x.attention, Q: query, Heads: s.Heads, KPool: kPool, VPool: vPool,
@@ -147,9 +165,7 @@ func (m *Model) compileAttention(i int) {
 // compileMLP adds residual += down(act(gate(x)) * up(x)), x = norm(residual), of layer i.
 func (m *Model) compileMLP(i int) {
 	p, x, s, w := &m.program, &m.scratch, m.spec, &m.weights.layers[i]
-	p.rmsNorm(x.hidden, x.residual, w.mlpNorm, s)
-	p.matMul(x.gateUp, x.hidden, w.gateUp, false)
-	p.actMul(x.gated, x.gateUp, s.Activation)
+	p.gatedMatMul(x.gated, x.gateUp, x.hidden, x.residual, w.mlpNorm, w.gateUp, s)
 	m.project(x.gated, w.down, w.mlpPostNorm)
 }
 
@@ -212,29 +228,21 @@ func (h *head) grow(m *Model, rows int) error {
 	return nil
 }
 
-func (h *head) run(m *Model, rows int) (gpu.Tensor, error) {
+func (h *head) run(m *Model, rows int) error {
 	if rows == 0 {
-		return gpu.Tensor{}, nil
+		return nil
 	}
 	s := m.spec
 	x, logits := h.gathered.Slice(0, rows), h.logits.Slice(0, rows)
 	h.gather = gpu.GatherRows{Out: x, X: m.scratch.residual, Rows: m.input.logitRows}
 	h.norm = gpu.RMSNorm{Out: x, X: x, Weight: m.weights.finalNorm, Eps: s.NormEps, Offset: s.NormOffset}
-	h.project = gpu.MatMul{Out: logits, X: x, W: m.weights.output}
+	h.project = gpu.MatMul{Out: logits, X: x, W: m.weights.output, Norm: &h.norm}
 	if err := m.dev.Launch(gpu.OpGatherRows, &h.gather); err != nil {
-		return gpu.Tensor{}, err
+		return err
 	}
-	if err := m.dev.Launch(gpu.OpRMSNorm, &h.norm); err != nil {
-		return gpu.Tensor{}, err
+	if err := m.dev.Launch(gpu.OpMatMul, &h.project); err != nil || s.LogitSoftCap == 0 {
+		return err
 	}
-	if err := m.dev.Launch(gpu.OpMatMul, &h.project); err != nil {
-		return gpu.Tensor{}, err
-	}
-	if s.LogitSoftCap > 0 {
-		h.softCap = gpu.SoftCap{X: logits, Cap: s.LogitSoftCap}
-		if err := m.dev.Launch(gpu.OpSoftCap, &h.softCap); err != nil {
-			return gpu.Tensor{}, err
-		}
-	}
-	return logits, nil
+	h.softCap = gpu.SoftCap{X: logits, Cap: s.LogitSoftCap}
+	return m.dev.Launch(gpu.OpSoftCap, &h.softCap)
 }

@@ -20,7 +20,27 @@ type StepInput struct {
 }
 
 // stepShape is what a compiled step depends on.
-type stepShape struct{ tokens, sequences, rows int }
+type stepShape struct {
+	tokens, sequences, rows int
+	contextMax, queryMax    int // bounds on positions and on tokens of a sequence: see gpu.Attention
+}
+
+// contextStep is the least bound on positions; the others are its doubles, so that few shapes differ.
+const contextStep = 512
+
+// shape returns what a step that was checked depends on.
+func (in *StepInput) shape() stepShape {
+	s := stepShape{tokens: len(in.Tokens), sequences: len(in.Slots), rows: len(in.LogitRows), contextMax: contextStep}
+	for _, p := range in.Positions {
+		for s.contextMax <= int(p) {
+			s.contextMax *= 2
+		}
+	}
+	for i := range in.Slots {
+		s.queryMax = max(s.queryMax, int(in.QueryStart[i+1]-in.QueryStart[i]))
+	}
+	return s
+}
 
 // check holds every number to its range, so that no kernel reads outside its buffers.
 func (in *StepInput) check(m *Model) error {

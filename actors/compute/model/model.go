@@ -54,6 +54,7 @@ type Model struct {
 	lastToken      gpu.Tensor   // [SequencesMax] I32, the newest token of each slot
 
 	program program
+	replays replays
 	head    head
 	input   input
 
@@ -89,6 +90,7 @@ func load(dev gpu.Device, files fs.FS, spec *Spec, opts Options, progress func(d
 	}
 	defer file.Close() // the device has copies
 	m := &Model{spec: spec, options: opts, dev: dev, mem: memory{dev: dev}}
+	m.replays.recorder, _ = dev.(gpu.Recorder)
 	if err := m.build(file, progress); err != nil {
 		m.mem.freeAll()
 		return nil, err
@@ -263,6 +265,7 @@ func (m *Model) Close() error {
 	}
 	m.destroyed = true
 	err := m.dev.Sync()
+	m.replays.drop()
 	m.mem.freeAll()
 	return err
 }

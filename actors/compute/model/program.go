@@ -12,6 +12,7 @@ type program struct {
 	rows           []*gpu.Tensor // scratch tensors in arguments, whose first dimension follows the tokens
 	rowsPerToken   []int         // of each of rows
 	inputs         []inputRef
+	attentions     []*gpu.Attention
 	tokensCapacity int // tokens that the scratch tensors were allocated for
 	bound          stepShape
 }
@@ -33,6 +34,9 @@ func (p *program) run(dev gpu.Device, shape stepShape) error {
 		for _, r := range p.inputs {
 			*r.at = *r.from
 		}
+		for _, a := range p.attentions {
+			a.ContextMax, a.QueryMax = shape.contextMax, shape.queryMax
+		}
 		p.bound = shape
 	}
 	for i := range p.launches {
@@ -46,6 +50,11 @@ func (p *program) run(dev gpu.Device, shape stepShape) error {
 // launch appends an op whose arguments include the given scratch tensors.
 func (p *program) launch(op gpu.Op, args any, scratch ...*gpu.Tensor) {
 	p.launches = append(p.launches, launch{op, args})
+	p.follow(scratch...)
+}
+
+// follow says that scratch tensors in arguments have as many rows as the step's tokens ask for.
+func (p *program) follow(scratch ...*gpu.Tensor) {
 	for _, t := range scratch {
 		p.rows = append(p.rows, t)
 		p.rowsPerToken = append(p.rowsPerToken, t.Dims[0]/p.tokensCapacity)
@@ -83,6 +92,22 @@ func (p *program) matMul(out, x gpu.Tensor, w projection, accumulate bool) {
 	p.launch(gpu.OpMatMul, a, &a.Out, &a.X)
 }
 
+// normMatMul: out = W * rmsnorm(from); normed is room for the norm alone, and useless afterwards.
+func (p *program) normMatMul(out, normed, from, weight gpu.Tensor, w projection, s *Spec) {
+	norm := &gpu.RMSNorm{Out: normed, X: from, Weight: weight, Eps: s.NormEps, Offset: s.NormOffset}
+	a := &gpu.MatMul{Out: out, X: normed, W: w.w, Bias: w.bias, Norm: norm}
+	p.launch(gpu.OpMatMul, a, &a.Out, &a.X, &norm.Out, &norm.X)
+}
+
+// gatedMatMul: out = act(gate) * up, [gate | up] = W * rmsnorm(from); normed and gateUp are room that is
+// useless afterwards.
+func (p *program) gatedMatMul(out, gateUp, normed, from, weight gpu.Tensor, w projection, s *Spec) {
+	norm := &gpu.RMSNorm{Out: normed, X: from, Weight: weight, Eps: s.NormEps, Offset: s.NormOffset}
+	gate := &gpu.ActMul{Out: out, X: gateUp, Act: s.Activation}
+	a := &gpu.MatMul{Out: gateUp, X: normed, W: w.w, Bias: w.bias, Norm: norm, Gate: gate}
+	p.launch(gpu.OpMatMul, a, &a.Out, &a.X, &norm.Out, &norm.X, &gate.Out, &gate.X)
+}
+
 func (p *program) rope(x gpu.Tensor, heads, headDim int, cos, sin gpu.Tensor) {
 	a := &gpu.RoPE{X: x, Heads: heads, HeadDim: headDim, Cos: cos, Sin: sin}
 	p.launch(gpu.OpRoPE, a, &a.X, &a.Cos, &a.Sin)
@@ -90,19 +115,18 @@ func (p *program) rope(x gpu.Tensor, heads, headDim int, cos, sin gpu.Tensor) {
 
 func (p *program) kvWrite(a *gpu.KVWrite, in *input) {
 	p.launch(gpu.OpKVWrite, a, &a.KV)
+	if r := a.RoPE; r != nil {
+		p.follow(&r.X, &r.Cos, &r.Sin)
+	}
 	p.input(&a.SlotMapping, &in.slotMapping)
 }
 
 func (p *program) attention(a *gpu.Attention, in *input) {
 	p.launch(gpu.OpAttention, a, &a.Out, &a.Q)
+	p.attentions = append(p.attentions, a)
 	p.input(&a.Slots, &in.slots)
 	p.input(&a.QueryStart, &in.queryStart)
 	p.input(&a.Positions, &in.positions)
-}
-
-func (p *program) actMul(out, x gpu.Tensor, act gpu.Activation) {
-	a := &gpu.ActMul{Out: out, X: x, Act: act}
-	p.launch(gpu.OpActMul, a, &a.Out, &a.X)
 }
 
 func (p *program) add(out, x, y gpu.Tensor) {
