@@ -102,17 +102,14 @@ func (p *Prompts) UnmarshalJSON(b []byte) error {
 }
 
 func tokenIDs(b []byte, ids *I32) error {
-	var numbers []*int32
-	if err := json.Unmarshal(b, &numbers); err != nil || len(numbers) == 0 {
-		return fmt.Errorf("expected a non-empty array of token ids (integers from 0 to 2147483647)")
+	var list TokenIDs
+	if err := list.UnmarshalJSON(b); err != nil {
+		return err
 	}
-	*ids = make(I32, len(numbers))
-	for i, v := range numbers {
-		if v == nil || *v < 0 {
-			return fmt.Errorf("token %d is no integer from 0 to 2147483647", i)
-		}
-		(*ids)[i] = *v
+	if len(list) == 0 {
+		return fmt.Errorf("expected a non-empty array of token ids")
 	}
+	*ids = I32(list)
 	return nil
 }
 

@@ -104,6 +104,11 @@ func (a *answer) step(rows []row) (events []event, err *schemas.Error) {
 			}
 			return events, r.err
 		}
+		if a.job.embed != nil {
+			if err := a.job.embed.check(r); err != nil {
+				return events, err
+			}
+		}
 		if a.job.stream {
 			events = a.shape.row(events, r)
 			continue

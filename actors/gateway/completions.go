@@ -21,13 +21,7 @@ func parseCompletion(f fields, cfg *Config) (*job, *schemas.Error) {
 		return nil, err
 	}
 	j.promptField = "prompt"
-	raw := r.AddSpecialTokens != nil && !*r.AddSpecialTokens
-	for _, text := range r.Prompt.Texts {
-		j.prompts = append(j.prompts, schemas.EncodeRequest{Prompt: text, Raw: raw})
-	}
-	for _, tokens := range r.Prompt.Tokens {
-		j.prompts = append(j.prompts, schemas.EncodeRequest{Tokens: tokens})
-	}
+	j.addPrompts(&r.Prompt, r.AddSpecialTokens)
 	j.echo = r.Echo
 	if r.MaxTokens != nil && *r.MaxTokens == 0 { // with echo: only the prompt is wanted
 		j.discard, j.maxTokens = true, 1

@@ -274,7 +274,7 @@ func recite(e *engine, r *schemas.SubmitRequest) {
 // startGateway runs a gateway on the engine's node, ready, and its HTTP server.
 func startGateway(t testing.TB, e *engine, change func(*Config)) (*Gateway, *httptest.Server) {
 	t.Helper()
-	cfg := Config{Instance: "gateway0", Scheduler: "replica0", Tokenizer: "tokenizer0", Aliases: []string{"alias"},
+	cfg := Config{Instance: "gateway0", Scheduler: "replica0", Tokenizer: "tokenizer0", Aliases: []string{"alias", "org/name"},
 		Log: zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel)}
 	if change != nil {
 		change(&cfg)

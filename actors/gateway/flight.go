@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/troupe-engine/troupe/bus"
@@ -32,7 +33,7 @@ type flight struct {
 	free   context.CancelFunc      // of the deadline's timer
 
 	encoded   int                      // parts that may have a session at the tokenizer
-	submitted int                      // parts that the scheduler may know
+	submitted atomic.Int32             // parts that the scheduler may know
 	requests  []*schemas.SubmitRequest // what they were submitted as
 	disarm    func() bool              // stops the cleaning up that follows an abort
 	over      bool                     // when the answer stalled, the scheduler had done with it
@@ -125,15 +126,34 @@ func (f *flight) start(engine *schemas.EngineInfo) *schemas.Error {
 		}
 	}
 	f.g.requests.setPrompts(f)
-	for _, submit := range f.requests {
-		f.submitted++ // even if the call fails: the scheduler may have heard it
-		if _, err := f.g.submit.Call(f.ctx, submit); err != nil {
+	return f.submitMore()
+}
+
+// submitMore submits as many parts as may run at once. A full queue refuses the request, unless parts of it are
+// ahead: then the rest waits for them.
+func (f *flight) submitMore() *schemas.Error {
+	for next := int(f.submitted.Load()); next < len(f.requests); next++ {
+		running := next*f.job.n - (len(f.answer.choices) - f.answer.open)
+		if running >= flightChoicesMax {
+			return nil
+		}
+		f.submitted.Store(int32(next + 1)) // even if the call fails: the scheduler may have heard it
+		_, err := f.g.submit.Call(f.ctx, f.requests[next])
+		if err != nil && running > 0 && f.job.embed != nil && schemas.AsError(err, "submit").Kind == schemas.KindOverloaded {
+			f.submitted.Store(int32(next))
+			return nil
+		}
+		if err != nil {
 			return f.reason(err, "submit")
 		}
-		f.g.metrics.admitted(submit)
+		f.g.metrics.admitted(f.requests[next])
 	}
 	return nil
 }
+
+// flightChoicesMax bounds the sequences of one request that the scheduler has at once, so that a large batch does
+// not fill the queue.
+const flightChoicesMax = schemas.RequestChoicesMax
 
 // setPrompt notes a prompt's length and, if it is to be echoed, its text.
 func (f *flight) setPrompt(i int, tokens schemas.I32) *schemas.Error {
@@ -278,8 +298,23 @@ func (f *flight) run(s sink) *schemas.Error {
 		if failed != nil {
 			return failed
 		}
+		if err := f.advance(); err != nil {
+			return err
+		}
 	}
 	return f.send(s, f.answer.closing())
+}
+
+// advance submits what the parts that have ended made room for.
+func (f *flight) advance() *schemas.Error {
+	if int(f.submitted.Load()) == len(f.requests) {
+		return nil
+	}
+	err := f.submitMore()
+	if f.ctx.Err() != nil { // the cancellation may have overtaken the submission
+		f.release()
+	}
+	return err
 }
 
 func (f *flight) send(s sink, events []event) *schemas.Error {
@@ -324,7 +359,7 @@ func (f *flight) resubmit() error {
 		return nil
 	}
 	over := true
-	for _, r := range f.requests {
+	for _, r := range f.requests[:f.submitted.Load()] {
 		reply, err := f.g.submit.Call(f.ctx, r)
 		if err != nil {
 			return err
@@ -356,7 +391,7 @@ func (f *flight) end(err *schemas.Error) {
 func (f *flight) release() {
 	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeMax)
 	defer cancel()
-	if seqs := f.g.requests.unfinished(f, f.submitted); len(seqs) > 0 {
+	if seqs := f.g.requests.unfinished(f, int(f.submitted.Load())); len(seqs) > 0 {
 		if _, err := f.g.cancel.Call(ctx, &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel}); err != nil {
 			f.g.log.Warn().Err(err).Stringer("request", f.id).Msg("sequences could not be cancelled")
 		}

@@ -257,7 +257,7 @@ func (g *Gateway) Close() {
 func (g *Gateway) report(f *flight, err *schemas.Error) {
 	usage := f.answer.counts()
 	took := time.Since(f.began)
-	if f.submitted > 0 { // otherwise it was refused, which is counted where it is answered
+	if f.submitted.Load() > 0 { // otherwise it was refused, which is counted where it is answered
 		g.metrics.ended(f, usage, err, took)
 	}
 	line := g.log.Info()

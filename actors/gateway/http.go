@@ -33,6 +33,9 @@ func (g *Gateway) Handler() http.Handler {
 	for path, methods := range map[string]map[string]http.HandlerFunc{
 		"/v1/chat/completions":    {"POST": g.serveJob(chatAPI)},
 		"/v1/completions":         {"POST": g.serveJob(completionAPI)},
+		"/v1/embeddings":          {"POST": g.serveJob(embeddingAPI)},
+		"/tokenize":               {"POST": g.serveAsk(g.tokenize)},
+		"/detokenize":             {"POST": g.serveAsk(g.detokenize)},
 		"/v1/models":              {"GET": g.serveModels},
 		"/v1/models/{id...}":      {"GET": g.serveModel},
 		"/health":                 {"GET": g.serveHealth},
@@ -130,31 +133,54 @@ func (wholeHTTP) send(context.Context, []event) error { return nil }
 func (wholeHTTP) idle() error                         { return nil }
 func (wholeHTTP) idleEvery() time.Duration            { return time.Hour }
 
+// serveAsk answers a request that needs no model.
+func (g *Gateway) serveAsk(answer ask) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var reply any
+		if g.readFields(w, r, func(f fields) (err *schemas.Error) {
+			reply, err = answer(r.Context(), f)
+			return err
+		}) {
+			g.writeJSON(w, http.StatusOK, reply)
+		}
+	}
+}
+
 // readJob reads and parses a body. If it reports false, it has answered.
-func (g *Gateway) readJob(w http.ResponseWriter, r *http.Request, a *api) (*job, bool) {
+func (g *Gateway) readJob(w http.ResponseWriter, r *http.Request, a *api) (j *job, ok bool) {
+	ok = g.readFields(w, r, func(f fields) (err *schemas.Error) {
+		j, err = a.read(f, &g.cfg)
+		return err
+	})
+	if ok {
+		j.trace = traceID(r.Header.Get("traceparent"))
+	}
+	return j, ok
+}
+
+// readFields reads a body and hands its fields to use, as one of a limited number that do so at a time. If it
+// reports false, it has answered.
+func (g *Gateway) readFields(w http.ResponseWriter, r *http.Request, use func(fields) *schemas.Error) bool {
 	select {
 	case g.readers <- struct{}{}:
 		defer func() { <-g.readers }()
 	default:
 		g.writeError(w, g.tooManyReaders())
-		return nil, false
+		return false
 	}
 	body, ok := g.readBody(w, r)
 	if !ok {
-		return nil, false
+		return false
 	}
 	f, err := fieldsOfJSON(body)
+	if err == nil {
+		err = use(f)
+	}
 	if err != nil {
 		g.writeError(w, err)
-		return nil, false
+		return false
 	}
-	j, err := a.read(f, &g.cfg)
-	if err != nil {
-		g.writeError(w, err)
-		return nil, false
-	}
-	j.trace = traceID(r.Header.Get("traceparent"))
-	return j, true
+	return true
 }
 
 func (g *Gateway) tooManyReaders() *schemas.Error {

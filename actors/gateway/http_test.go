@@ -99,6 +99,8 @@ func TestModelsHealthAndUnknownPaths(t *testing.T) {
 	}{
 		{"GET", "/v1/models", 200, `"id":"fake","object":"model"`},
 		{"GET", "/v1/models/alias", 200, `"root":"fake","max_model_len":64`},
+		{"GET", "/v1/models/org/name", 200, `"id":"org/name"`},
+		{"GET", "/v1/models/org%2Fname", 200, `"id":"org/name"`},
 		{"GET", "/v1/models/other", 404, `"code":"model_not_found"`},
 		{"GET", "/health", 200, `"status":"ok"`},
 		{"GET", "/health/ready", 200, `"status":"ready"`},

@@ -40,11 +40,11 @@ type job struct {
 	trace   string // the client's trace id, for the log
 	key     string // whose request it is, for the limit per API key; "" if there are no keys
 
-	logprobs       bool // report those of the answer
-	promptLogprobs bool // and of the prompt
-	echo           bool // begin the answer with the prompt
-	discard        bool // the one token that is sampled is not wanted
-	embed          bool // the hidden state is wanted, not text
+	logprobs       bool       // report those of the answer
+	promptLogprobs bool       // and of the prompt
+	echo           bool       // begin the answer with the prompt
+	discard        bool       // the one token that is sampled is not wanted
+	embed          *embedForm // the prompts' embeddings are wanted, not text
 
 	sampling   schemas.SamplingParams
 	guideParam string // the field that asks for sampling.Rules.Guide
@@ -87,6 +87,17 @@ func newJob(p *schemas.GenerationParams, cfg *Config) (*job, *schemas.Error) {
 		j.rules().Guide, j.guideParam = guide, param
 	}
 	return j, nil
+}
+
+// addPrompts takes what a client wants continued or embedded. addSpecial is true unless it says otherwise.
+func (j *job) addPrompts(p *schemas.Prompts, addSpecial *bool) {
+	raw := addSpecial != nil && !*addSpecial
+	for _, text := range p.Texts {
+		j.prompts = append(j.prompts, schemas.EncodeRequest{Prompt: text, Raw: raw})
+	}
+	for _, tokens := range p.Tokens {
+		j.prompts = append(j.prompts, schemas.EncodeRequest{Tokens: tokens})
+	}
 }
 
 // rules are the job's own, for writing.
@@ -133,7 +144,7 @@ func (j *job) submission(id schemas.RequestID, tokens schemas.I32, engine *schem
 	}
 	left := engine.ContextMax - int32(len(tokens))
 	r := &schemas.SubmitRequest{Request: id, Choices: int32(j.n), Tokens: tokens, MaxTokens: j.maxTokens, MinTokens: j.minTokens,
-		Sampling: j.sampling, Priority: j.priority, Tokenizer: cfg.Tokenizer, User: j.user, Embed: j.embed}
+		Sampling: j.sampling, Priority: j.priority, Tokenizer: cfg.Tokenizer, User: j.user, Embed: j.embed != nil}
 	if r.User == "" {
 		r.User = j.key
 	}

@@ -40,6 +40,7 @@ func (g *Gateway) startNATS() error {
 	}
 	g.api = svc
 	handlers := map[string]micro.HandlerFunc{"chat": g.natsJob(chatAPI), "generate": g.natsJob(completionAPI),
+		"embed": g.natsJob(embeddingAPI), "tokenize": g.natsAsk(g.tokenize), "detokenize": g.natsAsk(g.detokenize),
 		"models": g.natsModels, "cancel": g.natsCancel}
 	for _, e := range schemas.ClientEndpoints() {
 		h, instance := handlers[e.Verb], string(g.cfg.Instance)
@@ -158,13 +159,17 @@ func (x *exchange) serveJob(a *api) {
 	x.reply(f.answer.whole())
 }
 
+// fields splits the request, which is JSON or msgpack.
+func (x *exchange) fields() (fields, *schemas.Error) {
+	if x.writer.JSON() {
+		return fieldsOfJSON(x.request.Data)
+	}
+	return fieldsOfMsgpack(x.request.Data)
+}
+
 // begin parses the request and starts its flight.
 func (x *exchange) begin(a *api) (*flight, *schemas.Error) {
-	split := fieldsOfMsgpack
-	if x.writer.JSON() {
-		split = fieldsOfJSON
-	}
-	f, err := split(x.request.Data)
+	f, err := x.fields()
 	if err != nil {
 		return nil, err
 	}
@@ -302,6 +307,27 @@ func (x *exchange) publish(body []byte, h nats.Header) {
 	}
 }
 
+// natsAsk answers a request that needs no model.
+func (g *Gateway) natsAsk(answer ask) micro.HandlerFunc {
+	return func(r micro.Request) {
+		g.natsExchange(r, func(x *exchange) {
+			defer func() { <-g.readers }()
+			ctx, cancel := context.WithTimeout(context.Background(), g.cfg.BodyTimeMax)
+			defer cancel()
+			f, err := x.fields()
+			var reply any
+			if err == nil {
+				reply, err = answer(ctx, f)
+			}
+			if err != nil {
+				x.fail(err, false)
+				return
+			}
+			x.reply(reply)
+		})
+	}
+}
+
 func (g *Gateway) natsModels(r micro.Request) {
 	g.natsExchange(r, func(x *exchange) {
 		<-g.readers
@@ -323,11 +349,7 @@ func (g *Gateway) natsCancel(r micro.Request) {
 }
 
 func (x *exchange) cancel() (*schemas.CancelClientReply, *schemas.Error) {
-	split := fieldsOfMsgpack
-	if x.writer.JSON() {
-		split = fieldsOfJSON
-	}
-	f, err := split(x.request.Data)
+	f, err := x.fields()
 	if err != nil {
 		return nil, err
 	}

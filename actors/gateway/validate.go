@@ -185,6 +185,8 @@ var accepted = map[string][]any{
 	"store":                  anything, // nothing is stored
 	"metadata":               anything, // it labels what is stored
 	"truncate_prompt_tokens": {},
+	"return_token_strs":      {false},
+	"continue_final_message": {false},
 
 	"prompt_cache_key":       anything,
 	"prompt_cache_retention": anything,
