@@ -54,9 +54,10 @@ __device__ __forceinline__ void take_scores(const FlashArgs& a, float (&s)[TILE 
   float unit = score_unit(a);
 #pragma unroll
   for (int r = 0; r < 2; r++) {
-    float largest = sums.largest[r], base, sum[2] = {0, 0};
+    float largest, base, sum[2] = {0, 0}, half[2] = {sums.largest[r], -INFINITE};
 #pragma unroll
-    for (int j = 0; j < TILE / 8; j++) largest = fmaxf(largest, fmaxf(s[j][2 * r], s[j][2 * r + 1]));
+    for (int j = 0; j < TILE / 8; j++) half[j & 1] = fmaxf(half[j & 1], fmaxf(s[j][2 * r], s[j][2 * r + 1]));
+    largest = fmaxf(half[0], half[1]);
     largest = fmaxf(largest, __shfl_xor_sync(FULL, largest, 1));
     largest = fmaxf(largest, __shfl_xor_sync(FULL, largest, 2));
     old[r] = rebase(sums.largest[r], largest, unit, base);

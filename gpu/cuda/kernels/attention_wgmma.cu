@@ -119,14 +119,16 @@ __device__ void copy_tiles(const FlashArgs& a, const Keys& keys, const Ring& rin
   if (thread < TILE) rows[thread] = pool_row(a, keys, tile + thread);
   for (int i = 0; tile <= keys.last; i++, tile += TILE) {
     asm volatile("bar.sync 1, 128;" ::: "memory"); // the rows are known, those of the last tile but one have been read
-    const int* from = rows + i % 2 * TILE + copier.row;
+    int from[TILE / Copier<128>::STEP];
+#pragma unroll
+    for (int n = 0; n < TILE / copier.STEP; n++) from[n] = rows[i % 2 * TILE + copier.row + n * copier.STEP];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       u32 to = (half ? ring.values : ring.keys) + stage * BLOCK_BYTES + place(copier.row, copier.chunk);
       barrier_wait(ring.barrier(half ? VALUES_USED : KEYS_USED, stage), parity);
 #pragma unroll
-      for (int n = 0; n < TILE; n += copier.STEP) // STEP is a multiple of 8, so that the exchange of pieces stays
-        copier.copy(to + n * 128, half ? a.v_pool : a.k_pool, from[n]);
+      for (int n = 0; n < TILE / copier.STEP; n++) // STEP is a multiple of 8, so that the exchange of pieces stays
+        copier.copy(to + n * copier.STEP * 128, half ? a.v_pool : a.k_pool, from[n]);
       barrier_arrive_copied(ring.barrier(half ? VALUES_HERE : KEYS_HERE, stage));
     }
     if (thread < TILE) rows[(i + 1) % 2 * TILE + thread] = pool_row(a, keys, tile + TILE + thread);
@@ -181,12 +183,11 @@ __device__ void attend(const FlashArgs& a, const Work& work, const Ring& ring, i
     bool part_ends = (tile + TILE) % PART == 0;
     int next = stage + 1 == STAGES ? 0 : stage + 1, next_parity = parity ^ (next == 0);
     weight_fragments(p, s);
+    barrier_wait(ring.barrier(VALUES_HERE, stage), parity);
     barrier_wait(ring.barrier(KEYS_HERE, next), next_parity);
     show_to_wgmma();
     products_begin();
     multiply_keys(s, queries, further(keys, next * BLOCK_BYTES));
-    barrier_wait(ring.barrier(VALUES_HERE, stage), parity);
-    show_to_wgmma();
     multiply_values(sums, p, further(values, stage * BLOCK_BYTES));
     if (part_ends) { // the next tile starts afresh
       end_part(a, sums.largest, sums.total, merged);
