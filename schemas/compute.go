@@ -79,6 +79,7 @@ type StepResult struct {
 
 	Logprobs   []TokenLogprobs `json:"logprobs,omitempty"`   // of the rows whose rules ask for them; Row is the plan's
 	Embeddings []Embedding     `json:"embeddings,omitempty"` // of the rows with SampleEmbedding, whose Token is 0
+	Failed     []SeqError      `json:"failed,omitempty"`     // sequences that failed alone; their Token is -1
 }
 
 // Embedding is the hidden state that stands for a whole prompt: the last token's, after the final norm, of length 1.

@@ -10,17 +10,23 @@ import (
 	"github.com/troupe-engine/troupe/actors/compute/model"
 	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/internal/guide"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
 // QueuedMax bounds the steps waiting on a device: more than any sensible pipeline depth.
 const QueuedMax = 8
 
+// compilersMax bounds the guides that are compiled at once.
+const compilersMax = 2
+
 // Config names a computation manager and what it runs.
 type Config struct {
 	Replica   schemas.Instance
 	ModelName string
 	Observe   Observer // nil except for verification
+	// Vocabulary is what guides are compiled against; it is asked for with the first. nil: there are no guides.
+	Vocabulary func() (*guide.Vocabulary, error)
 }
 
 // Actor is the computation manager's shell.
@@ -48,11 +54,12 @@ type Actor struct {
 func New(node *bus.Node, mb bus.Mailbox, cfg Config, dev gpu.Device, m *model.Model, log zerolog.Logger) *Actor {
 	a := &Actor{cfg: cfg, done: bus.NewRef(node, schemas.StepDone, cfg.Replica),
 		log: log.With().Str("actor", "compute."+string(cfg.Replica)).Logger(),
-		exec: &executor{dev: dev, model: m, tables: newTables(m.Options()), observe: cfg.Observe,
-			queue: make(chan *schemas.StepPlan, QueuedMax), results: make(chan *schemas.StepResult, QueuedMax)}}
+		exec: &executor{dev: dev, model: m, guides: newGuides(cfg.Vocabulary), tables: newTables(m.Options()), observe: cfg.Observe,
+			queue: make(chan *schemas.StepPlan, QueuedMax), launched: make(chan *launch, QueuedMax)}}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.actor = bus.NewActor(node, "compute", cfg.Replica, "Executes step plans with a model on a device.")
 	bus.Handle(a.actor, schemas.Execute, mb, a.execute)
+	bus.Handle(a.actor, schemas.Compile, bus.NewPool(compilersMax), a.compileGuide)
 	bus.Handle(a.actor, schemas.ComputeInfo, mb, func(context.Context, *schemas.InfoRequest) (*schemas.ComputeState, error) {
 		return a.state(), nil
 	})
@@ -111,7 +118,8 @@ func (a *Actor) execute(_ context.Context, p *schemas.StepPlan) (*schemas.PlanRe
 
 // report sends results to the scheduler while the device goes on.
 func (a *Actor) report() {
-	for r := range a.exec.results {
+	for l := range a.exec.launched {
+		r := a.exec.finish(l)
 		a.queued.Add(-1)
 		a.mu.Lock()
 		a.ledger.Add(r.Ledger)

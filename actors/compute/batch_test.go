@@ -34,7 +34,7 @@ func TestPlanBecomesModelInput(t *testing.T) {
 	if err := tables.validate(p, testVocab); err != nil {
 		t.Fatal(err)
 	}
-	tables.apply(p)
+	tables.apply(p, nil, testVocab)
 	var b batch
 	b.fill(tables, p, false)
 	want := model.StepInput{Tokens: []int32{-1, 7, 8, 9}, Positions: []int32{6, 0, 1, 2}, TokenSlots: []int32{2, 0, 0, 0},
@@ -66,7 +66,7 @@ func TestPlansThatPointOutsideAreRefused(t *testing.T) {
 		"past the context":        {func(p *schemas.StepPlan) { p.Start[0] = 32 }, "start"},
 		"position overflow":       {func(p *schemas.StepPlan) { p.Start[0] = 1<<31 - 1 }, "start"},
 		"some tokens known":       {func(p *schemas.StepPlan) { p.Known[1] = 2 }, "known"},
-		"sample 2":                {func(p *schemas.StepPlan) { p.Sample[0] = 2 }, "sample"},
+		"sample 3":                {func(p *schemas.StepPlan) { p.Sample[0] = 3 }, "sample"},
 		"more blocks than there":  {func(p *schemas.StepPlan) { p.BlockCount[1] = 2 }, "block_count"},
 		"negative block count":    {func(p *schemas.StepPlan) { p.BlockCount[1] = -1 }, "block_count"},
 		"gap in the table":        {func(p *schemas.StepPlan) { p.BlockFrom[1] = 1 }, "block_from"},
@@ -111,7 +111,7 @@ func TestAnyValidPlanStaysInside(t *testing.T) {
 			continue
 		}
 		valid++
-		tables.apply(p)
+		tables.apply(p, nil, testVocab)
 		var b batch
 		b.fill(tables, p, rng.IntN(2) == 0)
 		for i, m := range b.input.SlotMapping {

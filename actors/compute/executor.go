@@ -2,9 +2,9 @@ package compute
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/troupe-engine/troupe/actors/compute/model"
 	"github.com/troupe-engine/troupe/gpu"
@@ -15,72 +15,89 @@ import (
 // verification. logits[i] belongs to position start+i of the sequence, and is only valid during the call.
 type Observer func(seq schemas.SeqID, start int32, logits [][]float32)
 
-// executor owns the device: only its goroutine launches work.
+// executor launches steps: only its goroutine uses the device. It does not wait for a step before it launches the next
+// one, unless a sequence's rules depend on the token before; the steps' tokens are read in order by whoever takes launched
+// steps and calls finish.
 type executor struct {
 	dev     gpu.Device
 	model   *model.Model
+	guides  *guides
 	tables  *tables
 	batch   batch
-	tokens  []int32 // sampled, downloaded
 	observe Observer
 
-	epoch   schemas.Epoch
-	newest  atomic.Uint64 // epoch of the plan queued last
-	idleAt  time.Time     // when the device last had nothing to do; zero before the first step
-	queue   chan *schemas.StepPlan
-	results chan *schemas.StepResult
+	epoch    schemas.Epoch
+	newest   atomic.Uint64 // epoch of the plan queued last
+	queue    chan *schemas.StepPlan
+	launched chan *launch
+	running  sync.WaitGroup // launched steps that are not finished
+
+	idleAt time.Time // when the device last had nothing to do; zero before the first step. Owned by finish
 }
 
-// run executes plans until the queue closes.
+// launch is a step on the device: what it will yield, and how to read it.
+type launch struct {
+	result  *schemas.StepResult
+	began   time.Time
+	ready   time.Time   // its inputs were on their way to the device
+	tokens  gpu.Fetched // [len(rows)] I32; nil if none
+	rows    []int32     // plan rows that sampled a token
+	ruled   []*ruled    // of them; empty if none has rules
+	seqs    schemas.U64 // of the plan's rows
+	reports []report
+	wait    func() error // for a step that yields nothing to read
+}
+
+// run launches plans until the queue closes.
 func (x *executor) run() {
-	defer close(x.results)
+	defer close(x.launched)
 	for plan := range x.queue {
-		x.results <- x.step(plan)
+		x.launched <- x.start(plan)
 	}
 }
 
-// step executes one plan. A panic of the model or a kernel on this plan's data becomes the step's error:
+// start launches a plan; finish must follow.
+func (x *executor) start(p *schemas.StepPlan) *launch {
+	l := x.launch(p)
+	x.running.Add(1)
+	return l
+}
+
+// launch starts one plan. A panic of the model or a kernel on this plan's data becomes the step's error:
 // the scheduler recomputes what can be recomputed.
-func (x *executor) step(p *schemas.StepPlan) (r *schemas.StepResult) {
-	began := time.Now()
-	r = &schemas.StepResult{Epoch: p.Epoch, Step: p.Step, Ledger: schemas.Ledger{Steps: 1}}
-	if !x.idleAt.IsZero() {
-		r.Ledger.Idle = began.Sub(x.idleAt).Nanoseconds()
-	}
-	defer func() {
-		if cause := recover(); cause != nil {
-			r.Error = schemas.Errorf(schemas.KindInternal, "execute", "panic: %v", cause).WithHint("this is a bug in the model or a kernel")
-		}
-		if r.Error != nil {
-			r.Error.Step, r.Row, r.Token = p.Step, nil, nil
-		}
-		x.idleAt = time.Now()
-		r.Ledger.Device = x.idleAt.Sub(began).Nanoseconds() - r.Ledger.Upload
-	}()
+func (x *executor) launch(p *schemas.StepPlan) (l *launch) {
+	l = &launch{began: time.Now(), seqs: p.Seq,
+		result: &schemas.StepResult{Epoch: p.Epoch, Step: p.Step, Ledger: schemas.Ledger{Steps: 1}}}
+	l.ready = l.began
+	fail := func(err *schemas.Error) { l.result.Error = err }
+	defer recoverInto(l.result)
 	if newest := schemas.Epoch(x.newest.Load()); p.Epoch < newest {
-		r.Error = epochOver(p, newest) // nobody waits for it, but for those behind it
-		return r
+		fail(epochOver(p, newest)) // nobody waits for it, but for those behind it
+		return l
 	}
 	if p.Epoch != x.epoch {
 		x.tables.reset()
 		x.epoch = p.Epoch
 	}
 	if err := x.tables.validate(p, x.model.Spec().VocabSize); err != nil {
-		r.Error = err
-		return r
+		fail(err)
+		return l
 	}
 	if err := x.upload(p); err != nil {
-		r.Error = schemas.AsError(err, "upload")
-		return r
+		fail(schemas.AsError(err, "upload"))
+		return l
 	}
-	r.Ledger.Upload = time.Since(began).Nanoseconds()
-	if err := x.forward(p); err != nil {
-		r.Error = schemas.AsError(err, "forward")
-		return r
+	l.ready = time.Now()
+	if err := x.forward(p, l); err != nil {
+		fail(schemas.AsError(err, "forward"))
 	}
-	r.Row = append(schemas.I32(nil), x.batch.rows...)
-	r.Token = append(schemas.I32(nil), x.tokens...)
-	return r
+	return l
+}
+
+func recoverInto(r *schemas.StepResult) {
+	if cause := recover(); cause != nil {
+		r.Error = schemas.Errorf(schemas.KindInternal, "execute", "panic: %v", cause).WithHint("this is a bug in the model or a kernel")
+	}
 }
 
 func epochOver(p *schemas.StepPlan, now schemas.Epoch) *schemas.Error {
@@ -94,7 +111,7 @@ func (x *executor) upload(p *schemas.StepPlan) error {
 	if err := x.model.CopyBlocks(p.Copies); err != nil {
 		return err
 	}
-	x.tables.apply(p)
+	x.tables.apply(p, x.guides, x.model.Spec().VocabSize)
 	next := int32(0)
 	for i, slot := range p.Slot {
 		n := p.BlockCount[i]
@@ -107,40 +124,142 @@ func (x *executor) upload(p *schemas.StepPlan) error {
 	return nil
 }
 
-// forward runs the model, samples and downloads the tokens.
-func (x *executor) forward(p *schemas.StepPlan) error {
-	logits, err := x.model.Forward(&x.batch.input)
+// forward launches the model, the sampler and the copies of what they yield.
+func (x *executor) forward(p *schemas.StepPlan, l *launch) error {
+	b := &x.batch
+	logits, err := x.model.Forward(&b.input)
 	if err != nil {
 		return err
 	}
-	x.tokens = x.tokens[:0]
 	if x.observe != nil {
-		return x.observed(p, logits)
+		return x.observed(p, l, logits)
 	}
-	if len(x.batch.rows) == 0 {
-		return x.dev.Sync()
+	if err := x.reportPrompts(l, logits); err != nil {
+		return err
 	}
-	return x.sample(logits, x.batch.params)
+	if err := x.embed(l); err != nil {
+		return err
+	}
+	if len(b.rows) == 0 {
+		l.wait = x.dev.Sync
+		return nil
+	}
+	l.rows, l.ruled = append(l.rows, b.rows...), append(l.ruled, b.ruled...)
+	logits = logits.Slice(0, len(b.rows))
+	var kept gpu.Tensor
+	if b.reporting > 0 {
+		if kept, err = x.model.KeepLogits(logits.Slice(0, int(b.reporting))); err != nil {
+			return err
+		}
+	}
+	if err := x.applyRules(logits); err != nil {
+		return err
+	}
+	ids, err := x.model.Sample(b.params, logits)
+	if err != nil {
+		return err
+	}
+	if l.tokens, err = x.dev.Fetch(ids); err != nil {
+		return err
+	}
+	return x.reportTokens(l, kept, ids)
 }
 
-func (x *executor) sample(logits gpu.Tensor, params []gpu.SampleParams) error {
-	ids, err := x.model.Sample(params, logits)
-	if err != nil {
-		return err
+// applyRules changes the logits of rows with rules. These depend on the tokens before, so all earlier steps must be finished;
+// meanwhile the device runs the model.
+func (x *executor) applyRules(logits gpu.Tensor) error {
+	if len(x.batch.ruled) == 0 {
+		return nil
 	}
-	at := len(x.tokens)
-	x.tokens = append(x.tokens, make([]int32, len(params))...)
-	return x.dev.Download(bytesOf(x.tokens[at:]), ids)
+	x.running.Wait()
+	edit := gpu.EditLogits{Logits: logits}
+	for row, r := range x.batch.ruled {
+		if r != nil {
+			r.apply(int32(row), &edit)
+		}
+	}
+	return x.model.EditLogits(&edit)
+}
+
+// finish waits for a launched step and completes its result. It is called for every launched step, in order.
+func (x *executor) finish(l *launch) *schemas.StepResult {
+	defer x.running.Done()
+	r := l.result
+	if r.Error == nil {
+		x.read(l)
+	}
+	if r.Error != nil {
+		r.Error.Step = r.Step
+		r.Row, r.Token, r.Logprobs, r.Embeddings, r.Failed = nil, nil, nil, nil, nil
+	}
+	done := time.Now()
+	if x.idleAt.IsZero() {
+		x.idleAt = l.began
+	}
+	// What the host did while the device was busy with the step before costs nothing.
+	start := later(l.began, x.idleAt)
+	ready := later(l.ready, start)
+	r.Ledger.Idle, r.Ledger.Upload, r.Ledger.Device = start.Sub(x.idleAt).Nanoseconds(), ready.Sub(start).Nanoseconds(), done.Sub(ready).Nanoseconds()
+	x.idleAt = done
+	return r
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// read takes what the device yields into the result.
+func (x *executor) read(l *launch) {
+	defer recoverInto(l.result)
+	if err := x.await(l); err != nil {
+		l.result.Error = schemas.AsError(err, "read")
+	}
+}
+
+// await waits for what a step yields and puts it into the plan's order.
+func (x *executor) await(l *launch) error {
+	if l.wait != nil {
+		if err := l.wait(); err != nil {
+			return err
+		}
+	}
+	tokens := make([]int32, len(l.rows))
+	if l.tokens != nil {
+		if err := l.tokens.Wait(bytesOf(tokens)); err != nil {
+			return err
+		}
+	}
+	for i := range l.reports {
+		if err := l.reports[i].read(l.result); err != nil {
+			return err
+		}
+	}
+	r := l.result
+	for i, row := range l.rows {
+		token := tokens[i]
+		if len(l.ruled) > 0 && l.ruled[i] != nil {
+			token = l.ruled[i].take(token, schemas.SeqID(l.seqs[row]), r)
+		}
+		r.Row, r.Token = append(r.Row, row), append(r.Token, token)
+	}
+	for _, e := range r.Embeddings {
+		r.Row, r.Token = append(r.Row, e.Row), append(r.Token, 0)
+	}
+	sortRows(r.Row, r.Token)
+	return nil
 }
 
 // observed shows all logits to the observer and samples from the rows that the plan marks.
-func (x *executor) observed(p *schemas.StepPlan, logits gpu.Tensor) error {
+func (x *executor) observed(p *schemas.StepPlan, l *launch, logits gpu.Tensor) error {
 	rows, vocab := logits.Dims[0], logits.Dims[1]
 	flat := make([]float32, rows*vocab)
 	if err := x.dev.Download(bytesOf(flat), logits); err != nil {
 		return err
 	}
-	row, sampling := 0, 0
+	row, last := 0, []int32(nil)
 	for i := range p.Seq {
 		seen := make([][]float32, p.Count[i])
 		for j := range seen {
@@ -148,24 +267,25 @@ func (x *executor) observed(p *schemas.StepPlan, logits gpu.Tensor) error {
 		}
 		row += len(seen)
 		x.observe(schemas.SeqID(p.Seq[i]), p.Start[i], seen)
-		if p.Sample[i] == 1 {
-			if err := x.sample(logits.Slice(row-1, row), x.batch.params[sampling:sampling+1]); err != nil {
-				return err
-			}
-			sampling++
+		if p.Sample[i] == schemas.SampleToken {
+			last = append(last, int32(row-1))
 		}
 	}
 	if row != rows {
 		return fmt.Errorf("compute: %d rows of logits for %d tokens", rows, row)
 	}
-	return nil
-}
-
-// bytesOf views numbers as the device's little-endian bytes. All platforms with a device are
-// little-endian.
-func bytesOf[T int32 | float32](v []T) []byte {
-	if len(v) == 0 {
+	if len(last) == 0 {
 		return nil
 	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(&v[0])), 4*len(v))
+	sampled, err := x.model.Rows(logits, last)
+	if err != nil {
+		return err
+	}
+	ids, err := x.model.Sample(x.batch.params, sampled)
+	if err != nil {
+		return err
+	}
+	l.rows = append(l.rows, x.batch.rows...)
+	l.tokens, err = x.dev.Fetch(ids)
+	return err
 }

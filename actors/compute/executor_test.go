@@ -12,7 +12,7 @@ import (
 func TestPlansOfAnEpochThatIsOverAreNotRun(t *testing.T) {
 	x := &executor{tables: testTables()} // without a model: running anything would panic
 	x.newest.Store(2)
-	r := x.step(twoRows())
+	r := x.finish(x.start(twoRows()))
 	if r.Error == nil || r.Error.Param != "epoch" || r.Error.Step != r.Step {
 		t.Errorf("%v; want an error that names the epoch and the step", r.Error)
 	}

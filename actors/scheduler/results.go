@@ -45,14 +45,20 @@ func (c *Core) done(r *schemas.StepResult) {
 type extra struct {
 	logprobs  *schemas.TokenLogprobs
 	embedding *schemas.Embedding
+	failure   *schemas.Error
 }
 
-// extras sorts a result's log-probabilities and embeddings by row; those of prompts are kept with their sequences.
+// extras sorts what a result has beside tokens by row; those of prompts are kept with their sequences.
 func (f *flight) extras(r *schemas.StepResult) map[int32]extra {
-	if len(r.Logprobs) == 0 && len(r.Embeddings) == 0 {
+	if len(r.Logprobs) == 0 && len(r.Embeddings) == 0 && len(r.Failed) == 0 {
 		return nil
 	}
 	extras := map[int32]extra{}
+	for i := range r.Failed {
+		if row := slices.IndexFunc(f.rows, func(s *Sequence) bool { return s.id == r.Failed[i].Seq }); row >= 0 {
+			extras[int32(row)] = extra{failure: &r.Failed[i].Error}
+		}
+	}
 	for i := range r.Logprobs {
 		l := &r.Logprobs[i]
 		if l.Prompt {
@@ -156,6 +162,10 @@ func (c *Core) watch() *schemas.StepPlan {
 func (c *Core) sampled(s *Sequence, token int32, x extra) {
 	if s.ended {
 		c.count.discarded++
+		return
+	}
+	if x.failure != nil {
+		c.fail(s, x.failure)
 		return
 	}
 	if s.request.Embed {

@@ -55,7 +55,7 @@ func New(node *bus.Node, cfg Config, log zerolog.Logger) (*Actor, error) {
 	a := &Actor{cfg: cfg, text: text, node: node, log: log.With().Str("actor", "tokenizer."+string(cfg.Instance)).Logger(),
 		quit: make(chan struct{})}
 	a.gateways, a.stops = bus.NewOutboxes(deltaRowsMax, a.deltaSender), bus.NewOutboxes(cancelRowsMax, a.stopSender)
-	a.core = newCore(func(keepSpecial bool, tail []int32) decoder { return text.vocabulary.NewStream(!keepSpecial, tail...) })
+	a.core = newCore(func(keepSpecial bool, tail []int32) decoder { return text.vocabulary.NewStream(!keepSpecial, tail...) }, text.bytes)
 	a.actor = bus.NewActor(node, "tokenizer", cfg.Instance, "Turns text into tokens and tokens into text.")
 	pool, serial := bus.NewPool(encodersMax), bus.NewGroup()
 	bus.Handle(a.actor, schemas.Encode, pool, a.encode)
@@ -179,6 +179,13 @@ func deltaBatch(from schemas.Instance, number uint64, rows []Delta) *schemas.Del
 		b.Finish[i], b.Cached[i] = byte(d.Finish), d.Cached
 		if d.Err != nil {
 			b.Errors = append(b.Errors, schemas.SeqError{Seq: d.Seq, Error: *d.Err})
+		}
+		for _, l := range d.Logprobs {
+			l.Logprobs.Row = int32(i)
+			b.Logprobs = append(b.Logprobs, l)
+		}
+		if d.Embedding != nil {
+			b.Embeddings = append(b.Embeddings, schemas.Embedding{Row: int32(i), Values: d.Embedding})
 		}
 	}
 	return b

@@ -14,6 +14,9 @@ type Delta struct {
 	Finish  schemas.FinishReason
 	Cached  int32
 	Err     *schemas.Error
+
+	Logprobs  []schemas.TextLogprobs // their Row is set with the batch
+	Embedding schemas.F32
 }
 
 // Stop tells a scheduler that a sequence met a stop string.
@@ -32,6 +35,7 @@ type Effects struct {
 // Core holds the open sessions. It is a pure state machine: no clock, I/O or goroutine.
 type Core struct {
 	newDecoder newDecoder
+	bytes      func(id int32) []byte // what a token adds to a text
 	sessions   map[schemas.SeqID]*session
 	ended      endedRequests
 	decoded    uint64
@@ -76,8 +80,8 @@ type newDecoder func(keepSpecial bool, promptTail []int32) decoder
 // promptTailMax is how many tokens of the prompt a decoder gets to see: a character's bytes and a word.
 const promptTailMax = 8
 
-func newCore(start newDecoder) *Core {
-	return &Core{newDecoder: start, sessions: map[schemas.SeqID]*session{}, ended: endedRequests{set: map[schemas.RequestID]struct{}{}}}
+func newCore(start newDecoder, bytes func(id int32) []byte) *Core {
+	return &Core{newDecoder: start, bytes: bytes, sessions: map[schemas.SeqID]*session{}, ended: endedRequests{set: map[schemas.RequestID]struct{}{}}}
 }
 
 // Open starts the sessions of a request's choices. A repeat, which a network may deliver at any time, leaves
@@ -139,6 +143,9 @@ func (c *Core) Tokens(b *schemas.TokenBatch) (fx Effects, err *schemas.Error) {
 		return fx, schemas.Errorf(schemas.KindInvalid, "tokens", "columns have %d, %d, %d, %d and %d rows; expected the same",
 			n, len(b.Index), len(b.Token), len(b.Finish), len(b.Cached))
 	}
+	if err := checkReports(b); err != nil {
+		return fx, err
+	}
 	for i := range n {
 		id := schemas.SeqID(b.Seq[i])
 		s := c.sessions[id]
@@ -151,6 +158,42 @@ func (c *Core) Tokens(b *schemas.TokenBatch) (fx Effects, err *schemas.Error) {
 		c.row(&fx, b, i, id, s)
 	}
 	return fx, nil
+}
+
+// checkReports holds what a batch carries beside tokens to its rows.
+func checkReports(b *schemas.TokenBatch) *schemas.Error {
+	for i := range b.Logprobs {
+		l := &b.Logprobs[i]
+		if l.Row < 0 || int(l.Row) >= len(b.Seq) || l.Width < 1 || len(l.Tokens) != len(l.Values) || len(l.Tokens)%int(l.Width) != 0 {
+			return schemas.Errorf(schemas.KindInvalid, "tokens", "logprobs: element %d has row %d of %d, %d tokens and %d values, %d wide",
+				i, l.Row, len(b.Seq), len(l.Tokens), len(l.Values), l.Width).WithParam("logprobs")
+		}
+	}
+	for i := range b.Embeddings {
+		if row := b.Embeddings[i].Row; row < 0 || int(row) >= len(b.Seq) {
+			return schemas.Errorf(schemas.KindInvalid, "tokens", "embeddings: element %d has row %d of %d", i, row, len(b.Seq)).WithParam("embeddings")
+		}
+	}
+	return nil
+}
+
+// report adds what row i of a batch tells beside its token.
+func (c *Core) report(d *Delta, b *schemas.TokenBatch, i int) {
+	for _, l := range b.Logprobs {
+		if int(l.Row) != i {
+			continue
+		}
+		text := schemas.TextLogprobs{Logprobs: l, Bytes: make([][]byte, len(l.Tokens))}
+		for j, id := range l.Tokens {
+			text.Bytes[j] = c.bytes(id)
+		}
+		d.Logprobs = append(d.Logprobs, text)
+	}
+	for _, e := range b.Embeddings {
+		if int(e.Row) == i {
+			d.Embedding = e.Values
+		}
+	}
 }
 
 func (c *Core) row(fx *Effects, b *schemas.TokenBatch, i int, id schemas.SeqID, s *session) {
@@ -188,6 +231,7 @@ func (c *Core) row(fx *Effects, b *schemas.TokenBatch, i int, id schemas.SeqID, 
 		c.forget(id)
 	}
 	d.Tokens = s.next
+	c.report(&d, b, i)
 	fx.Deltas = append(fx.Deltas, d)
 }
 

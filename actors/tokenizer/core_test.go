@@ -27,7 +27,7 @@ func (d *letters) Flush() string { return d.held }
 const request = schemas.RequestID(0x100)
 
 func open(spec schemas.DetokSpec) *Core {
-	c := newCore(func(bool, []int32) decoder { return &letters{} })
+	c := newCore(func(bool, []int32) decoder { return &letters{} }, func(id int32) []byte { return []byte{byte(id)} })
 	spec.Gateway, spec.Scheduler, spec.Choices = "g", "s", max(spec.Choices, 1)
 	c.Open(1, request, schemas.I32{1}, &spec)
 	return c

@@ -29,7 +29,7 @@ func TestARepeatedOpenLeavesTheSessionAlone(t *testing.T) {
 }
 
 func TestACloseThatOvertakesItsOpen(t *testing.T) {
-	c := newCore(func(bool, []int32) decoder { return &letters{} })
+	c := newCore(func(bool, []int32) decoder { return &letters{} }, func(id int32) []byte { return []byte{byte(id)} })
 	if n := c.Close(schemas.U64{uint64(request.Seq(0))}); n != 0 {
 		t.Errorf("%d sessions were closed of none", n)
 	}
@@ -50,7 +50,7 @@ func TestEndedRequestsAreForgottenInTheEnd(t *testing.T) {
 }
 
 func TestSessionsAreBounded(t *testing.T) {
-	c := newCore(func(bool, []int32) decoder { return &letters{} })
+	c := newCore(func(bool, []int32) decoder { return &letters{} }, func(id int32) []byte { return []byte{byte(id)} })
 	spec := &schemas.DetokSpec{Choices: schemas.ChoicesMax}
 	for n := range uint32(sessionsMax / schemas.ChoicesMax) {
 		if err := c.Open(1, schemas.NewRequestID(1, n+1), schemas.I32{1}, spec); err != nil {

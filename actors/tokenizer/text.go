@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"sync"
 
 	"github.com/troupe-engine/troupe/internal/jinja"
 	"github.com/troupe-engine/troupe/internal/tokenizers"
@@ -20,6 +21,8 @@ type Text struct {
 	vocabulary *tokenizers.Tokenizer
 	template   *jinja.Template // nil: the model has none
 	special    map[string]any  // bos_token and its like, for the template
+
+	allBytes func() [][]byte // by token, made when first asked for
 }
 
 // LoadText reads tokenizer.json, and the chat template from chat_template.jinja or
@@ -33,6 +36,7 @@ func LoadText(files fs.FS) (*Text, error) {
 	if t.vocabulary, err = tokenizers.Load(raw); err != nil {
 		return nil, fmt.Errorf("tokenizer.json: %w", err)
 	}
+	t.allBytes = sync.OnceValue(func() [][]byte { return t.vocabulary.Bytes(false) })
 	config, err := readFile(files, "tokenizer_config.json")
 	if errors.Is(err, fs.ErrNotExist) {
 		config = []byte("{}")
@@ -127,6 +131,17 @@ func chatTemplate(raw json.RawMessage) (string, error) {
 
 // VocabSize is one more than the largest token id.
 func (t *Text) VocabSize() int { return t.vocabulary.VocabSize() }
+
+// bytes is what a token adds to a text, nil for what is no token.
+func (t *Text) bytes(id int32) []byte {
+	if all := t.allBytes(); id >= 0 && int(id) < len(all) {
+		return all[id]
+	}
+	return nil
+}
+
+// TokenBytes returns what each token adds to a text, by id; nil for special tokens.
+func (t *Text) TokenBytes() [][]byte { return t.vocabulary.Bytes(true) }
 
 // ChatReady reports whether the model has a chat template.
 func (t *Text) ChatReady() bool { return t.template != nil }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -18,6 +19,7 @@ import (
 	"github.com/troupe-engine/troupe/actors/scheduler"
 	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/internal/guide"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -40,7 +42,9 @@ type Config struct {
 	Apart          bool          // the actors share no mailbox, as if each ran in a process of its own
 	RoPEBF16       bool          // see model.Options
 	Observe        compute.Observer
-	Progress       func(done, total int64) // weight bytes loaded
+	// TokenBytes is what each token adds to a text, nil for special ones: guides need it. nil: there are no guides.
+	TokenBytes func() [][]byte
+	Progress   func(done, total int64) // weight bytes loaded
 }
 
 // Defaults.
@@ -138,8 +142,9 @@ func (r *Replica) start(node *bus.Node, cfg Config, spec *model.Spec, blockBytes
 		return memory.New(node, forMemory, cfg.Name, memory.Config{Blocks: int32(cfg.KVBlocks), BlockSize: int32(cfg.BlockSize),
 			PrefixCacheOff: cfg.PrefixCacheOff, BytesPerBlock: blockBytes})
 	}
+	vocabulary := cfg.vocabulary(spec)
 	r.newCompute = func() *compute.Actor {
-		return compute.New(node, forCompute, compute.Config{Replica: cfg.Name, ModelName: cfg.ModelName, Observe: cfg.Observe}, r.dev, r.Model, log)
+		return compute.New(node, forCompute, compute.Config{Replica: cfg.Name, ModelName: cfg.ModelName, Observe: cfg.Observe, Vocabulary: vocabulary}, r.dev, r.Model, log)
 	}
 	if r.memory, err = r.newMemory(); err != nil {
 		return err
@@ -160,6 +165,18 @@ func (r *Replica) start(node *bus.Node, cfg Config, spec *model.Spec, blockBytes
 		r.started++
 	}
 	return nil
+}
+
+// vocabulary makes what guides are compiled against, once: every id of the model, whether the tokenizer has it or not.
+func (c *Config) vocabulary(spec *model.Spec) func() (*guide.Vocabulary, error) {
+	if c.TokenBytes == nil {
+		return nil
+	}
+	return sync.OnceValues(func() (*guide.Vocabulary, error) {
+		tokens := make([][]byte, spec.VocabSize)
+		copy(tokens, c.TokenBytes())
+		return guide.NewVocabulary(tokens, spec.Generation.EOS)
+	})
 }
 
 // kvBlocks sizes the pool from the device's free memory after the weights.

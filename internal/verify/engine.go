@@ -21,8 +21,16 @@ type outcome struct {
 	tokens []int32
 	cached int32
 	logits map[int32][]float32 // by position; positions from the prefix cache are absent
-	finish schemas.FinishReason
-	err    *schemas.Error
+	// logprobs are those that the request asked for, by the position of the token that they are of.
+	logprobs map[int32][]candidate
+	finish   schemas.FinishReason
+	err      *schemas.Error
+}
+
+// candidate is a token and its log-probability.
+type candidate struct {
+	token   int32
+	logprob float32
 }
 
 // engine is a replica whose tokens and logits are collected instead of turned into text.
@@ -39,7 +47,7 @@ type engine struct {
 
 const sinkInstance = schemas.Instance("verify")
 
-func openEngine(files fs.FS, open func() (gpu.Device, error), cfg replica.Config) (*engine, error) {
+func openEngine(files fs.FS, open func() (gpu.Device, error), cfg replica.Config, observe bool) (*engine, error) {
 	node, err := bus.Start(bus.Options{Listen: "none", Log: zerolog.Nop()})
 	if err != nil {
 		return nil, err
@@ -50,7 +58,10 @@ func openEngine(files fs.FS, open func() (gpu.Device, error), cfg replica.Config
 		e.close()
 		return nil, err
 	}
-	cfg.Files, cfg.ModelName, cfg.Observe = files, "verify", e.observe
+	cfg.Files, cfg.ModelName = files, "verify"
+	if observe {
+		cfg.Observe = e.observe
+	}
 	if e.replica, err = replica.Open(node, dev, cfg, zerolog.Nop()); err != nil {
 		e.close()
 		return nil, err
@@ -76,7 +87,7 @@ func (e *engine) close() error {
 func (e *engine) of(seq schemas.SeqID) *outcome {
 	o := e.outcomes[seq]
 	if o == nil {
-		o = &outcome{logits: map[int32][]float32{}}
+		o = &outcome{logits: map[int32][]float32{}, logprobs: map[int32][]candidate{}}
 		e.outcomes[seq] = o
 	}
 	return o
@@ -107,6 +118,15 @@ func (e *engine) collect(_ context.Context, b *schemas.TokenBatch) (*schemas.Ack
 		o.cached = b.Cached[i]
 		o.finish = schemas.FinishReason(b.Finish[i])
 	}
+	for i := range b.Logprobs {
+		l := &b.Logprobs[i]
+		o, pos, width := e.of(schemas.SeqID(b.Seq[l.Row])), l.Start, int(l.Width)
+		for at := 0; at < len(l.Tokens); at, pos = at+width, pos+1 {
+			for c := at; c < at+width; c++ {
+				o.logprobs[pos] = append(o.logprobs[pos], candidate{l.Tokens[c], l.Values[c]})
+			}
+		}
+	}
 	for i := range b.Errors {
 		e.of(b.Errors[i].Seq).err = &b.Errors[i].Error
 	}
@@ -122,6 +142,7 @@ type request struct {
 	prompt []int32
 	tokens int32 // to generate
 	n      int32 // choices
+	rules  *schemas.SamplingRules
 }
 
 // run submits requests together and returns one outcome per choice, in order.
@@ -132,7 +153,7 @@ func (e *engine) run(ctx context.Context, requests []request) ([]*outcome, error
 		e.requests++
 		id := schemas.NewRequestID(1, e.requests)
 		_, err := submit.Call(ctx, &schemas.SubmitRequest{Request: id, Choices: max(r.n, 1), Tokens: r.prompt, MaxTokens: r.tokens,
-			Sampling: schemas.SamplingParams{TopP: 1}, Tokenizer: sinkInstance})
+			Sampling: schemas.SamplingParams{TopP: 1, Rules: r.rules}, Tokenizer: sinkInstance})
 		if err != nil {
 			return nil, err
 		}

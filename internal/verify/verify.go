@@ -8,7 +8,9 @@ import (
 	"slices"
 
 	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/gpu/ref"
 	"github.com/troupe-engine/troupe/internal/replica"
+	"github.com/troupe-engine/troupe/schemas"
 )
 
 // Result is how one way of running the golden prompt compared.
@@ -32,6 +34,8 @@ type scenario struct {
 	config   replica.Config
 	requests func(g *Golden) [][]request // rounds; the golden prompt is the first request of the last
 	happened func(r *Result) string
+	// logprobs: what is compared are the log-probabilities that the requests ask for, as clients see them.
+	logprobs bool
 }
 
 func scenarios(g *Golden) []scenario {
@@ -77,7 +81,18 @@ func scenarios(g *Golden) []scenario {
 				return ""
 			}},
 		{name: "3 choices sharing blocks", config: replica.Config{ContextMax: length + 1, BlockSize: 16}, requests: one(request{prompt: g.Prompt, tokens: n, n: 3})},
+		{name: "log-probabilities", logprobs: true,
+			config:   replica.Config{TokensStepMax: 5, SequencesMax: 4, ContextMax: length + 1, PrefixCacheOff: true, BlockSize: 4},
+			requests: one(reporting(others(4))...)},
 	}
+}
+
+// reporting makes requests ask for log-probabilities, each for another number of candidates, and the last for none.
+func reporting(list []request) []request {
+	for i := range list[:len(list)-1] {
+		list[i].rules = &schemas.SamplingRules{Logprobs: int32(6 - i), PromptLogprobs: int32(6 - i)}
+	}
+	return list
 }
 
 // Run executes every scenario on a device that open provides and compares with the golden. tol bounds the
@@ -104,6 +119,9 @@ func Run(ctx context.Context, files fs.FS, g *Golden, open func() (gpu.Device, e
 			alone = list[0]
 		} else if err == nil {
 			for _, o := range list {
+				if s.logprobs {
+					compareLogprobs(r, o, g)
+				}
 				compare(r, o, g, alone)
 			}
 		}
@@ -134,7 +152,7 @@ func (r *Result) judge(tol float64, happened func(*Result) string) {
 
 // runScenario returns the outcomes of the golden prompt's choices.
 func runScenario(ctx context.Context, files fs.FS, g *Golden, open func() (gpu.Device, error), s scenario) (_ []*outcome, _ *Result, err error) {
-	e, err := openEngine(files, open, s.config)
+	e, err := openEngine(files, open, s.config, !s.logprobs)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -197,6 +215,40 @@ func compare(r *Result, o *outcome, g *Golden, alone *outcome) {
 				return
 			}
 			r.MaxError = max(r.MaxError, d)
+		}
+	}
+}
+
+// compareLogprobs holds the log-probabilities of an outcome's prompt and first token to those of the golden logits.
+func compareLogprobs(r *Result, o *outcome, g *Golden) {
+	for pos := range g.Prompt {
+		next := int32(pos + 1)
+		list := o.logprobs[next]
+		if len(list) < 2 {
+			r.Failure = fmt.Sprintf("the token at position %d has %d candidates", next, len(list))
+			return
+		}
+		token := o.tokens[0]
+		if pos+1 < len(g.Prompt) {
+			token = g.Prompt[pos+1]
+		}
+		if list[0].token != token {
+			r.Failure = fmt.Sprintf("the log-probabilities of position %d begin with token %d; it is %d", next, list[0].token, token)
+			return
+		}
+		r.Positions++
+		ids := make([]int32, len(list))
+		for i, c := range list {
+			ids[i] = c.token
+		}
+		for i, want := range ref.LogSoftmax(g.Logits[pos], ids) {
+			r.MaxError = max(r.MaxError, math.Abs(float64(want-list[i].logprob)))
+			if i > 1 && list[i].logprob > list[i-1].logprob {
+				r.Failure = fmt.Sprintf("the candidates of position %d are not in order", next)
+			}
+		}
+		if likeliest := slices.Max(g.Logits[pos]); g.Logits[pos][list[1].token] < likeliest-float32(2*r.MaxError) {
+			r.Failure = fmt.Sprintf("the first candidate of position %d is token %d, which is not the likeliest", next, list[1].token)
 		}
 	}
 }
