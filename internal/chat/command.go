@@ -18,7 +18,7 @@ func init() {
 	commands = []command{
 		{"help", "", "list the commands", (*Session).help},
 		{"reset", "", "forget what was said; the system's message stays", (*Session).reset},
-		{"system", "TEXT", "set the system's message and forget what was said; without TEXT show it", (*Session).system},
+		{"system", "TEXT", "set the system's message and begin anew; without TEXT show it", (*Session).system},
 		{"set", "NAME=VALUE", "set " + strings.Join(parameterNames(), ", "), (*Session).set},
 		{"save", "FILE", "write the conversation to a file", (*Session).save},
 		{"load", "FILE", "go on with a conversation from a file", (*Session).load},

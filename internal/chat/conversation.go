@@ -49,15 +49,31 @@ func (c *Conversation) fit() int {
 	if c.contextMax == 0 {
 		return c.from
 	}
-	reserve := min(answerTokensMin, c.contextMax/4)
-	if c.Params.MaxTokens != nil {
-		reserve = int(min(*c.Params.MaxTokens, int64(c.contextMax/2)))
-	}
-	from := c.from
+	reserve, from := c.reserve(), c.from
 	for next := c.dropTurn(from); next > from && c.estimate(c.toSend(from))+reserve > c.contextMax; next = c.dropTurn(from) {
 		from = next
 	}
 	return from
+}
+
+// reserve is how much of the context stays free for the answer.
+func (c *Conversation) reserve() int {
+	reserve := min(answerTokensMin, c.contextMax/4)
+	if c.Params.MaxTokens != nil {
+		reserve = int(min(*c.Params.MaxTokens, int64(reserve)))
+	}
+	return reserve
+}
+
+// askForLess lowers max_tokens after a refusal, down to the reserve: what was said is worth more than the right to
+// a long answer. It reports false if that is reached.
+func (c *Conversation) askForLess(p *schemas.GenerationParams) bool {
+	if p.MaxTokens == nil || *p.MaxTokens <= max(int64(c.reserve()), 1) {
+		return false
+	}
+	less := max(*p.MaxTokens/2, int64(c.reserve()), 1)
+	p.MaxTokens = &less
+	return true
 }
 
 // dropTurn returns where the turn after the one at from begins: at a user's message. It returns from when no

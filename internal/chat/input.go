@@ -10,21 +10,23 @@ import (
 type console interface {
 	// readLine returns what was typed, without the line's end. more asks for the next line of a message.
 	// pasted says that the line is part of a paste, which goes on until a line that was not pasted.
-	// Errors: io.EOF, errInterrupted, errLineTooLong.
+	// Errors: io.EOF, errInterrupted, errCleared, errLineTooLong.
 	readLine(more bool) (text string, pasted bool, err error)
-	// answer writes a piece of an answer; answered ends it.
+	// answer writes a piece of an answer; answered ends it, on a line's end.
 	answer(text string)
 	answered()
 	// note writes a line about the conversation, problem one about what went wrong.
 	note(text string)
 	problem(text string)
-	// interrupts delivers what readLine cannot: that the user wants an answer to stop.
+	// interrupts delivers what readLine cannot: that the user wants an answer to stop. answering says when one
+	// is on its way.
 	interrupts() <-chan struct{}
-	interactive() bool
+	answering(on bool)
 }
 
 var (
 	errInterrupted = errors.New("chat: interrupted")
+	errCleared     = errors.New("chat: the line was given up")
 	errLineTooLong = errors.New("chat: the line is too long")
 	errMessageSize = errors.New("chat: the message is too long")
 )
@@ -97,5 +99,9 @@ func readFenced(c console, line string) (string, error) {
 	if size > messageBytesMax {
 		return "", errMessageSize
 	}
-	return strings.Trim(b.String(), "\n"), nil
+	message := strings.Trim(b.String(), "\n")
+	if strings.HasPrefix(message, "/") { // what is quoted is no command
+		message = "/" + message
+	}
+	return message, nil
 }

@@ -17,13 +17,15 @@ var clearLine = []byte{5, 21, '\r'}
 // keys reads a terminal in raw mode all the time, so that Ctrl-C is seen also while nobody reads a line. What is
 // typed during an answer waits for the next line.
 type keys struct {
-	mu          sync.Mutex
-	changed     *sync.Cond
-	typed       []byte
-	err         error
-	editing     bool // a line is being read
-	interrupted bool // by Ctrl-C, while editing
-	interrupt   chan struct{}
+	mu        sync.Mutex
+	changed   *sync.Cond
+	typed     []byte
+	err       error
+	answering bool          // Ctrl-C is for an answer
+	interrupt chan struct{} // where it goes then
+	editing   bool          // a line is being read
+	touched   bool          // it has seen a key
+	pending   int           // Ctrl-Cs that no line has reported yet
 }
 
 // newKeys reads in until it ends. The goroutine outlives the session: a read cannot be interrupted.
@@ -54,16 +56,18 @@ func (k *keys) press(b byte) {
 	switch {
 	case b != keyInterrupt:
 		if len(k.typed) < typedAheadBytes {
-			k.typed = append(k.typed, b)
+			k.typed, k.touched = append(k.typed, b), true
 		}
-	case k.editing:
-		k.interrupted = true
-		k.typed = append(k.typed[:0], clearLine...)
-	default:
+	case k.answering:
 		k.typed = k.typed[:0]
 		select {
 		case k.interrupt <- struct{}{}:
 		default: // two are waiting already
+		}
+	default:
+		k.pending = min(k.pending+1, 2)
+		if k.typed = k.typed[:0]; k.editing {
+			k.typed = append(k.typed, clearLine...)
 		}
 	}
 	k.changed.Broadcast()
@@ -94,11 +98,39 @@ func (k *keys) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// edit says whether a line is being read, and returns and forgets whether Ctrl-C ended the last one.
-func (k *keys) edit(editing bool) (interrupted bool) {
+// answer says whether an answer is being shown: then Ctrl-C is for it.
+func (k *keys) answer(on bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	interrupted = k.interrupted
-	k.editing, k.interrupted = editing, false
-	return interrupted
+	k.answering = on
+	for len(k.interrupt) > 0 { // it was for an answer that had just ended
+		<-k.interrupt
+	}
+}
+
+// edit begins a line, or returns errInterrupted if Ctrl-C was pressed before.
+func (k *keys) edit() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.pending > 0 {
+		k.pending, k.typed = k.pending-1, k.typed[:0]
+		return errInterrupted
+	}
+	k.editing, k.touched = true, len(k.typed) > 0
+	return nil
+}
+
+// edited ends a line: errInterrupted if Ctrl-C ended an empty one, errCleared if there was something on it.
+func (k *keys) edited() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.editing = false
+	if k.pending == 0 {
+		return nil
+	}
+	k.pending--
+	if k.touched {
+		return errCleared
+	}
+	return errInterrupted
 }

@@ -12,11 +12,12 @@ import (
 // pipe is a console without a terminal: a line is a message, and only answers go to the output.
 type pipe struct {
 	ctx      context.Context
-	lines    chan pipeLine
+	lines    chan pipeLine // closed when there are no more
+	ended    error         // why, once it is closed
 	out      io.Writer
 	err      io.Writer
 	clean    func(string) string
-	endsLine bool // the output is at the start of a line
+	endsLine bool // the answer so far ends in a line break
 }
 
 type pipeLine struct {
@@ -28,21 +29,24 @@ const pipeBufferBytes = 64 << 10
 
 // newPipe reads in until it ends or ctx does.
 func newPipe(ctx context.Context, in io.Reader, out, errOut io.Writer, clean func(string) string) *pipe {
-	p := &pipe{ctx: ctx, lines: make(chan pipeLine), out: out, err: errOut, clean: clean, endsLine: true}
+	p := &pipe{ctx: ctx, lines: make(chan pipeLine), out: out, err: errOut, clean: clean}
 	go p.read(bufio.NewReaderSize(in, pipeBufferBytes))
 	return p
 }
 
 // read passes lines on. It outlives the session if in never ends: a read cannot be interrupted.
 func (p *pipe) read(r *bufio.Reader) {
+	defer close(p.lines)
 	for {
 		text, err := boundedLine(r)
+		if err != nil && !errors.Is(err, errLineTooLong) {
+			p.ended = err
+			return
+		}
 		select {
 		case p.lines <- pipeLine{text, err}:
 		case <-p.ctx.Done():
-			return
-		}
-		if err != nil && !errors.Is(err, errLineTooLong) {
+			p.ended = context.Cause(p.ctx)
 			return
 		}
 	}
@@ -73,7 +77,10 @@ func boundedLine(r *bufio.Reader) (string, error) {
 
 func (p *pipe) readLine(bool) (string, bool, error) {
 	select {
-	case l := <-p.lines:
+	case l, more := <-p.lines:
+		if !more {
+			return "", false, p.ended
+		}
 		return l.text, false, l.err
 	case <-p.ctx.Done():
 		return "", false, context.Cause(p.ctx)
@@ -90,10 +97,10 @@ func (p *pipe) answered() {
 	if !p.endsLine {
 		fmt.Fprintln(p.out)
 	}
-	p.endsLine = true
+	p.endsLine = false
 }
 
 func (p *pipe) note(text string)            { fmt.Fprintln(p.err, text) }
 func (p *pipe) problem(text string)         { fmt.Fprintln(p.err, "troupe: "+text) }
 func (p *pipe) interrupts() <-chan struct{} { return nil }
-func (p *pipe) interactive() bool           { return false }
+func (p *pipe) answering(bool)              {}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/troupe-engine/troupe/schemas"
 )
 
 // Session is a conversation with its console.
@@ -77,6 +79,9 @@ func (s *Session) run(ctx context.Context) error {
 			}
 			s.console.note("Ctrl-C again, Ctrl-D or /quit leaves")
 			continue
+		case errors.Is(err, errCleared):
+			s.interrupted = 0
+			continue
 		case errors.Is(err, errLineTooLong), errors.Is(err, errMessageSize):
 			s.fail(fmt.Errorf("the message has more than %d bytes and was not sent", messageBytesMax))
 			continue
@@ -87,9 +92,13 @@ func (s *Session) run(ctx context.Context) error {
 			continue
 		}
 		s.interrupted = 0
-		if err := s.take(ctx, message); errors.Is(err, errLeave) {
+		err = s.take(ctx, message)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, errLeave):
 			return nil
-		} else if err != nil && !errors.Is(err, errStopped) {
+		case err != nil && !errors.Is(err, errStopped):
 			s.fail(err)
 		}
 	}
@@ -126,15 +135,18 @@ func (s *Session) take(ctx context.Context, message string) error {
 // answer gets the answer to the last message. What does not fit the context is left out from the start on.
 func (s *Session) answer(ctx context.Context) (string, error) {
 	c := &s.conversation
-	for from := c.fit(); ; {
+	from, p := c.fit(), c.Params
+	for {
 		send := c.toSend(from)
-		text, reply, err := s.stream(ctx, send, func() { s.sayTrimmed(from) })
-		if next := c.dropTurn(from); err != nil && text == "" && tooLong(err) && next > from {
-			from = next
-			continue
-		}
-		if err == nil || text != "" {
-			c.from = from
+		text, reply, err := s.stream(ctx, send, p, func() { s.sayTrimmed(from) })
+		if err != nil && text == "" && tooLong(err) {
+			if c.askForLess(&p) {
+				continue
+			}
+			if next := c.dropTurn(from); next > from {
+				from = next
+				continue
+			}
 		}
 		if reply != nil && reply.Usage != nil {
 			c.learn(send, reply.Usage.PromptTokens)
@@ -156,16 +168,18 @@ func (s *Session) sayTrimmed(from int) {
 }
 
 // stream shows an answer as it comes. An interrupt stops it and keeps what there is; a second one leaves.
-func (s *Session) stream(ctx context.Context, send []Message, begin func()) (string, *Reply, error) {
+func (s *Session) stream(ctx context.Context, send []Message, p schemas.GenerationParams, begin func()) (string, *Reply, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	s.console.answering(true)
+	defer s.console.answering(false)
 	type ended struct {
 		reply *Reply
 		err   error
 	}
 	pieces, done := make(chan string), make(chan ended, 1)
 	go func() {
-		reply, err := s.client.Answer(ctx, send, s.conversation.Params, func(text string) {
+		reply, err := s.client.Answer(ctx, send, p, func(text string) {
 			select {
 			case pieces <- text:
 			case <-ctx.Done():
@@ -190,7 +204,9 @@ func (s *Session) stream(ctx context.Context, send []Message, begin func()) (str
 			stopped = true
 			cancel()
 		case e := <-done:
-			s.console.answered()
+			if text.Len() > 0 || e.err == nil {
+				s.console.answered()
+			}
 			if stopped {
 				s.console.note("(stopped)")
 				if text.Len() == 0 {

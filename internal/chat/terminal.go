@@ -45,14 +45,16 @@ func (t *terminal) readLine(more bool) (string, bool, error) {
 	if more {
 		t.SetPrompt(morePrompt)
 	}
-	t.keys.edit(true)
+	if err := t.keys.edit(); err != nil {
+		return "", false, err
+	}
 	t.SetBracketedPasteMode(true)
 	line, err := t.ReadLine()
 	t.SetBracketedPasteMode(false)
-	switch interrupted := t.keys.edit(false); {
-	case interrupted:
-		return "", false, errInterrupted
-	case errors.Is(err, term.ErrPasteIndicator):
+	if interrupted := t.keys.edited(); interrupted != nil {
+		return "", false, interrupted
+	}
+	if errors.Is(err, term.ErrPasteIndicator) {
 		return line, true, nil
 	}
 	return line, false, err
@@ -60,9 +62,7 @@ func (t *terminal) readLine(more bool) (string, bool, error) {
 
 // write shows text without what could move the cursor or worse.
 func (t *terminal) write(text string, style func(string) string) {
-	if text = t.clean(text); text != "" {
-		_, _ = t.Write([]byte(style(text))) // a terminal that is gone ends the next read
-	}
+	_, _ = t.Write([]byte(style(t.clean(text)))) // a terminal that is gone ends the next read
 }
 
 func plain(text string) string { return text }
@@ -75,11 +75,15 @@ func (t *terminal) answer(text string) {
 func (t *terminal) answered() {
 	if t.begun {
 		t.write("\n", plain)
+		t.begun = false
 	}
-	t.begun = false
 }
 
-func (t *terminal) note(text string)            { t.write(text+"\n", t.dim) }
+func (t *terminal) note(text string) {
+	t.write(text, t.dim)
+	t.write("\n", plain)
+}
+
 func (t *terminal) problem(text string)         { t.write(text+"\n", plain) }
 func (t *terminal) interrupts() <-chan struct{} { return t.keys.interrupt }
-func (t *terminal) interactive() bool           { return true }
+func (t *terminal) answering(on bool)           { t.keys.answer(on) }
