@@ -149,8 +149,7 @@ class Case:
         starts = self.starts.tolist()
         for s, (length, n) in enumerate(self.spans):
             idx = self.host_tables[s, : -(-length // self.block)].long().to(DEV)
-            gather = lambda pool: pool[idx].permute(1, 0, 2, 3).reshape(self.kv_heads, -1, self.dim)[:, :length].to(dtype)
-            k, v = gather(self.k), gather(self.v)
+            k, v = (pool[idx].permute(1, 0, 2, 3).reshape(self.kv_heads, -1, self.dim)[:, :length].to(dtype) for pool in (self.k, self.v))
             q = self.q[starts[s] : starts[s + 1], self.column : self.column + self.heads * self.dim].to(dtype)
             q = q.view(n, self.kv_heads, -1, self.dim).permute(1, 2, 0, 3)
             x = torch.einsum("hgqd,hkd->hgqk", q, k) * self.scale
@@ -219,8 +218,8 @@ class Launcher:
                 self.launches.append(("wgmma", dp, grid, 384, shared, a))
 
     def run(self):
-        for l in self.launches:
-            self.ks.launch(*l)
+        for launch in self.launches:
+            self.ks.launch(*launch)
         return self.out
 
 
@@ -262,7 +261,7 @@ def check(ks):
                 ok = False
         # chunks of one sequence, and single queries beside others
         n = spans[0][1]
-        for picks in [[(0, 0, n)], [(0, 0, 1)], [(0, 0, n // 3), (1, 0, 1)], [(0, n // 3, n // 3 + 2), (2, 0, spans[2][1] if len(spans) > 2 else 1)] if len(spans) > 2 else [(0, 1, 3)], [(0, n - 1, n)]]:
+        for picks in [[(0, 0, n)], [(0, 0, 1)], [(0, 0, n // 3), (1, 0, 1)], [(0, n // 3, n // 3 + 2), (2, 0, spans[2][1])], [(0, n - 1, n)]]:
             p = c.part(picks)
             o = Launcher(ks, p).run()
             torch.cuda.synchronize()
