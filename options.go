@@ -36,6 +36,14 @@ type Options struct {
 
 	RequestsMax         int           `yaml:"requests_max" doc:"requests at once; more are refused with 429"`
 	OutputTokensDefault int           `yaml:"output_tokens_default" doc:"max_tokens of requests that name none"`
+	OutputTokensMax     int           `yaml:"output_tokens_max" doc:"largest max_tokens a request may name; 0 leaves it to the context"`
+	PromptTokensMax     int           `yaml:"prompt_tokens_max" doc:"tokens of one prompt; 0 leaves it to the context"`
+	BodyBytesMax        int64         `yaml:"body_bytes_max" doc:"bytes of an HTTP request's body; 0 is what a NATS message holds"`
+	ConnectionsMax      int           `yaml:"connections_max" doc:"TCP connections of the HTTP API at once"`
+	APIKeys             string        `yaml:"api_keys" doc:"API keys, separated by commas, or @ and a file with one per line; without any, everybody may use the API"`
+	KeylessPaths        string        `yaml:"keyless_paths" doc:"HTTP paths that need no API key, separated by commas"`
+	KeyRequestsMax      int           `yaml:"key_requests_max" doc:"requests at once with one API key; more are refused with 429; 0 is no limit"`
+	CORSOrigins         string        `yaml:"cors_origins" doc:"origins whose web pages may use the API, separated by commas; * is all"`
 	Grace               time.Duration `yaml:"grace" doc:"how long running answers may take after a signal to stop"`
 
 	LogLevel  string `yaml:"log_level" doc:"trace, debug, info, warn or error"`
@@ -46,7 +54,8 @@ type Options struct {
 func DefaultOptions() Options {
 	return Options{HTTP: "127.0.0.1:8000", Device: "auto", SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
 		TokensStepMax: replica.TokensStepDefault, BlockSize: replica.BlockSizeDefault, PrefixCache: true, Policy: replica.PolicyDefault,
-		PipelineDepth: replica.DepthDefault, RequestsMax: 512, OutputTokensDefault: 256, Grace: 30 * time.Second, LogLevel: "info", LogFormat: "console"}
+		PipelineDepth: replica.DepthDefault, RequestsMax: 512, OutputTokensDefault: 256, ConnectionsMax: 16384,
+		KeylessPaths: "/health,/metrics", Grace: 30 * time.Second, LogLevel: "info", LogFormat: "console"}
 }
 
 // Validate names the first option that makes no sense by itself; what depends on the model or the machine
@@ -60,7 +69,9 @@ func (o *Options) Validate() error {
 		value, lowest int
 	}{{"threads", o.Threads, 0}, {"context_max", o.ContextMax, 0}, {"kv_blocks", o.KVBlocks, 0}, {"sequences_max", o.SequencesMax, 1},
 		{"waiting_max", o.WaitingMax, 1}, {"tokens_step_max", o.TokensStepMax, 1}, {"block_size", o.BlockSize, 1},
-		{"pipeline_depth", o.PipelineDepth, 1}, {"requests_max", o.RequestsMax, 1}, {"output_tokens_default", o.OutputTokensDefault, 1}} {
+		{"pipeline_depth", o.PipelineDepth, 1}, {"requests_max", o.RequestsMax, 1}, {"output_tokens_default", o.OutputTokensDefault, 1},
+		{"output_tokens_max", o.OutputTokensMax, 0}, {"prompt_tokens_max", o.PromptTokensMax, 0}, {"key_requests_max", o.KeyRequestsMax, 0},
+		{"connections_max", o.ConnectionsMax, 1}} {
 		if f.value < f.lowest || f.value > math.MaxInt32 { // counts travel as int32
 			return bad(f.key, f.value, fmt.Sprintf("%d to %d", f.lowest, math.MaxInt32))
 		}
@@ -72,6 +83,8 @@ func (o *Options) Validate() error {
 		return bad("kv_bytes_max", o.KVBytesMax, "0 or more bytes")
 	case o.TokensStepMax < o.SequencesMax:
 		return bad("tokens_step_max", o.TokensStepMax, "at least sequences_max, so that every running sequence can decode in a step")
+	case o.BodyBytesMax < 0:
+		return bad("body_bytes_max", o.BodyBytesMax, "0 or more bytes")
 	case o.Grace < 0:
 		return bad("grace", o.Grace, "a positive duration such as 30s")
 	case !slices.Contains([]string{"auto", "cpu", "cuda"}, o.Device):

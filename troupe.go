@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -129,9 +130,16 @@ func (e *Engine) startNode() error {
 }
 
 func (e *Engine) startGateway() error {
+	o := &e.opts
+	keys, err := gateway.ParseAPIKeys(o.APIKeys)
+	if err != nil {
+		return err
+	}
 	g, err := gateway.New(e.node, gateway.Config{Instance: gatewayInstance, Scheduler: replicaInstance, Tokenizer: tokenizerInstance,
-		ModelName: e.model.Name, Defaults: e.samplingDefaults(), RequestsMax: e.opts.RequestsMax,
-		OutputTokensDefault: int32(e.opts.OutputTokensDefault), StallTimeMax: e.network.stallTimeMax, Log: e.log})
+		ModelName: e.model.Name, Defaults: e.samplingDefaults(), RequestsMax: o.RequestsMax, OutputTokensDefault: int32(o.OutputTokensDefault),
+		OutputTokensMax: int32(o.OutputTokensMax), PromptTokensMax: int32(o.PromptTokensMax), BodyBytesMax: o.BodyBytesMax,
+		ConnectionsMax: o.ConnectionsMax, APIKeys: keys, KeylessPaths: splitList(o.KeylessPaths), KeyRequestsMax: o.KeyRequestsMax,
+		CORSOrigins: splitList(o.CORSOrigins), StallTimeMax: e.network.stallTimeMax, Log: e.log})
 	if err != nil {
 		return err
 	}
@@ -140,6 +148,17 @@ func (e *Engine) startGateway() error {
 	}
 	e.gateway = g
 	return nil
+}
+
+// splitList reads a list that is separated by commas. It is never nil.
+func splitList(list string) []string {
+	parts := []string{}
+	for _, part := range strings.Split(list, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return parts
 }
 
 // samplingDefaults are the model's own, from generation_config.json, where it has them.
@@ -168,11 +187,12 @@ func (e *Engine) listen() error {
 	if e.opts.HTTP == "none" {
 		return nil
 	}
-	var err error
-	if e.listener, err = net.Listen("tcp", e.opts.HTTP); err != nil {
+	listener, err := net.Listen("tcp", e.opts.HTTP)
+	if err != nil {
 		return schemas.Errorf(schemas.KindInvalid, "listen", "http: %v", err).WithParam("http").
 			WithHint("choose another address with --http host:port, or port 0 for any free one")
 	}
+	e.listener = e.gateway.Listener(listener)
 	e.server = e.gateway.HTTPServer()
 	e.served = make(chan error, 1)
 	go func() { e.served <- e.server.Serve(e.listener) }()

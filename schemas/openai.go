@@ -203,6 +203,7 @@ const (
 	OpModel       = "model_not_found"
 	OpUnknown     = "unknown_parameter"
 	OpUnsupported = "unsupported_parameter"
+	OpKey         = "invalid_api_key"
 )
 
 func outOfRange(param string, value any, want string) *Error {

@@ -168,8 +168,6 @@ func NewErrorReply(e *Error) ErrorReply {
 	}
 	d := ErrorDetail{Message: message, Type: "invalid_request_error"}
 	switch status := e.Kind.HTTPStatus(); {
-	case e.Kind == KindUnauthorized:
-		d.Type = "authentication_error"
 	case e.Kind == KindOverloaded:
 		d.Type = "rate_limit_error"
 	case e.Kind == KindUnavailable:
@@ -181,7 +179,7 @@ func NewErrorReply(e *Error) ErrorReply {
 	}
 	code := string(e.Kind)
 	switch e.Op {
-	case OpContext, OpModel, OpUnknown, OpUnsupported:
+	case OpContext, OpModel, OpUnknown, OpUnsupported, OpKey:
 		code = e.Op
 	}
 	d.Code = &code

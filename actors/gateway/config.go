@@ -1,6 +1,9 @@
 package gateway
 
 import (
+	"fmt"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,7 +23,14 @@ type Config struct {
 	Aliases   []string               // more names that requests may use
 	Defaults  schemas.SamplingParams // from generation_config; a zero TopP means temperature 1, top_p 1
 
+	APIKeys      []string // over HTTP every request must carry one of them; none lets everybody in
+	KeylessPaths []string // need no key, nor do the paths below them. Default /health and /metrics
+	CORSOrigins  []string // whose pages may use the API: "https://example.org", or "*" for all
+
 	RequestsMax         int   // requests at once; more get 429. Default 512
+	KeyRequestsMax      int   // of them with one API key; 0 is no limit
+	ConnectionsMax      int   // TCP connections at once; more are closed. Default 16384
+	ReadBytesMax        int64 // bodies being read at once; more get 429. Default 256 MiB
 	BodyBytesMax        int64 // of an HTTP request; default bus.PayloadBytesMax
 	HeaderBytesMax      int   // of an HTTP request; default 64 KiB
 	PromptTokensMax     int32 // of one prompt; 0 leaves it to the context
@@ -47,7 +57,12 @@ func (c Config) withDefaults() Config {
 		c.Defaults.Temperature, c.Defaults.TopP = 1, 1
 	}
 	orDefault(&c.RequestsMax, 512)
+	orDefault(&c.ConnectionsMax, 16384)
+	if c.KeylessPaths == nil {
+		c.KeylessPaths = []string{"/health", "/metrics"}
+	}
 	orDefault(&c.BodyBytesMax, bus.PayloadBytesMax)
+	orDefault(&c.ReadBytesMax, max(256<<20, c.BodyBytesMax))
 	orDefault(&c.HeaderBytesMax, 64<<10)
 	orDefault(&c.OutputTokensDefault, 1024)
 	orDefault(&c.QueueBytesMax, 256<<10)
@@ -82,20 +97,32 @@ func (c *Config) Validate() *schemas.Error {
 		return bad("Scheduler", `""`, "the instance name of a scheduler")
 	case c.Tokenizer == "":
 		return bad("Tokenizer", `""`, "the instance name of a tokenizer")
-	case c.RequestsMax < 0:
-		return bad("RequestsMax", c.RequestsMax, "a positive count")
-	case c.BodyBytesMax < 0:
-		return bad("BodyBytesMax", c.BodyBytesMax, "a positive count of bytes")
-	case c.HeaderBytesMax < 0:
-		return bad("HeaderBytesMax", c.HeaderBytesMax, "a positive count of bytes")
-	case c.PromptTokensMax < 0:
-		return bad("PromptTokensMax", c.PromptTokensMax, "0 or a positive count")
-	case c.OutputTokensDefault < 0:
-		return bad("OutputTokensDefault", c.OutputTokensDefault, "a positive count")
-	case c.OutputTokensMax < 0:
-		return bad("OutputTokensMax", c.OutputTokensMax, "0 or a positive count")
-	case c.QueueBytesMax < 0:
-		return bad("QueueBytesMax", c.QueueBytesMax, "a positive count of bytes")
+	}
+	for _, f := range []struct {
+		param string
+		value int64
+		want  string
+	}{{"RequestsMax", int64(c.RequestsMax), "a positive count"}, {"KeyRequestsMax", int64(c.KeyRequestsMax), "0 or a positive count"},
+		{"ConnectionsMax", int64(c.ConnectionsMax), "a positive count"}, {"ReadBytesMax", c.ReadBytesMax, "a positive count of bytes"},
+		{"BodyBytesMax", c.BodyBytesMax, "a positive count of bytes"}, {"HeaderBytesMax", int64(c.HeaderBytesMax), "a positive count of bytes"},
+		{"PromptTokensMax", int64(c.PromptTokensMax), "0 or a positive count"}, {"OutputTokensDefault", int64(c.OutputTokensDefault), "a positive count"},
+		{"OutputTokensMax", int64(c.OutputTokensMax), "0 or a positive count"}, {"QueueBytesMax", int64(c.QueueBytesMax), "a positive count of bytes"}} {
+		if f.value < 0 {
+			return bad(f.param, f.value, f.want)
+		}
+	}
+	for i, path := range c.KeylessPaths {
+		if !strings.HasPrefix(path, "/") || len(path) > 1 && strings.HasSuffix(path, "/") {
+			return bad(fmt.Sprintf("KeylessPaths[%d]", i), path, "a path such as /metrics")
+		}
+	}
+	for i, origin := range c.CORSOrigins {
+		if u, err := url.Parse(origin); origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Scheme+"://"+u.Host != origin) {
+			return bad(fmt.Sprintf("CORSOrigins[%d]", i), origin, "* or an origin such as https://example.org")
+		}
+	}
+	if err := checkKeys(c.APIKeys); err != nil {
+		return schemas.AsError(err, "configure gateway")
 	}
 	for name, d := range map[string]time.Duration{"HeaderTimeMax": c.HeaderTimeMax, "BodyTimeMax": c.BodyTimeMax,
 		"WriteTimeMax": c.WriteTimeMax, "IdleTimeMax": c.IdleTimeMax, "RequestTimeMax": c.RequestTimeMax,

@@ -46,7 +46,8 @@ type Gateway struct {
 
 	engine    atomic.Pointer[schemas.EngineInfo] // nil until the engine has answered
 	silence   atomic.Pointer[schemas.Error]      // why it is not ready although it once was
-	readers   chan struct{}                      // bounds request bodies in memory
+	readers   chan struct{}                      // bounds request bodies in memory by count …
+	reading   budget                             // … and by bytes
 	prefix    uint32                             // of request ids; its low 24 bits count
 	counter   atomic.Uint32
 	startedAt time.Time
@@ -67,7 +68,7 @@ func New(node *bus.Node, cfg Config) (*Gateway, error) {
 	var random [4]byte
 	_, _ = rand.Read(random[:]) // never fails (crypto/rand)
 	g := &Gateway{cfg: cfg, node: node, log: cfg.Log.With().Str("actor", "gateway."+string(cfg.Instance)).Logger(),
-		requests:      newRequests(cfg.RequestsMax),
+		requests:      newRequests(cfg.RequestsMax, cfg.KeyRequestsMax),
 		encode:        bus.NewRef(node, schemas.Encode, cfg.Tokenizer),
 		decode:        bus.NewRef(node, schemas.Decode, cfg.Tokenizer),
 		submit:        bus.NewRef(node, schemas.Submit, cfg.Scheduler),
@@ -76,6 +77,7 @@ func New(node *bus.Node, cfg Config) (*Gateway, error) {
 		closeSessions: bus.NewRef(node, schemas.CloseSessions, cfg.Tokenizer),
 		readers:       make(chan struct{}, 2*cfg.RequestsMax),
 		prefix:        binary.LittleEndian.Uint32(random[:]) & 0xffffff, startedAt: time.Now(), stop: make(chan struct{})}
+	g.reading.left.Store(cfg.ReadBytesMax)
 	g.metrics = newMetrics(g)
 	g.actor = bus.NewActor(node, "gateway", cfg.Instance, "Takes requests over HTTP and NATS and streams the answers.")
 	bus.Handle(g.actor, schemas.Deltas, bus.NewGroup(), g.deltas)

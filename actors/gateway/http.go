@@ -20,10 +20,22 @@ import (
 	"github.com/troupe-engine/troupe/schemas"
 )
 
-// HTTPServer returns a server for Handler with the configured limits. The caller sets Addr and runs it.
+const (
+	http2StreamsMax = 256     // requests of one connection at once
+	http2BufferMax  = 1 << 20 // bytes that a connection, or one of its requests, may send ahead of being read
+)
+
+// HTTPServer returns a server for Handler with the configured limits. It speaks HTTP/1.1 and, without TLS
+// too, HTTP/2. The caller runs it on a Listener.
 func (g *Gateway) HTTPServer() *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true) // for clients that begin with it, as proxies do
 	return &http.Server{Handler: g.Handler(), ReadHeaderTimeout: g.cfg.HeaderTimeMax, IdleTimeout: g.cfg.IdleTimeMax,
-		MaxHeaderBytes: g.cfg.HeaderBytesMax, ErrorLog: stdlog.New(g.log, "", 0)}
+		MaxHeaderBytes: g.cfg.HeaderBytesMax, ErrorLog: stdlog.New(g.log, "", 0), Protocols: protocols,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: http2StreamsMax, SendPingTimeout: g.cfg.IdleTimeMax, PingTimeout: g.cfg.WriteTimeMax,
+			WriteByteTimeout: g.cfg.WriteTimeMax, MaxReceiveBufferPerConnection: http2BufferMax, MaxReceiveBufferPerStream: http2BufferMax}}
 }
 
 // Handler serves the HTTP API. Bodies are limited in size and time by itself; headers by HTTPServer.
@@ -47,9 +59,10 @@ func (g *Gateway) Handler() http.Handler {
 	} {
 		mux.HandleFunc(path, g.byMethod(methods))
 	}
+	open := g.withCORS(g.withKeys(mux))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer g.recoverHTTP(w, r)
-		mux.ServeHTTP(w, r)
+		open.ServeHTTP(w, r)
 	})
 }
 
@@ -153,7 +166,7 @@ func (g *Gateway) readJob(w http.ResponseWriter, r *http.Request, a *api) (j *jo
 		return err
 	})
 	if ok {
-		j.trace = traceID(r.Header.Get("traceparent"))
+		j.trace, j.key = traceID(r.Header.Get("traceparent")), keyOf(r.Context())
 	}
 	return j, ok
 }
@@ -184,15 +197,28 @@ func (g *Gateway) readFields(w http.ResponseWriter, r *http.Request, use func(fi
 }
 
 func (g *Gateway) tooManyReaders() *schemas.Error {
-	err := schemas.Errorf(schemas.KindOverloaded, "admit", "%d requests are being read already", cap(g.readers)).WithHint("try again later")
+	return tooBusy("%d requests are being read already", cap(g.readers))
+}
+
+// tooBusy is the refusal of a request that may be sent again later.
+func tooBusy(format string, args ...any) *schemas.Error {
+	err := schemas.Errorf(schemas.KindOverloaded, "admit", format, args...).WithHint("try again later")
 	err.RetryAfterMs = retryAfterMs
 	return err
+}
+
+// closeConnection ends a connection after the reply: what is left of the body is not read. HTTP/2 ends the one
+// stream by itself, and other requests are on its connection.
+func closeConnection(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close")
+	}
 }
 
 // readBody reads a body that is limited in size and time. If it reports false, it has answered.
 func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	tooLarge := func() {
-		w.Header().Set("Connection", "close") // what is left of the body is not read
+		closeConnection(w, r)
 		g.writeError(w, schemas.Errorf(schemas.KindTooLarge, "read body", "the body is larger than %d bytes", g.cfg.BodyBytesMax).
 			WithHint("send less, or raise body_bytes_max"))
 	}
@@ -202,17 +228,22 @@ func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool
 	}
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(g.cfg.BodyTimeMax)) // not supported by test recorders only
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, g.cfg.BodyBytesMax))
+	part := &share{of: &g.reading, from: http.MaxBytesReader(w, r.Body, g.cfg.BodyBytesMax)}
+	defer part.giveBack() // what follows is over soon; it is slow senders that could pile up
+	body, err := io.ReadAll(part)
 	if err == nil {
 		_ = rc.SetReadDeadline(time.Time{})
 		return body, true
 	}
 	var limit *http.MaxBytesError
 	switch {
+	case errors.Is(err, errNoShare):
+		closeConnection(w, r)
+		g.writeError(w, tooBusy("requests of %d bytes are being read already", g.cfg.ReadBytesMax))
 	case errors.As(err, &limit):
 		tooLarge()
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		w.Header().Set("Connection", "close")
+		closeConnection(w, r)
 		g.writeErrorStatus(w, http.StatusRequestTimeout, schemas.Errorf(schemas.KindTimeout, "read body", "the body did not arrive within %s", g.cfg.BodyTimeMax))
 	default:
 		g.writeError(w, schemas.Errorf(schemas.KindInvalid, "read body", "the body could not be read: %v", err))

@@ -34,6 +34,7 @@ type metrics struct {
 	success                          *prometheus.CounterVec // by finished_reason
 	refused                          *prometheus.CounterVec // by kind
 	running                          prometheus.GaugeFunc
+	connectionsRefused               prometheus.Counter
 	engine                           *engineCollector
 }
 
@@ -59,7 +60,8 @@ func newMetrics(g *Gateway) *metrics {
 			Help: "Requests that got an error, by kind."}, []string{"kind"}),
 		running: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefixOurs + "gateway_requests_running",
 			Help: "Client requests in the gateway."}, func() float64 { return float64(g.requests.count()) }),
-		engine: newEngineCollector(g.node, g.cfg.Scheduler),
+		connectionsRefused: counter("gateway_connections_refused_total", "TCP connections closed because there were too many."),
+		engine:             newEngineCollector(g.node, g.cfg.Scheduler),
 	}
 	for _, reason := range []string{"stop", "length", "abort", "error"} {
 		m.success.WithLabelValues(reason)
@@ -70,7 +72,7 @@ func newMetrics(g *Gateway) *metrics {
 
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.prompt, m.generation, m.firstToken, m.interToken, m.endToEnd, m.promptTokens, m.outputTokens,
-		m.n, m.success, m.refused, m.running, m.engine}
+		m.n, m.success, m.refused, m.running, m.connectionsRefused, m.engine}
 }
 
 func (m *metrics) unregister(r *prometheus.Registry) {

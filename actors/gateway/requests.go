@@ -18,7 +18,9 @@ type requests struct {
 	flights map[*flight]struct{}
 	closed  *schemas.Error // why no flight may start; nil while they may
 	limit   int
-	idle    chan struct{} // closed when the last flight ends after drain
+	keys    map[string]int // flights of each API key
+	perKey  int            // limit of each; 0 is none
+	idle    chan struct{}  // closed when the last flight ends after drain
 
 	started, finished, forgotten, repeated uint64
 }
@@ -35,8 +37,8 @@ type part struct {
 	id      schemas.RequestID
 }
 
-func newRequests(limit int) *requests {
-	return &requests{parts: map[schemas.RequestID]*part{}, flights: map[*flight]struct{}{}, limit: limit}
+func newRequests(limit, perKey int) *requests {
+	return &requests{parts: map[schemas.RequestID]*part{}, flights: map[*flight]struct{}{}, limit: limit, keys: map[string]int{}, perKey: perKey}
 }
 
 // admit registers a flight, or says why it may not start.
@@ -47,10 +49,13 @@ func (q *requests) admit(f *flight) *schemas.Error {
 		return q.closed
 	}
 	if len(q.flights) >= q.limit {
-		err := schemas.Errorf(schemas.KindOverloaded, "admit", "%d requests are running already; the limit is %d", len(q.flights), q.limit).
-			WithHint("try again later")
-		err.RetryAfterMs = retryAfterMs
-		return err
+		return tooBusy("%d requests are running already; the limit is %d", len(q.flights), q.limit)
+	}
+	if key := f.job.key; key != "" && q.perKey > 0 {
+		if q.keys[key] >= q.perKey {
+			return tooBusy("%d requests with this API key are running already; the limit is %d", q.keys[key], q.perKey)
+		}
+		q.keys[key]++
 	}
 	q.flights[f] = struct{}{}
 	for _, p := range f.parts {
@@ -82,6 +87,9 @@ func (q *requests) remove(f *flight) {
 		return
 	}
 	delete(q.flights, f)
+	if q.keys[f.job.key]--; q.keys[f.job.key] <= 0 {
+		delete(q.keys, f.job.key)
+	}
 	for _, p := range f.parts {
 		delete(q.parts, p.id)
 	}
