@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/troupe-engine/troupe/internal/defaultmodel"
+	"github.com/troupe-engine/troupe/internal/gguf/checkpoint"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -55,7 +56,7 @@ func Dir() string {
 }
 
 // Find resolves what --model takes: the default model's name, a name in the store, with @revision if it must be
-// that one, or a directory.
+// that one, a directory or a GGUF file.
 func Find(name string) (*Model, error) {
 	if name == "" || name == defaultmodel.Name {
 		return embedded(), nil
@@ -88,7 +89,7 @@ func (m *Model) pinned(revision string) (*Model, error) {
 }
 
 func notFound(name string) error {
-	e := schemas.Errorf(schemas.KindNotFound, "find model", "%q is neither a model's name nor a directory with a config.json", name).WithParam("model")
+	e := schemas.Errorf(schemas.KindNotFound, "find model", "%q is neither a model's name nor a GGUF file or a directory with a config.json", name).WithParam("model")
 	if ref, err := ParseRef(name); err == nil && strings.Contains(ref.ID, "/") {
 		for _, m := range Unfinished() {
 			if m.Name == ref.ID {
@@ -110,7 +111,7 @@ func List() []*Model {
 	}
 	store := os.DirFS(dir)
 	found := map[string]bool{}
-	for _, file := range []string{"config.json", manifestName} {
+	for _, file := range []string{"config.json", manifestName, "*.gguf"} {
 		for _, folder := range []string{"*/", "*/*/"} {
 			matches, _ := fs.Glob(store, folder+file) // only a bad pattern is an error
 			for _, m := range matches {
@@ -168,38 +169,66 @@ func embedded() *Model {
 	return m
 }
 
-// at is the model in dir, or nil if there is none.
-func at(name, dir string) *Model {
-	files := os.DirFS(dir)
-	manifest, err := readManifest(files, manifestName)
-	if errors.Is(err, fs.ErrNotExist) {
-		if info, err := fs.Stat(files, "config.json"); err != nil || info.IsDir() {
-			return nil
-		}
-	} else if info, statErr := os.Stat(dir); statErr != nil || !info.IsDir() {
+// at is the model in a folder or in a GGUF file, or nil if there is none.
+func at(name, where string) *Model {
+	info, err := os.Stat(where)
+	if err != nil {
 		return nil
 	}
-	if absolute, err := filepath.Abs(dir); err == nil {
-		dir = absolute
+	if absolute, err := filepath.Abs(where); err == nil {
+		where = absolute
 		if name == "." || strings.HasPrefix(name, "..") {
-			name = filepath.Base(dir)
+			name = filepath.Base(where)
 		}
 	}
-	m := &Model{Name: name, Path: dir, Files: os.DirFS(dir), State: StateLocal}
-	m.Bytes, m.FileCount = size(m.Files)
-	if manifest == nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			m.State = StateDamaged
+	if !info.IsDir() {
+		if !info.Mode().IsRegular() || !strings.EqualFold(filepath.Ext(where), ".gguf") {
+			return nil
 		}
-		return m
+		return &Model{Name: strings.TrimSuffix(name, filepath.Ext(where)), Path: where, Bytes: info.Size(), FileCount: 1,
+			State: StateLocal, Files: checkpoint.NewDir(where)}
 	}
-	m.Revision, m.Commit, m.Bytes, m.FileCount, m.State = manifest.Revision, manifest.Commit, manifest.Bytes(), len(manifest.Files), StatePulled
-	for _, f := range manifest.Files {
-		if info, err := fs.Stat(m.Files, f.Path); err != nil || info.Size() != f.Size {
-			m.State = StateDamaged
+	folder := os.DirFS(where)
+	m := &Model{Name: name, Path: where, State: StateLocal, Files: modelFiles(folder)}
+	manifest, err := readManifest(folder, manifestName)
+	switch {
+	case err == nil:
+		m.describe(manifest, folder)
+	case !errors.Is(err, fs.ErrNotExist):
+		m.State = StateDamaged
+		fallthrough
+	default:
+		m.Bytes, m.FileCount = size(folder)
+	}
+	if m.Files == nil {
+		if m.State == StateLocal {
+			return nil
 		}
+		m.Files = folder // the error of what is missing is the loader's
 	}
 	return m
+}
+
+// modelFiles is what an engine reads of a folder: its files, or those that stand for its only GGUF file; nil if it
+// holds no model.
+func modelFiles(folder fs.FS) fs.FS {
+	if info, err := fs.Stat(folder, "config.json"); err == nil && !info.IsDir() {
+		return folder
+	}
+	if files, _ := fs.Glob(folder, "*.gguf"); len(files) == 1 { // only a bad pattern is an error
+		return checkpoint.NewDirFS(folder, files[0])
+	}
+	return nil
+}
+
+// describe takes over what the manifest says, and compares the sizes.
+func (m *Model) describe(manifest *Manifest, folder fs.FS) {
+	m.Revision, m.Commit, m.Bytes, m.FileCount, m.State = manifest.Revision, manifest.Commit, manifest.Bytes(), len(manifest.Files), StatePulled
+	for _, f := range manifest.Files {
+		if info, err := fs.Stat(folder, f.Path); err != nil || info.Size() != f.Size {
+			m.State = StateDamaged
+		}
+	}
 }
 
 // size is the bytes and number of the files at the root.

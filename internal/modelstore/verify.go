@@ -33,14 +33,16 @@ type Report struct {
 // of all safetensors files and of the index over them. done, which may be nil, hears of the bytes read. What is
 // wrong is in the report; the error is for what could not be looked at.
 func Verify(ctx context.Context, m *Model, done func(n int64)) (*Report, error) {
-	r := &Report{Name: m.Name, Path: m.Path, Problems: []Problem{}}
-	if m.Path != embeddedPath {
+	r := &Report{Name: m.Name, Path: m.Path, Files: m.FileCount, Bytes: m.Bytes, Problems: []Problem{}}
+	folder := m.Files
+	if info, err := os.Stat(m.Path); m.Path != embeddedPath && err == nil && info.IsDir() {
 		root, err := os.OpenRoot(m.Path)
 		if err != nil {
 			return nil, storeError(err)
 		}
 		defer root.Close()
-		manifest, err := readManifest(root.FS(), manifestName)
+		folder = root.FS()
+		manifest, err := readManifest(folder, manifestName)
 		switch {
 		case err == nil:
 			r.Manifest = true
@@ -51,10 +53,7 @@ func Verify(ctx context.Context, m *Model, done func(n int64)) (*Report, error) 
 			r.found(manifestName, "the manifest that the pull wrote", err.Error())
 		}
 	}
-	if !r.Manifest {
-		r.Files, r.Bytes = m.FileCount, m.Bytes
-	}
-	r.checkHeaders(m.Files)
+	r.checkHeaders(folder)
 	return r, nil
 }
 
