@@ -111,13 +111,12 @@ func (b *batchCommand) connect(cmd *cobra.Command) (batch.Transport, func() erro
 		}
 		return batch.NewNATS(conn), func() error { conn.Close(); return nil }, nil
 	}
-	b.engine.HTTP, b.engine.NATSListen = "none", "none" // nobody else can reach it
-	b.engine.RequestsMax = batch.WindowMax              // it is the window that bounds them
-	engine, err := b.engine.open(cmd)
+	b.engine.RequestsMax = batch.WindowMax // it is the window that bounds them
+	conn, closeEngine, err := b.engine.openPrivate(cmd, "batch")
 	if err != nil {
 		return nil, nil, err
 	}
-	return batch.NewNATS(engine.Node().Conn()), engine.Close, nil
+	return batch.NewNATS(conn), closeEngine, nil
 }
 
 // print reports what became of the batch.

@@ -321,7 +321,7 @@ func TestBatchStopsAtASignal(t *testing.T) {
 		cancel()
 	}()
 	var stderr bytes.Buffer
-	if code := run(ctx, []string{"batch", in, "-o", out, "--window", "4"}, io.Discard, &stderr); code != 1 || !strings.Contains(stderr.String(), "hint: the same command goes on from here") {
+	if code := run(ctx, []string{"batch", in, "-o", out, "--window", "4"}, io.Discard, &stderr); code != 1 || stderr.String() != "troupe: batch: canceled: stopped\n  hint: the same command goes on from here\n" {
 		t.Errorf("exit code %d: %s", code, stderr.String())
 	}
 	if n := countLines(out); n < 5 || n >= 400 || len(readBatch(t, out)) != n {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
@@ -87,12 +88,35 @@ func (c *chatCommand) connect(cmd *cobra.Command, model string) (chat.Client, fu
 		}
 		return chat.NewEngineClient(conn), func() error { conn.Close(); return nil }, nil
 	}
-	c.engine.HTTP, c.engine.NATSListen = "none", "none" // nobody else can reach it
-	engine, err := c.engine.open(cmd)
+	conn, closeEngine, err := c.engine.openPrivate(cmd, "chat")
 	if err != nil {
 		return nil, nil, err
 	}
-	return chat.NewEngineClient(engine.Node().Conn()), engine.Close, nil
+	return chat.NewEngineClient(conn), closeEngine, nil
+}
+
+// leaveTimeMax is how long an engine may take to notice that its only client has left.
+const leaveTimeMax = time.Second
+
+// openPrivate starts an engine that nobody else can reach, and a connection to it. What runs when it is closed is
+// cancelled.
+func (s *settings) openPrivate(cmd *cobra.Command, name string) (*nats.Conn, func() error, error) {
+	s.HTTP, s.NATSListen = "none", "none"
+	engine, err := s.open(cmd)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := engine.Node().Connection(name)
+	if err != nil {
+		return nil, nil, errors.Join(err, engine.Close())
+	}
+	return conn, func() error {
+		conn.Close() // whoever waits for an answer is gone
+		ctx, cancel := context.WithTimeout(context.Background(), leaveTimeMax)
+		defer cancel()
+		_ = engine.Drain(ctx) // what did not notice is cut off
+		return engine.Close()
+	}, nil
 }
 
 // talk uses the terminal if there is one, both ways.

@@ -23,6 +23,8 @@ type Config struct {
 
 	Progress      func(Progress) // called now and then, never at once; may be nil
 	ProgressEvery time.Duration  // default 500 ms
+
+	inFlightBytesMax int // tests make it small
 }
 
 // Defaults and limits.
@@ -52,6 +54,9 @@ func (c *Config) withDefaults() Config {
 	}
 	if d.RequestTimeMax == 0 {
 		d.RequestTimeMax = RequestTimeDefault
+	}
+	if d.inFlightBytesMax == 0 {
+		d.inFlightBytesMax = bytesInFlightMax
 	}
 	if d.ProgressEvery == 0 {
 		d.ProgressEvery = progressEvery
@@ -247,7 +252,7 @@ func (f *flow) start(ctx context.Context, t *task, failed *LineError, position i
 func (f *flow) reserve(ctx context.Context, size int) error {
 	for {
 		f.mu.Lock()
-		if f.inFlight == 0 || f.inFlight+size <= bytesInFlightMax {
+		if f.inFlight == 0 || f.inFlight+size <= f.batch.cfg.inFlightBytesMax {
 			f.inFlight += size
 			f.mu.Unlock()
 			return nil
