@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/troupe-engine/troupe/internal/defaultmodel"
+	"github.com/troupe-engine/troupe/internal/gguf/checkpoint"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -55,7 +56,7 @@ func Dir() string {
 }
 
 // Find resolves what --model takes: the default model's name, a name in the store, with @revision if it must be
-// that one or a directory.
+// that one, a directory or a GGUF file.
 func Find(name string) (*Model, error) {
 	if name == "" || name == defaultmodel.Name {
 		return embedded(), nil
@@ -88,7 +89,7 @@ func (m *Model) pinned(revision string) (*Model, error) {
 }
 
 func notFound(name string) error {
-	e := schemas.Errorf(schemas.KindNotFound, "find model", "%q is neither a model's name nor a directory with a config.json", name).WithParam("model")
+	e := schemas.Errorf(schemas.KindNotFound, "find model", "%q is neither a model's name nor a GGUF file or a directory with a config.json", name).WithParam("model")
 	if ref, err := ParseRef(name); err == nil && strings.Contains(ref.ID, "/") {
 		for _, m := range Unfinished() {
 			if m.Name == ref.ID {
@@ -110,7 +111,7 @@ func List() []*Model {
 	}
 	store := os.DirFS(dir)
 	found := map[string]bool{}
-	for _, file := range []string{"config.json", manifestName} {
+	for _, file := range []string{"config.json", manifestName, "*.gguf"} {
 		for _, folder := range []string{"*/", "*/*/"} {
 			matches, _ := fs.Glob(store, folder+file) // only a bad pattern is an error
 			for _, m := range matches {
@@ -168,7 +169,7 @@ func embedded() *Model {
 	return m
 }
 
-// at is the model in a folder, or nil if there is none.
+// at is the model in a folder or in a GGUF file, or nil if there is none.
 func at(name, where string) *Model {
 	info, err := os.Stat(where)
 	if err != nil {
@@ -181,7 +182,11 @@ func at(name, where string) *Model {
 		}
 	}
 	if !info.IsDir() {
-		return nil
+		if !info.Mode().IsRegular() || !strings.EqualFold(filepath.Ext(where), ".gguf") {
+			return nil
+		}
+		return &Model{Name: strings.TrimSuffix(name, filepath.Ext(where)), Path: where, Bytes: info.Size(), FileCount: 1,
+			State: StateLocal, Files: checkpoint.NewDir(where)}
 	}
 	folder := os.DirFS(where)
 	m := &Model{Name: name, Path: where, State: StateLocal, Files: modelFiles(folder)}
@@ -204,10 +209,14 @@ func at(name, where string) *Model {
 	return m
 }
 
-// modelFiles is what an engine reads of a folder: its files; nil if it holds no model.
+// modelFiles is what an engine reads of a folder: its files, or those that stand for its only GGUF file; nil if it
+// holds no model.
 func modelFiles(folder fs.FS) fs.FS {
 	if info, err := fs.Stat(folder, "config.json"); err == nil && !info.IsDir() {
 		return folder
+	}
+	if files, _ := fs.Glob(folder, "*.gguf"); len(files) == 1 { // only a bad pattern is an error
+		return checkpoint.NewDirFS(folder, files[0])
 	}
 	return nil
 }

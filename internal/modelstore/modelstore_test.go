@@ -66,3 +66,40 @@ func TestWithoutAStoreNothingElseIsListed(t *testing.T) {
 		t.Errorf("listed %v, want the default model alone", list)
 	}
 }
+
+// TestGGUFFilesAreModels by path, by the name of their folder if they are alone in it, and by their name in the store.
+func TestGGUFFilesAreModels(t *testing.T) {
+	store := t.TempDir()
+	t.Setenv("TROUPE_MODELS", store)
+	dir := filepath.Join(store, "org", "name")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "small.gguf")
+	if err := os.WriteFile(file, []byte("GGUF"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]Model{
+		"org/name":            {Name: "org/name", Path: dir},
+		"org/name/small.gguf": {Name: "org/name/small", Path: file},
+		file:                  {Name: "small", Path: file},
+	} {
+		m, err := Find(name)
+		if err != nil || m.Name != want.Name || m.Path != want.Path || m.Bytes != 4 || m.FileCount != 1 {
+			t.Errorf("%s is found as %+v: %v", name, m, err)
+		} else if f, err := m.Files.Open("model.gguf"); err != nil {
+			t.Error(err)
+		} else {
+			_ = f.Close()
+		}
+	}
+	if list := List(); len(list) != 2 || list[1].Name != "org/name" {
+		t.Errorf("listed %v", list)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "large.gguf"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := Find("org/name"); err == nil {
+		t.Errorf("two files: found %v", m)
+	}
+}

@@ -8,7 +8,6 @@ import (
 	"math"
 
 	"github.com/troupe-engine/troupe/gpu"
-	"github.com/troupe-engine/troupe/internal/safetensors"
 )
 
 // Limits on Options.
@@ -33,6 +32,8 @@ type Options struct {
 	// RoPEBF16 rounds the rotary frequencies to bfloat16, as a torch model computes that was cast as a
 	// whole by model.to(torch.bfloat16). transformers' from_pretrained keeps them in float32.
 	RoPEBF16 bool
+	// RandomSeed, if not nil, draws the weights from a seed; files then need a config.json alone.
+	RandomSeed *uint64
 }
 
 // Model is a decoder on a device: weights, paged key-value pools and work space. It is used by
@@ -57,6 +58,7 @@ type Model struct {
 	replays replays
 	head    head
 	input   input
+	reports reports
 
 	sampled   [SampleRing]gpu.Tensor // [TokensPerStepMax] I32
 	sampleAt  int
@@ -66,7 +68,7 @@ type Model struct {
 	destroyed bool
 }
 
-// Load reads the model in files (config.json, generation_config.json, safetensors) onto dev.
+// Load reads the model in files (config.json, generation_config.json, and safetensors or model.gguf) onto dev.
 // progress, which may be nil, hears the bytes loaded so far. On error nothing stays allocated.
 func Load(dev gpu.Device, files fs.FS, opts Options, progress func(done, total int64)) (*Model, error) {
 	spec, err := ReadSpec(files)
@@ -84,7 +86,7 @@ func load(dev gpu.Device, files fs.FS, spec *Spec, opts Options, progress func(d
 	if err := opts.check(spec); err != nil {
 		return nil, err
 	}
-	file, err := safetensors.OpenDir(files)
+	file, err := opts.open(files)
 	if err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
@@ -122,8 +124,11 @@ func (o *Options) check(s *Spec) error {
 	return nil
 }
 
-func (m *Model) build(file *safetensors.File, progress func(done, total int64)) error {
+func (m *Model) build(file source, progress func(done, total int64)) error {
 	l := &loader{mem: &m.mem, file: file, spec: m.spec, used: map[string]bool{}, progress: progress}
+	if seed := m.options.RandomSeed; seed != nil {
+		l.random = &drawnWeights{*seed}
+	}
 	var err error
 	if m.weights, m.unused, err = l.load(); err != nil {
 		return err

@@ -1,15 +1,13 @@
 package model
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 
 	"github.com/troupe-engine/troupe/gpu"
-	"github.com/troupe-engine/troupe/internal/safetensors"
+	"github.com/troupe-engine/troupe/internal/gguf/checkpoint"
 )
 
 // weights are a checkpoint's tensors on the device. Zero tensors are absent parts.
@@ -47,7 +45,8 @@ type projection struct{ w, bias gpu.Tensor }
 // do nothing, so that the code that names the tensors reads as a list.
 type loader struct {
 	mem        *memory
-	file       *safetensors.File
+	file       source
+	random     *drawnWeights // instead of file, or nil
 	spec       *Spec
 	used       map[string]bool
 	done       int64 // bytes
@@ -160,36 +159,39 @@ func (l *loader) projection(k int, bias bool, parts ...part) projection {
 
 // matrix packs the parts, each [rows, k], stacked in order.
 func (l *loader) matrix(k int, parts ...part) gpu.Tensor {
-	n := 0
-	var dtype gpu.DType
-	data := make([][]byte, 0, len(parts))
-	for i, p := range parts {
-		v, t := l.view(p.name, p.rows, k)
-		if l.err != nil {
-			return gpu.Tensor{}
-		}
-		if i > 0 && t != dtype {
-			l.err = fmt.Errorf("model: %s: tensor %q is %s but %q, which is fused with it, is %s: save the checkpoint in one type",
-				l.file.Origin(p.name), p.name, v.DType, parts[0].name, dtype)
-			return gpu.Tensor{}
-		}
-		dtype, n = t, n+p.rows
-		data = append(data, v.Data)
+	if l.random != nil {
+		return l.randomMatrix(true, k, parts...)
 	}
-	t, err := l.mem.pack(parts[0].name, dtype, n, k, data...)
+	n := 0
+	tensors := make([]checkpoint.Tensor, 0, len(parts))
+	for _, p := range parts {
+		tensors = append(tensors, l.view(p.name, p.rows, k))
+		n += p.rows
+	}
+	if l.err != nil {
+		return gpu.Tensor{}
+	}
+	t, err := l.pack(parts[0].name, n, k, tensors)
 	l.finish(err, parts)
 	return t
 }
 
-// table uploads a matrix as it is.
+// table uploads a matrix as it is, quantized ones in the device's compute type.
 func (l *loader) table(name string, n, k int) gpu.Tensor {
-	v, dtype := l.view(name, n, k)
+	if l.random != nil {
+		return l.randomMatrix(false, k, part{name, n})
+	}
+	v := l.view(name, n, k)
 	if l.err != nil {
 		return gpu.Tensor{}
 	}
+	dtype, plain := plainTypes[v.Type]
+	if !plain {
+		dtype = l.mem.dev.Info().Compute
+	}
 	t, err := l.mem.alloc(dtype, n, k)
 	if err == nil {
-		err = l.mem.dev.Upload(t, v.Data)
+		err = l.mem.dev.Upload(t, convert(v, dtype))
 	}
 	l.finish(err, []part{{name, n}})
 	return t
@@ -197,18 +199,18 @@ func (l *loader) table(name string, n, k int) gpu.Tensor {
 
 // vector uploads the parts, each [rows], end to end as F32.
 func (l *loader) vector(parts ...part) gpu.Tensor {
+	if l.random != nil {
+		return l.randomVector(parts...)
+	}
 	var data []byte
 	n := 0
 	for _, p := range parts {
-		v, dtype := l.view(p.name, p.rows)
+		v := l.view(p.name, p.rows)
 		if l.err != nil {
 			return gpu.Tensor{}
 		}
-		data = appendF32(data, dtype, v.Data)
+		data = append(data, convert(v, gpu.F32)...)
 		n += p.rows
-	}
-	if l.err != nil {
-		return gpu.Tensor{}
 	}
 	t, err := l.mem.alloc(gpu.F32, n)
 	if err == nil {
@@ -218,10 +220,10 @@ func (l *loader) vector(parts ...part) gpu.Tensor {
 	return t
 }
 
-// view returns the tensor called name, which must have the given shape and a float type.
-func (l *loader) view(name string, shape ...int) (safetensors.View, gpu.DType) {
+// view returns the tensor called name, which must have the given shape.
+func (l *loader) view(name string, shape ...int) checkpoint.Tensor {
 	if l.err != nil {
-		return safetensors.View{}, 0
+		return checkpoint.Tensor{}
 	}
 	v, err := l.file.Tensor(name)
 	if err != nil {
@@ -230,23 +232,18 @@ func (l *loader) view(name string, shape ...int) (safetensors.View, gpu.DType) {
 			hint = ` (if the output projection is the embedding table, config.json needs "tie_word_embeddings": true)`
 		}
 		l.err = fmt.Errorf("model: %s needs tensor %q of shape %v: %w%s", l.spec.Architecture, name, shape, err, hint)
-		return safetensors.View{}, 0
+		return checkpoint.Tensor{}
 	}
 	if !slices.Equal(v.Shape, shape) {
 		l.err = fmt.Errorf("model: %s: tensor %q has shape %v, but config.json makes it %v", l.file.Origin(name), name, v.Shape, shape)
-		return safetensors.View{}, 0
-	}
-	dtype, ok := floatTypes[v.DType]
-	if !ok {
-		l.err = fmt.Errorf("model: %s: tensor %q is %s, want F32, F16 or BF16", l.file.Origin(name), name, v.DType)
-		return safetensors.View{}, 0
+		return checkpoint.Tensor{}
 	}
 	if !l.used[name] { // a tied output projection reads the embedding table again
 		l.done += int64(len(v.Data))
-		l.parameters += int64(len(v.Data) / dtype.Size())
+		l.parameters += int64(len(v.Data) / v.Type.BlockBytes() * v.Type.BlockLen())
 	}
 	l.used[name] = true
-	return v, dtype
+	return v
 }
 
 // finish records a device's error about parts, or reports progress.
@@ -258,36 +255,4 @@ func (l *loader) finish(err error, parts []part) {
 	if l.progress != nil {
 		l.progress(l.done, l.file.Bytes())
 	}
-}
-
-var floatTypes = map[safetensors.DType]gpu.DType{safetensors.F32: gpu.F32, safetensors.F16: gpu.F16, safetensors.BF16: gpu.BF16}
-
-// appendF32 appends the elements of src, widened to little-endian float32.
-func appendF32(dst []byte, dtype gpu.DType, src []byte) []byte {
-	switch dtype {
-	case gpu.F32:
-		return append(dst, src...)
-	case gpu.BF16:
-		for i := 0; i < len(src); i += 2 {
-			dst = append(dst, 0, 0, src[i], src[i+1])
-		}
-	case gpu.F16:
-		for i := 0; i < len(src); i += 2 {
-			dst = binary.LittleEndian.AppendUint32(dst, math.Float32bits(widenF16(binary.LittleEndian.Uint16(src[i:]))))
-		}
-	}
-	return dst
-}
-
-// widenF16 converts an IEEE 754 half.
-func widenF16(h uint16) float32 {
-	sign, exponent, fraction := uint32(h>>15)<<31, int(h>>10&31), uint32(h&1023)
-	switch exponent {
-	case 0: // subnormal: fraction × 2^-24
-		v := float32(fraction) / (1 << 24)
-		return math.Float32frombits(math.Float32bits(v) | sign)
-	case 31:
-		return math.Float32frombits(sign | 0xff<<23 | fraction<<13)
-	}
-	return math.Float32frombits(sign | uint32(exponent+112)<<23 | fraction<<13)
 }

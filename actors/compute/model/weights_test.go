@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/troupe-engine/troupe/internal/gguf"
 	"github.com/troupe-engine/troupe/internal/safetensors"
 )
 
@@ -122,8 +123,10 @@ func (m *weightMaker) add(name string, shape ...int) {
 			data = binary.LittleEndian.AppendUint16(data, uint16(math.Float32bits(f)>>16))
 		case safetensors.F16:
 			h := uint16(m.r.IntN(2))<<15 | uint16(8+m.r.IntN(6))<<10 | uint16(m.r.IntN(1024)) // 2^-7 <= |f| < 1/2
-			f = widenF16(h)
 			data = binary.LittleEndian.AppendUint16(data, h)
+			var wide [1]float32
+			gguf.Dequantize(gguf.F16, wide[:], data[len(data)-2:])
+			f = wide[0]
 		}
 		values[i] = float64(f)
 	}
