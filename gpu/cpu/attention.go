@@ -3,14 +3,19 @@ package cpu
 import (
 	"fmt"
 	"math"
+	"unsafe"
 
 	"github.com/troupe-engine/troupe/gpu"
 )
 
-// attention executes gpu.Attention. A work item is one token and one KV head with the group of
-// query heads that share it, so keys and values come from memory once per group. Each query
-// head's result is computed over its keys in order: scores, their maximum, exponentials, then
-// the weighted sum of values. Nothing depends on which other queries are in the step.
+// attention executes gpu.Attention in one pass over keys and values. A work item is a KV head
+// and a few consecutive tokens of one sequence, with all query heads that share the KV head:
+// those are its rows. It walks through the keys in tiles (see attention_tile.go) and keeps for
+// each row a running maximum, sum of weights and weighted sum of values (online softmax; Milakov
+// & Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135).
+//
+// Tiles lie at fixed positions, and a row's sums run in key order. Nothing depends on which
+// other rows are in the item or the step, so neither chunks nor batches change a bit.
 func (d *Device) attention(t *tier, a *gpu.Attention) error {
 	tokens := a.Positions.Len()
 	kvHeads, blockSize, dim := a.KPool.Dims[1], a.KPool.Dims[2], a.KPool.Dims[3]
@@ -22,17 +27,21 @@ func (d *Device) attention(t *tier, a *gpu.Attention) error {
 		panic(fmt.Sprintf("cpu: attention: %d heads of %d at column %d of %v over %d KV heads",
 			a.Heads, dim, a.QColumn, a.Q, kvHeads))
 	}
+	format := kvFormatOf(gpu.OpAttention, a.KPool, a.VPool)
 	p := &d.work.attention
 	*p = attentionTask{
 		tier: t, out: d.Float32s(a.Out), q: d.Float32s(a.Q), stride: a.Q.Dims[1], column: a.QColumn,
-		k: d.Float32s(a.KPool), v: d.Float32s(a.VPool), blocks: a.KPool.Dims[0],
-		kvHeads: kvHeads, group: a.Heads / kvHeads, blockSize: blockSize, dim: dim,
+		k: d.bytes(a.KPool), v: d.bytes(a.VPool), format: format, size: a.KPool.DType.Size(), blocks: a.KPool.Dims[0],
+		kvHeads: kvHeads, group: a.Heads / kvHeads, blockSize: blockSize, dim: dim, padded: (dim + 15) &^ 15,
 		tables: d.Int32s(a.BlockTables), tableWidth: a.BlockTables.Dims[1], positions: d.Int32s(a.Positions),
-		scale: a.Scale, softCap: a.SoftCap, window: a.Window, workers: d.work.workers,
+		scale: a.Scale, softCap: a.SoftCap, window: a.Window, workers: d.work.workers, queries: d.work.queries[:0],
 	}
-	keys := p.resolve(d, d.Int32s(a.Slots), d.Int32s(a.QueryStart))
+	p.whole = blockSize%pageKeys == 0 && p.padded == dim
+	keys := p.resolve(d.Int32s(a.Slots), d.Int32s(a.QueryStart))
+	d.work.queries = p.queries
+	// Multiply-adds take a third of the time: keys are turned around, exponentials taken.
 	macs := float64(2*keys) * float64(a.Heads*dim)
-	d.share(p, tokens*kvHeads, 4*macs/t.macsPerNs)
+	d.share(p, len(p.queries)*kvHeads, 3*macs/t.macsPerNs)
 	*p = attentionTask{}
 	return nil
 }
@@ -41,48 +50,68 @@ type attentionTask struct {
 	tier                   *tier
 	out, q                 []float32
 	stride, column         int
-	k, v                   []float32
+	k, v                   []byte // the pools
+	format                 kvFormat
+	size                   int // bytes of an element of the pools
 	blocks, kvHeads, group int
 	blockSize, dim         int
+	padded                 int  // dim, rounded up to a multiple of 16
+	whole                  bool // pages lie in the pools as the kernels need them
 	tables                 []int32
 	tableWidth             int
-	tokenSlot              []int32 // row of tables for each token
 	positions              []int32
+	queries                []queryRun
 	scale, softCap         float32
 	window                 int
 	workers                []workerSpace
 }
 
-// resolve finds each token's row of the block tables, checks every index, and returns the
-// number of (query, key) pairs.
-func (p *attentionTask) resolve(d *Device, slots, starts []int32) (pairs int) {
+// queryRun is a run of tokens of one sequence.
+type queryRun struct {
+	slot     int32 // row of the block tables
+	from, to int   // tokens
+}
+
+// rowsMax bounds the rows of one item, unless one token has more: enough for the work of
+// turning keys around to be small, and few enough for their sums to stay in cache.
+const rowsMax = 48
+
+// resolve checks every index, divides the tokens into runs, and returns the number of (query,
+// key) pairs.
+func (p *attentionTask) resolve(slots, starts []int32) (pairs int) {
 	tokens := len(p.positions)
-	if cap(d.work.tokenSlot) < tokens {
-		d.work.tokenSlot = make([]int32, tokens+tokens/4)
-	}
-	p.tokenSlot = d.work.tokenSlot[:tokens]
 	if starts[0] != 0 || int(starts[len(slots)]) != tokens {
 		panic(fmt.Sprintf("cpu: attention: QueryStart runs from %d to %d over %d tokens", starts[0], starts[len(slots)], tokens))
 	}
+	most := max(1, rowsMax/p.group)
 	for s, slot := range slots {
 		mustIndex(gpu.OpAttention, "Slots", int(slot), len(p.tables)/p.tableWidth)
 		if starts[s+1] < starts[s] {
 			panic(fmt.Sprintf("cpu: attention: QueryStart decreases at sequence %d", s))
 		}
-		for t := starts[s]; t < starts[s+1]; t++ {
-			p.tokenSlot[t] = slot
-			first, last := p.span(int(t))
+		table := p.table(slot)
+		checked := 0 // blocks from here on have not been looked at
+		for t := int(starts[s]); t < int(starts[s+1]); t++ {
+			first, last := p.span(t)
 			mustIndex(gpu.OpAttention, "Positions", last, p.tableWidth*p.blockSize)
-			for _, block := range p.table(int(t))[first/p.blockSize : last/p.blockSize+1] {
-				mustIndex(gpu.OpAttention, "BlockTables", int(block), p.blocks)
+			if t > int(starts[s]) && p.positions[t] != p.positions[t-1]+1 {
+				panic(fmt.Sprintf("cpu: attention: token %d of slot %d is at position %d, after %d", t, slot, last, p.positions[t-1]))
+			}
+			for b := max(checked, first/p.blockSize); b <= last/p.blockSize; b++ {
+				mustIndex(gpu.OpAttention, "BlockTables", int(table[b]), p.blocks)
+				checked = b + 1
 			}
 			pairs += last - first + 1
+		}
+		for t := int(starts[s]); t < int(starts[s+1]); t += most {
+			p.queries = append(p.queries, queryRun{slot, t, min(t+most, int(starts[s+1]))})
 		}
 	}
 	return pairs
 }
 
-// span returns the first and last position that token t attends to.
+// span returns the first and last position that token t attends to. Neither decreases along the
+// tokens of a sequence.
 func (p *attentionTask) span(t int) (first, last int) {
 	last = int(p.positions[t])
 	if p.window > 0 {
@@ -91,125 +120,92 @@ func (p *attentionTask) span(t int) (first, last int) {
 	return first, last
 }
 
-func (p *attentionTask) table(t int) []int32 {
-	return p.tables[int(p.tokenSlot[t])*p.tableWidth:][:p.tableWidth]
+func (p *attentionTask) table(slot int32) []int32 {
+	return p.tables[int(slot)*p.tableWidth:][:p.tableWidth]
 }
 
 func (p *attentionTask) run(worker, from, to int) {
 	for item := from; item < to; item++ {
-		// Neighbours are tokens of one sequence, which find its keys and values in cache.
-		tokens := len(p.positions)
-		p.heads(&p.workers[worker], item%tokens, item/tokens)
+		p.attend(&p.workers[worker].attention, p.queries[item/p.kvHeads], item%p.kvHeads)
 	}
 }
 
-// heads computes the query heads of one token that share a KV head.
-func (p *attentionTask) heads(space *workerSpace, token, kvHead int) {
-	first, last := p.span(token)
-	count := last - first + 1
-	padded := (count + 15) &^ 15
-	space.scores = grow(space.scores, p.group*padded)
-	table := p.table(token)
-	cold := token == 0 || p.tokenSlot[token-1] != p.tokenSlot[token]
-	queries := p.q[token*p.stride+p.column+kvHead*p.group*p.dim:][:p.group*p.dim]
-	for at := first; at <= last; {
-		keys, n := p.keyRun(p.k, table, kvHead, at, last)
-		if cold {
-			p.prefetch(p.k, p.v, table, kvHead, at+n, first, last)
-		}
-		for g := range p.group {
-			p.tier.dots(space.scores[g*padded+at-first:][:n], queries[g*p.dim:][:p.dim], keys, p.scale)
-		}
-		at += n
-	}
-	space.totals = grow(space.totals, p.group)
-	for g := range p.group {
-		space.totals[g] = p.softmax(space.scores[g*padded:][:padded], count)
-	}
-	chains := mixChains * p.dim
-	space.mixed = grow(space.mixed, p.group*chains)
+// attentionSpace is one worker's scratch. R is the item's rows, D the padded dimension.
+type attentionSpace struct {
+	q          []float32        // [R, D]
+	keys       []float32        // [tilePages, D, 16], a tile of keys turned around
+	scores     []float32        // [rows of a kernel, tileKeys], then weights
+	sums       []float32        // [R, 16] of weights: lane i adds positions i, i+16, …
+	largest    []float32        // [R]
+	correction []float32        // [R], what the last tile multiplies earlier sums by
+	mixed      []float32        // [R, D] of weighted values
+	copied     []float32        // pages of keys and values that are not whole in the pools
+	values     [tilePages]*byte // pages of a tile
+	spans      []keySpan        // [R], in the tile
+}
+
+// attend computes the rows of a run of tokens and one KV head.
+func (p *attentionTask) attend(space *attentionSpace, run queryRun, kvHead int) {
+	rows := (run.to - run.from) * p.group
+	space.sums = grow(space.sums, rows*pageKeys)
+	clear(space.sums)
+	space.mixed = grow(space.mixed, rows*p.padded)
 	clear(space.mixed)
-	for at := first; at <= last; {
-		values, n := p.keyRun(p.v, table, kvHead, at, last)
-		if cold {
-			p.prefetch(p.v, nil, table, kvHead, at+n, first, last)
+	space.correction = grow(space.correction, rows)
+	space.largest = grow(space.largest, rows)
+	for i := range space.largest {
+		space.largest[i] = negativeInfinity
+	}
+	q := p.gatherQueries(space, run, kvHead)
+	first, _ := p.span(run.from)
+	_, last := p.span(run.to - 1)
+	table := p.table(run.slot)
+	for at := first &^ (tileKeys - 1); at <= last; at += tileKeys {
+		p.tile(space, run, q, table, kvHead, at, max(first, at), min(last, at+tileKeys-1))
+	}
+	for r := range rows {
+		token, head := run.from+r/p.group, kvHead*p.group+r%p.group
+		inverse := 1 / sumLanes((*[16]float32)(space.sums[r*pageKeys:]))
+		out := p.out[(token*p.kvHeads*p.group+head)*p.dim:][:p.dim]
+		for i, v := range space.mixed[r*p.padded:][:p.dim] {
+			out[i] = v * inverse
 		}
-		for g := range p.group {
-			p.mix(space.mixed[g*chains:][:chains], space.scores[g*padded+at-first:][:n], values, at)
-		}
-		at += n
-	}
-	out := p.out[(token*p.kvHeads+kvHead)*p.group*p.dim:][:p.group*p.dim]
-	for g, total := range space.totals {
-		p.finish(out[g*p.dim:][:p.dim], space.mixed[g*chains:][:chains], 1/total)
 	}
 }
 
-// mixChains is the number of independent sums that hide the latency of a multiply-add. The value
-// at position p goes to chain p%mixChains, so the result does not depend on the block size.
-const mixChains = 4
-
-// mix adds the weighted values of positions at.. to the chains.
-func (p *attentionTask) mix(chains, weights, values []float32, at int) {
-	i := 0
-	one := func() {
-		chain := (at + i) % mixChains
-		p.tier.mixOne(chains[chain*p.dim:][:p.dim], values[i*p.dim:], weights[i])
-		i++
+// gatherQueries returns the item's queries, [R, D]. Those of one token lie that way already.
+func (p *attentionTask) gatherQueries(space *attentionSpace, run queryRun, kvHead int) []float32 {
+	width := p.group * p.dim
+	at := func(token int) []float32 { return p.q[token*p.stride+p.column+kvHead*width:][:width] }
+	if run.to-run.from == 1 && p.padded == p.dim {
+		return at(run.from)
 	}
-	for i < len(weights) && (at+i)%mixChains != 0 {
-		one()
+	rows := (run.to - run.from) * p.group
+	space.q = grow(space.q, rows*p.padded)
+	if p.padded != p.dim {
+		clear(space.q)
 	}
-	if n := (len(weights) - i) / mixChains * mixChains; n > 0 {
-		p.tier.mixFour(chains, weights[i:i+n], values[i*p.dim:])
-		i += n
+	for r := range rows {
+		copy(space.q[r*p.padded:], at(run.from + r/p.group)[r%p.group*p.dim:][:p.dim])
 	}
-	for i < len(weights) {
-		one()
-	}
+	return space.q
 }
 
-// finish adds up the chains and divides by the sum of the weights.
-func (p *attentionTask) finish(out, chains []float32, inverse float32) {
-	a, b, c, d := chains[:p.dim], chains[p.dim:][:p.dim], chains[2*p.dim:][:p.dim], chains[3*p.dim:][:p.dim]
-	for i := range out {
-		out[i] = ((a[i] + c[i]) + (b[i] + d[i])) * inverse
+// page returns the page of pool that begins at position at, [16, D]: in place, or else copied to
+// scratch as far as it lies in [first, last].
+func (p *attentionTask) page(pool []byte, table []int32, kvHead, at, first, last int, scratch []float32) *byte {
+	if p.whole {
+		start := (int(table[at/p.blockSize])*p.kvHeads+kvHead)*p.blockSize + at%p.blockSize
+		return &pool[start*p.dim*p.size]
 	}
-}
-
-// softmax turns the first count scores into exponentials and returns their sum.
-func (p *attentionTask) softmax(scores []float32, count int) (total float32) {
-	if p.softCap > 0 {
-		softCapAll(scores[:count], p.softCap)
+	page := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(scratch))), len(scratch)*4)
+	clear(page)
+	row := p.dim * p.size
+	for pos := max(at, first); pos <= min(at+pageKeys-1, last); pos++ {
+		start := (int(table[pos/p.blockSize])*p.kvHeads+kvHead)*p.blockSize + pos%p.blockSize
+		copy(page[(pos-at)*p.padded*p.size:], pool[start*row:][:row])
 	}
-	for i := count; i < len(scores); i++ {
-		scores[i] = negativeInfinity // weighs nothing
-	}
-	largest, _ := p.tier.largest(scores)
-	return p.tier.expShift(scores, largest)
-}
-
-// keyRun returns the vectors of positions at.. that are contiguous in pool, up to last, and
-// their number.
-func (p *attentionTask) keyRun(pool []float32, table []int32, kvHead, at, last int) ([]float32, int) {
-	offset := at % p.blockSize
-	n := min(p.blockSize-offset, last-at+1)
-	start := ((int(table[at/p.blockSize])*p.kvHeads+kvHead)*p.blockSize + offset) * p.dim
-	return pool[start:][:n*p.dim], n
-}
-
-// prefetch asks for the run at position at of pool, or past the end for the first run of the
-// pool that is read next. Blocks lie anywhere in memory, so the processor cannot guess them.
-func (p *attentionTask) prefetch(pool, next []float32, table []int32, kvHead, at, first, last int) {
-	const floatsMax = 1024 // further on, it has seen the direction
-	if at > last {
-		if next == nil {
-			return
-		}
-		pool, at = next, first
-	}
-	run, _ := p.keyRun(pool, table, kvHead, at, last)
-	p.tier.prefetch(run[:min(len(run), floatsMax)])
+	return &page[0]
 }
 
 var negativeInfinity = float32(math.Inf(-1))

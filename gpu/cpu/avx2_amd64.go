@@ -92,25 +92,95 @@ func matmulF32T4P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int
 //go:noescape
 func matmulF32T6P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
 
-// dotsAVX2 is tier.dots; dim is a positive multiple of 8.
+// transposeBF16AVX2 is an entry of tier.transpose; dim is a positive multiple of 16.
 //
 //go:noescape
-func dotsAVX2(scores *float32, q *float32, keys *float32, n int, dim int, scale float32)
+func transposeBF16AVX2(dst *float32, src *byte, dim int)
 
-// mixOneAVX2 is tier.mixOne; dim is a positive multiple of 8.
+// transposeF32AVX2 is an entry of tier.transpose; dim is a positive multiple of 16.
 //
 //go:noescape
-func mixOneAVX2(out *float32, value *float32, dim int, weight float32)
+func transposeF32AVX2(dst *float32, src *byte, dim int)
 
-// mixFourAVX2 is tier.mixFour; n is a multiple of 4, dim a positive multiple of 8.
+// scoresR1AVX2 is tier.scores for 1 rows.
 //
 //go:noescape
-func mixFourAVX2(chains *float32, weights *float32, values *float32, n int, dim int)
+func scoresR1AVX2(scores *float32, q *float32, keys *float32, pages int, dim int, scale float32)
 
-// prefetchAVX2 is tier.prefetch.
+// scoresR2AVX2 is tier.scores for 2 rows.
 //
 //go:noescape
-func prefetchAVX2(x *float32, n int)
+func scoresR2AVX2(scores *float32, q *float32, keys *float32, pages int, dim int, scale float32)
+
+// scoresR3AVX2 is tier.scores for 3 rows.
+//
+//go:noescape
+func scoresR3AVX2(scores *float32, q *float32, keys *float32, pages int, dim int, scale float32)
+
+// scoresR4AVX2 is tier.scores for 4 rows.
+//
+//go:noescape
+func scoresR4AVX2(scores *float32, q *float32, keys *float32, pages int, dim int, scale float32)
+
+// scoresR6AVX2 is tier.scores for 6 rows.
+//
+//go:noescape
+func scoresR6AVX2(scores *float32, q *float32, keys *float32, pages int, dim int, scale float32)
+
+// softmaxAVX2 is tier.softmax; n is a positive multiple of 16.
+//
+//go:noescape
+func softmaxAVX2(scores *float32, n int, sums *float32, largest *float32, correction *float32, rows int)
+
+// mixBF16R1AVX2 is an entry of tier.mix for 1 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixBF16R1AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixBF16R2AVX2 is an entry of tier.mix for 2 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixBF16R2AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixBF16R3AVX2 is an entry of tier.mix for 3 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixBF16R3AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixBF16R4AVX2 is an entry of tier.mix for 4 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixBF16R4AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixBF16R6AVX2 is an entry of tier.mix for 6 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixBF16R6AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixF32R1AVX2 is an entry of tier.mix for 1 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixF32R1AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixF32R2AVX2 is an entry of tier.mix for 2 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixF32R2AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixF32R3AVX2 is an entry of tier.mix for 3 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixF32R3AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixF32R4AVX2 is an entry of tier.mix for 4 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixF32R4AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixF32R6AVX2 is an entry of tier.mix for 6 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixF32R6AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
 
 // expShiftAVX2 is tier.expShift; it leaves the sum in 16 lanes, zero where there is none.
 //

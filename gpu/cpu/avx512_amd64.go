@@ -152,25 +152,110 @@ func matmulF32T12P2AVX512(sums *float32, w *byte, stride uintptr, x *float32, k 
 //go:noescape
 func matmulF32T12P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
 
-// dotsAVX512 is tier.dots; dim is a positive multiple of 16.
+// transposeBF16AVX512 is an entry of tier.transpose; dim is a positive multiple of 16.
 //
 //go:noescape
-func dotsAVX512(scores *float32, q *float32, keys *float32, n int, dim int, scale float32)
+func transposeBF16AVX512(dst *float32, src *byte, dim int)
 
-// mixOneAVX512 is tier.mixOne; dim is a positive multiple of 16.
+// transposeF32AVX512 is an entry of tier.transpose; dim is a positive multiple of 16.
 //
 //go:noescape
-func mixOneAVX512(out *float32, value *float32, dim int, weight float32)
+func transposeF32AVX512(dst *float32, src *byte, dim int)
 
-// mixFourAVX512 is tier.mixFour; n is a multiple of 4, dim a positive multiple of 16.
+// scoresR1AVX512 is tier.scores for 1 rows.
 //
 //go:noescape
-func mixFourAVX512(chains *float32, weights *float32, values *float32, n int, dim int)
+func scoresR1AVX512(scores *float32, q *float32, keys *float32, pages int, dim int, scale float32)
 
-// prefetchAVX512 is tier.prefetch.
+// scoresR2AVX512 is tier.scores for 2 rows.
 //
 //go:noescape
-func prefetchAVX512(x *float32, n int)
+func scoresR2AVX512(scores *float32, q *float32, keys *float32, pages int, dim int, scale float32)
+
+// scoresR3AVX512 is tier.scores for 3 rows.
+//
+//go:noescape
+func scoresR3AVX512(scores *float32, q *float32, keys *float32, pages int, dim int, scale float32)
+
+// scoresR4AVX512 is tier.scores for 4 rows.
+//
+//go:noescape
+func scoresR4AVX512(scores *float32, q *float32, keys *float32, pages int, dim int, scale float32)
+
+// scoresR6AVX512 is tier.scores for 6 rows.
+//
+//go:noescape
+func scoresR6AVX512(scores *float32, q *float32, keys *float32, pages int, dim int, scale float32)
+
+// scoresR12AVX512 is tier.scores for 12 rows.
+//
+//go:noescape
+func scoresR12AVX512(scores *float32, q *float32, keys *float32, pages int, dim int, scale float32)
+
+// softmaxAVX512 is tier.softmax; n is a positive multiple of 16.
+//
+//go:noescape
+func softmaxAVX512(scores *float32, n int, sums *float32, largest *float32, correction *float32, rows int)
+
+// mixBF16R1AVX512 is an entry of tier.mix for 1 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixBF16R1AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixBF16R2AVX512 is an entry of tier.mix for 2 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixBF16R2AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixBF16R3AVX512 is an entry of tier.mix for 3 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixBF16R3AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixBF16R4AVX512 is an entry of tier.mix for 4 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixBF16R4AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixBF16R6AVX512 is an entry of tier.mix for 6 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixBF16R6AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixBF16R12AVX512 is an entry of tier.mix for 12 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixBF16R12AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixF32R1AVX512 is an entry of tier.mix for 1 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixF32R1AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixF32R2AVX512 is an entry of tier.mix for 2 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixF32R2AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixF32R3AVX512 is an entry of tier.mix for 3 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixF32R3AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixF32R4AVX512 is an entry of tier.mix for 4 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixF32R4AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixF32R6AVX512 is an entry of tier.mix for 6 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixF32R6AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixF32R12AVX512 is an entry of tier.mix for 12 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixF32R12AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
 
 // expShiftAVX512 is tier.expShift; it leaves the sum in 16 lanes, zero where there is none.
 //

@@ -18,10 +18,10 @@ var goTier = tier{
 		gpu.F16:  {{tokens: 1, panels: 1, many: panelF16, one: panelF16}},
 		gpu.F32:  {{tokens: 1, panels: 1, many: panelF32, one: panelF32}},
 	},
-	dots:      dots,
-	mixOne:    mixOne,
-	mixFour:   mixFour,
-	prefetch:  func([]float32) {}, // Go has no way to say it
+	transpose: [kvFormats]func(dst *float32, src *byte, dim int){kvF32: transposeF32, kvBF16: transposeBF16},
+	rows: []rowKernel{{rows: 1, scores: scoresRow,
+		mix: mixKernels{kvF32: mixRowF32, kvBF16: mixRowBF16}}},
+	softmax:   softmaxRows,
 	expShift:  expShift,
 	largest:   largest,
 	massAbove: massAbove,
@@ -78,40 +78,6 @@ func panelF32(sums *float32, w *byte, _ uintptr, x *float32, k int) {
 			s3 += v * row[3]
 		}
 		acc[r], acc[r+1], acc[r+2], acc[r+3] = s0, s1, s2, s3
-	}
-}
-
-func dots(scores, q, keys []float32, scale float32) {
-	dim := len(q)
-	for i := range scores {
-		key := keys[i*dim:][:dim]
-		var s0, s1, s2, s3 float32
-		j := 0
-		for ; j+4 <= dim; j += 4 {
-			a, b := q[j:j+4:j+4], key[j:j+4:j+4]
-			s0 += a[0] * b[0]
-			s1 += a[1] * b[1]
-			s2 += a[2] * b[2]
-			s3 += a[3] * b[3]
-		}
-		for ; j < dim; j++ {
-			s0 += q[j] * key[j]
-		}
-		scores[i] = ((s0 + s1) + (s2 + s3)) * scale
-	}
-}
-
-func mixOne(out, value []float32, weight float32) {
-	value = value[:len(out)]
-	for i := range out {
-		out[i] += weight * value[i]
-	}
-}
-
-func mixFour(chains, weights, values []float32) {
-	dim := len(chains) / 4
-	for i, w := range weights {
-		mixOne(chains[i%4*dim:][:dim], values[i*dim:], w)
 	}
 }
 

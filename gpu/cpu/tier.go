@@ -22,15 +22,16 @@ type tier struct {
 	// first has one token.
 	tiles map[gpu.DType][]tile
 
-	// dots: scores[i] = scale * (q . keys[i]) for len(scores) consecutive keys of len(q).
-	dots func(scores, q, keys []float32, scale float32)
-	// mixOne: out += weight * value.
-	mixOne func(out, value []float32, weight float32)
-	// mixFour: chains[i%4] += weights[i] * values[i], in order of i, for a multiple of four
-	// values; chains holds four sums. Each term is added as by mixOne, to the bit.
-	mixFour func(chains, weights, values []float32)
-	// prefetch hints that x will be read soon.
-	prefetch func(x []float32)
+	// transpose turns a page of keys around: [16][dim] of a format to [dim][16]. dim is a
+	// positive multiple of 16, as it is in all kernels of attention.
+	transpose [kvFormats]func(dst *float32, src *byte, dim int)
+	// rows are the kernels of attention by ascending number of rows; the first has one.
+	rows []rowKernel
+	// softmax makes weights e^(score-m) of n scores in each row, where m is the largest score so
+	// far: it updates largest[r], adds to sums[r][i%16], and sets correction[r] to what earlier
+	// weights have to be multiplied by, which those of sums already are. A row of scores has
+	// tileKeys, a row of sums 16; n is a multiple of 16, not 0.
+	softmax func(scores *float32, n int, sums, largest, correction *float32, rows int)
 	// expShift: x = exp(x - shift) in place; returns the sum. len(x) is a multiple of 16.
 	expShift func(x []float32, shift float32) float32
 	// largest: the maximum, and whether any element is NaN. len(x) is a multiple of 16, not 0.

@@ -1,8 +1,6 @@
 package cpu
 
 import (
-	"unsafe"
-
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/gpu/ref"
 	"golang.org/x/sys/cpu"
@@ -43,29 +41,15 @@ var avx2Tier = tier{
 			{tokens: 6, panels: 1, many: matmulF32T6P1AVX2, one: matmulF32T6P1AVX2},
 		},
 	},
-	dots: func(scores, q, keys []float32, scale float32) {
-		if len(q) == 0 || len(q)%8 != 0 || len(scores) == 0 {
-			dots(scores, q, keys, scale)
-			return
-		}
-		dotsAVX2(&scores[0], &q[0], &keys[:len(scores)*len(q)][0], len(scores), len(q), scale)
+	transpose: [kvFormats]func(dst *float32, src *byte, dim int){kvF32: transposeF32AVX2, kvBF16: transposeBF16AVX2},
+	rows: []rowKernel{
+		{1, scoresR1AVX2, mixKernels{kvF32: mixF32R1AVX2, kvBF16: mixBF16R1AVX2}},
+		{2, scoresR2AVX2, mixKernels{kvF32: mixF32R2AVX2, kvBF16: mixBF16R2AVX2}},
+		{3, scoresR3AVX2, mixKernels{kvF32: mixF32R3AVX2, kvBF16: mixBF16R3AVX2}},
+		{4, scoresR4AVX2, mixKernels{kvF32: mixF32R4AVX2, kvBF16: mixBF16R4AVX2}},
+		{6, scoresR6AVX2, mixKernels{kvF32: mixF32R6AVX2, kvBF16: mixBF16R6AVX2}},
 	},
-	mixOne: func(out, value []float32, weight float32) {
-		if len(out) == 0 || len(out)%8 != 0 {
-			mixOne(out, value, weight)
-			return
-		}
-		mixOneAVX2(&out[0], &value[:len(out)][0], len(out), weight)
-	},
-	mixFour: func(chains, weights, values []float32) {
-		dim := len(chains) / 4
-		if dim == 0 || dim%8 != 0 || len(weights) == 0 {
-			mixFour(chains, weights, values)
-			return
-		}
-		mixFourAVX2(&chains[0], &weights[0], &values[:len(weights)*dim][0], len(weights), dim)
-	},
-	prefetch: func(x []float32) { prefetchAVX2(unsafe.SliceData(x), len(x)) },
+	softmax: softmaxAVX2,
 	expShift: func(x []float32, shift float32) float32 {
 		if len(x) == 0 {
 			return 0
@@ -143,29 +127,16 @@ var avx512Tier = tier{
 			{tokens: 12, panels: 2, many: matmulF32T12P2AVX512, one: matmulF32T12P1AVX512},
 		},
 	},
-	dots: func(scores, q, keys []float32, scale float32) {
-		if len(q) == 0 || len(q)%16 != 0 || len(scores) == 0 {
-			avx2Tier.dots(scores, q, keys, scale)
-			return
-		}
-		dotsAVX512(&scores[0], &q[0], &keys[:len(scores)*len(q)][0], len(scores), len(q), scale)
+	transpose: [kvFormats]func(dst *float32, src *byte, dim int){kvF32: transposeF32AVX512, kvBF16: transposeBF16AVX512},
+	rows: []rowKernel{
+		{1, scoresR1AVX512, mixKernels{kvF32: mixF32R1AVX512, kvBF16: mixBF16R1AVX512}},
+		{2, scoresR2AVX512, mixKernels{kvF32: mixF32R2AVX512, kvBF16: mixBF16R2AVX512}},
+		{3, scoresR3AVX512, mixKernels{kvF32: mixF32R3AVX512, kvBF16: mixBF16R3AVX512}},
+		{4, scoresR4AVX512, mixKernels{kvF32: mixF32R4AVX512, kvBF16: mixBF16R4AVX512}},
+		{6, scoresR6AVX512, mixKernels{kvF32: mixF32R6AVX512, kvBF16: mixBF16R6AVX512}},
+		{12, scoresR12AVX512, mixKernels{kvF32: mixF32R12AVX512, kvBF16: mixBF16R12AVX512}},
 	},
-	mixOne: func(out, value []float32, weight float32) {
-		if len(out) == 0 || len(out)%16 != 0 {
-			avx2Tier.mixOne(out, value, weight)
-			return
-		}
-		mixOneAVX512(&out[0], &value[:len(out)][0], len(out), weight)
-	},
-	mixFour: func(chains, weights, values []float32) {
-		dim := len(chains) / 4
-		if dim == 0 || dim%16 != 0 || len(weights) == 0 {
-			avx2Tier.mixFour(chains, weights, values)
-			return
-		}
-		mixFourAVX512(&chains[0], &weights[0], &values[:len(weights)*dim][0], len(weights), dim)
-	},
-	prefetch: func(x []float32) { prefetchAVX512(unsafe.SliceData(x), len(x)) },
+	softmax: softmaxAVX512,
 	expShift: func(x []float32, shift float32) float32 {
 		if len(x) == 0 {
 			return 0

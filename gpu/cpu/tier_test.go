@@ -91,35 +91,6 @@ func TestTwins(t *testing.T) {
 	eachTier(t, func(t *testing.T, tr *tier) {
 		rng := rand.New(rand.NewPCG(3, 4))
 		for round := range 40 {
-			dim, n := 8*(1+rng.IntN(36)), 1+rng.IntN(33)
-			q, keys := random(rng, dim, 1), random(rng, n*dim, 1)
-			got, want := make([]float32, n), make([]float32, n)
-			tr.dots(got, q, keys, 0.3)
-			dots(want, q, keys, 0.3)
-			close32(t, fmt.Sprintf("dots %d x %d", n, dim), got, want, 1e-5*math.Sqrt(float64(dim)))
-
-			one := make([]float32, 1)
-			tr.dots(one, q, keys[(n-1)*dim:], 0.3)
-			if one[0] != got[n-1] {
-				t.Fatalf("the dot product of key %d alone is %v, among others %v", n-1, one[0], got[n-1])
-			}
-
-			if four := n &^ 3; four > 0 {
-				chains := random(rng, 4*dim, 1)
-				want, single := append([]float32(nil), chains...), append([]float32(nil), chains...)
-				tr.mixFour(chains, got[:four], keys)
-				mixFour(want, got[:four], keys)
-				close32(t, fmt.Sprintf("mixFour %d x %d", four, dim), chains, want, 1e-5*math.Sqrt(float64(n)))
-				for i, w := range got[:four] {
-					tr.mixOne(single[i%4*dim:][:dim], keys[i*dim:], w)
-				}
-				for i := range single {
-					if single[i] != chains[i] {
-						t.Fatalf("mixFour %d x %d: element %d is %v, one by one %v", four, dim, i, chains[i], single[i])
-					}
-				}
-			}
-
 			size := 16 * (1 + rng.IntN(20))
 			x, y := random(rng, size, 5), random(rng, size, 1)
 			for act := range tr.gates {

@@ -8,9 +8,9 @@ import "unsafe"
 type workspace struct {
 	workers []workerSpace
 
-	tokenSlot []int32   // attention: block table row of each token
-	packed    []float32 // matmul: activations in tiles
-	tiles     []tileRun // matmul: division of the tokens into tiles
+	queries []queryRun // attention: division of the tokens into runs
+	packed  []float32  // matmul: activations in tiles
+	tiles   []tileRun  // matmul: division of the tokens into tiles
 
 	gathered, products, sums []float32 // experts: [n, H], [n, H], [T, H]
 	rows                     []expertRow
@@ -33,12 +33,10 @@ type workspace struct {
 // workerSpace is the scratch of one worker. The padding keeps two workers' headers off one
 // cache line.
 type workerSpace struct {
-	sums   []float32 // matmul: a tile's accumulators
-	scores []float32 // attention: the scores of a group of query heads
-	totals []float32 // attention: the sums of their exponentials
-	mixed  []float32 // attention: four chains of weighted values for each of them
-	draw   drawSpace
-	_      [64]byte
+	sums      []float32 // matmul: a tile's accumulators
+	attention attentionSpace
+	draw      drawSpace
+	_         [64]byte
 }
 
 // grow returns s with length n, reallocating only when its capacity is too small. Contents are

@@ -14,6 +14,7 @@ type isa struct {
 	name  string // suffix of function names
 	lanes int    // float32 per vector register
 	tiles []shape
+	rows  []int // query rows of the attention kernels
 }
 
 // shape is a matrix tile: tokens by panels of 16 rows.
@@ -22,8 +23,8 @@ type shape struct{ tokens, panels int }
 // A tile needs about eight chains of multiply-adds to hide their latency, and one register for
 // each; beyond that, more tokens per tile means fewer passes over the weights.
 var isas = map[string]isa{
-	"avx2":   {"AVX2", 8, []shape{{1, 4}, {2, 2}, {4, 1}, {6, 1}}},
-	"avx512": {"AVX512", 16, []shape{{1, 8}, {2, 4}, {4, 4}, {8, 2}, {12, 2}}},
+	"avx2":   {"AVX2", 8, []shape{{1, 4}, {2, 2}, {4, 1}, {6, 1}}, []int{1, 2, 3, 4, 6}},
+	"avx512": {"AVX512", 16, []shape{{1, 8}, {2, 4}, {4, 4}, {8, 2}, {12, 2}}, []int{1, 2, 3, 4, 6, 12}},
 }
 
 func main() {
@@ -34,10 +35,7 @@ func main() {
 		log.Fatalf("asm: unknown -isa %q", *name)
 	}
 	target.matrixKernels()
-	target.dots()
-	target.mixOne()
-	target.mixFour()
-	target.prefetch()
+	target.attentionKernels()
 	target.expShift()
 	target.largest()
 	target.massAbove()
