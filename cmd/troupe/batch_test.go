@@ -111,7 +111,7 @@ func TestBatchOfTwoHundredLines(t *testing.T) {
 		20: `{"custom_id":"q20","method":"POST","url":"/v1/nowhere","body":{}}`,
 		30: `{"custom_id":"q5","method":"POST","url":"/v1/completions","body":{"prompt":"x"}}`,
 		40: `{"custom_id":"q40","method":"POST","url":"/v1/completions","body":{"prompt":"x","temperature":-1}}`,
-		50: `{"custom_id":"q50","method":"POST","url":"/v1/completions","body":{"prompt":"x","tempreature":1}}`,
+		50: `{"custom_id":"q50","method":"POST","url":"/v1/completions","body":{"prompt":"x","warmth":1}}`,
 		60: `{"custom_id":"q60","method":"POST","url":"/v1/completions","body":{"prompt":"x","model":"nosuch"}}`,
 		70: `{"custom_id":"q70","method":"POST","url":"/v1/completions","body":{"prompt":["x","y"],"n":2,"max_tokens":3,"ignore_eos":true}}`,
 	})
@@ -132,7 +132,7 @@ func TestBatchOfTwoHundredLines(t *testing.T) {
 			t.Errorf("%s: %+v; want %s", key, l, want)
 		}
 	}
-	for key, want := range map[string]string{"q40": "temperature is -1", "q50": "tempreature", "q60": "nosuch"} {
+	for key, want := range map[string]string{"q40": "temperature is -1", "q50": "warmth", "q60": "nosuch"} {
 		if l := all[key]; l.Response == nil || l.Response.Status < 400 || !strings.Contains(string(l.Response.Body), want) || l.Error != nil {
 			t.Errorf("%s: %+v; want a refusal that says %q", key, l, want)
 		}

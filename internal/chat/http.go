@@ -167,7 +167,8 @@ func errorIn(body []byte) *schemas.Error {
 	var reply struct {
 		Error *schemas.ErrorDetail `json:"error"`
 	}
-	if json.Unmarshal(body, &reply) != nil || reply.Error == nil {
+	_ = json.Unmarshal(body, &reply) // what is not JSON has no error in it
+	if reply.Error == nil {
 		return nil
 	}
 	e := schemas.Errorf(schemas.KindInvalid, opChat, "%s", reply.Error.Message)
