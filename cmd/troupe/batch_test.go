@@ -114,6 +114,7 @@ func TestBatchOfTwoHundredLines(t *testing.T) {
 		50: `{"custom_id":"q50","method":"POST","url":"/v1/completions","body":{"prompt":"x","warmth":1}}`,
 		60: `{"custom_id":"q60","method":"POST","url":"/v1/completions","body":{"prompt":"x","model":"nosuch"}}`,
 		70: `{"custom_id":"q70","method":"POST","url":"/v1/completions","body":{"prompt":["x","y"],"n":2,"max_tokens":3,"ignore_eos":true}}`,
+		80: `{"custom_id":"q80","method":"POST","url":"/v1/embeddings","body":{"input":"x"}}`,
 	})
 	stdout, stderr, code := command(t, "batch", in, "-o", out, "--json")
 	var s batch.Summary
@@ -140,6 +141,10 @@ func TestBatchOfTwoHundredLines(t *testing.T) {
 	var many struct{ Choices []any }
 	if err := json.Unmarshal(all["q70"].Response.Body, &many); err != nil || len(many.Choices) != 4 {
 		t.Errorf("two prompts, n=2: %d choices, %v", len(many.Choices), err)
+	}
+	var vectors struct{ Data []struct{ Embedding []float64 } }
+	if err := json.Unmarshal(all["q80"].Response.Body, &vectors); err != nil || len(vectors.Data) != 1 || len(vectors.Data[0].Embedding) == 0 {
+		t.Errorf("embeddings: %v %+v", err, all["q80"])
 	}
 	if l := all["q0"]; l.Response.Status != 200 || l.Response.RequestID == "" {
 		t.Errorf("q0: %+v", l.Response)
