@@ -378,8 +378,7 @@ func TestTheTokenStaysAtTheEndpoint(t *testing.T) {
 	s, o := serve(t, hubtest.Model(shardBytes))
 	o.Hub.Token = "hf_secret"
 	leaked, served := make(chan string, 100), 0
-	var elsewhere *httptest.Server
-	elsewhere = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		served++
 		for name, values := range r.Header {
 			if strings.Contains(strings.Join(values, " "), "hf_secret") {

@@ -108,7 +108,7 @@ func TestCancelledPullsGoOn(t *testing.T) {
 	s, o := serve(t, hubtest.Model(shardBytes))
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	s.Rate = 4 << 20
+	s.Rate.Store(4 << 20)
 	o.Notify = func(e Event) {
 		if e.Stats.BytesDone > shardBytes {
 			cancel()
@@ -123,7 +123,8 @@ func TestCancelledPullsGoOn(t *testing.T) {
 	}
 	_, err = Find(testID)
 	failed(t, err, schemas.KindNotFound, "not complete", "troupe pull org/name")
-	s.Rate, o.Notify = 0, nil
+	s.Rate.Store(0)
+	o.Notify = nil
 	r := mustPull(t, o)
 	if r.BytesReceived > r.Bytes-shardBytes {
 		t.Errorf("received %d of %d bytes; %d were there", r.BytesReceived, r.Bytes, partial[0].Bytes)
@@ -230,7 +231,7 @@ func TestACrashBetweenTheRenamesIsMended(t *testing.T) {
 
 func TestTwoPullsOfOneModelTakeTurns(t *testing.T) {
 	s, o := serve(t, hubtest.Model(shardBytes))
-	s.Rate = 8 << 20
+	s.Rate.Store(8 << 20)
 	var waited atomic.Int32
 	o.Notify = func(e Event) {
 		if e.Kind == EventLocked {

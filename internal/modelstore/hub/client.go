@@ -107,7 +107,7 @@ func (c *Client) do(ctx context.Context, method string, u *url.URL, header http.
 		if c.token != "" && sameOrigin(u, c.endpoint) {
 			req.Header.Set("Authorization", "Bearer "+c.token)
 		}
-		resp, err := c.http.Do(req)
+		resp, err := c.http.Do(req) //nolint:bodyclose // the answer that is returned closes it
 		if err != nil {
 			return nil, c.networkError(ctx, err, u, what)
 		}

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -50,8 +51,10 @@ type Server struct {
 	Intercept func(w http.ResponseWriter, r *http.Request, path string, n int) bool
 	// Listed changes an entry before it is sent.
 	Listed func(*Entry)
-	// Rate is how many bytes per second of one file are sent; 0 is no limit.
-	Rate int
+	// Rate is how many bytes per second of one file are sent; 0 is no limit. It may be changed at any time.
+	Rate atomic.Int64
+
+	active sync.WaitGroup
 
 	mu       sync.Mutex
 	served   map[string]int64
@@ -92,7 +95,12 @@ func (s *Server) Headers() []http.Header {
 	return slices.Clone(s.headers)
 }
 
+// Settle waits until all requests are answered, or their clients' absence is noticed.
+func (s *Server) Settle() { s.active.Wait() }
+
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
+	s.active.Add(1)
+	defer s.active.Done()
 	path := r.URL.Path
 	api := "/api/models/" + s.ID
 	switch {
@@ -150,11 +158,12 @@ type counting struct {
 func (c *counting) Write(p []byte) (total int, err error) {
 	for len(p) > 0 && err == nil {
 		n := min(len(p), 4<<10)
-		if c.s.Rate > 0 {
-			time.Sleep(time.Until(c.begun.Add(time.Duration(c.sent) * time.Second / time.Duration(c.s.Rate))))
+		rate := c.s.Rate.Load()
+		if rate > 0 {
+			time.Sleep(time.Until(c.begun.Add(time.Duration(c.sent) * time.Second / time.Duration(rate))))
 		}
 		n, err = c.ResponseWriter.Write(p[:n])
-		if f, ok := c.ResponseWriter.(http.Flusher); ok && c.s.Rate > 0 {
+		if f, ok := c.ResponseWriter.(http.Flusher); ok && rate > 0 {
 			f.Flush()
 		}
 		c.s.mu.Lock()
