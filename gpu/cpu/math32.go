@@ -44,3 +44,13 @@ func tanh32(x float32) float32 {
 	}
 	return 1 - 2/(exp32(2*x)+1)
 }
+
+// sumLanes adds the lanes of a vector as a tree.
+func sumLanes(lanes *[16]float32) float32 {
+	for width := len(lanes) / 2; width > 0; width /= 2 {
+		for i := range width {
+			lanes[i] += lanes[i+width]
+		}
+	}
+	return lanes[0]
+}

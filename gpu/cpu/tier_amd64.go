@@ -199,13 +199,3 @@ var negativeLanes = func() (lanes [16]float32) {
 func sumDoubles(l *[8]float64) float64 {
 	return (l[0] + l[4]) + (l[1] + l[5]) + (l[2] + l[6]) + (l[3] + l[7])
 }
-
-// sumLanes adds the lanes of a vector as a tree.
-func sumLanes(lanes *[16]float32) float32 {
-	for width := len(lanes) / 2; width > 0; width /= 2 {
-		for i := range width {
-			lanes[i] += lanes[i+width]
-		}
-	}
-	return lanes[0]
-}
