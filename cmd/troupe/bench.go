@@ -8,9 +8,9 @@ import (
 )
 
 func newBenchCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "bench", Short: "Measure the bus, or an engine under load.", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "bench", Short: "Measure the bus, an engine under load, or a GPU.", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(newBenchBusCommand(), newBenchServeCommand())
+	cmd.AddCommand(newBenchBusCommand(), newBenchServeCommand(), newBenchGPUCommand())
 	return cmd
 }
 

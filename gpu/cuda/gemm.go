@@ -41,6 +41,8 @@ const (
 	gemmWorkspaceBytes = 64 << 20 // what cuBLAS itself takes on Hopper is 32 MiB
 	gemmCandidates     = 8
 	gemmRounds         = 3
+	// Smaller weights are not worth measuring: loading a candidate's code takes longer than it could save.
+	gemmMeasuredMin = 1 << 20
 	// Up to so many tokens the skinny kernels are used, which are batch-invariant and as fast.
 	skinnyTokensMax = 16
 )
@@ -49,7 +51,7 @@ const (
 func (d *Device) openGemm(s search) error {
 	lib, _, err := loadCublasLt(s)
 	if err != nil {
-		return nil // Probe reports it; the device works, and is slower
+		return nil //nolint:nilerr // Probe reports it; the device works, and is slower
 	}
 	g := &gemm{lib: lib, plans: map[gemmShape]*gemmPlan{}, alpha: 1, beta: [2]float32{0, 1}}
 	if err := lib.check("cublasLtCreate", call(lib.cublasLtCreate, uintptr(unsafe.Pointer(&g.handle)))); err != nil {
@@ -155,8 +157,8 @@ func (d *Device) chooseAlgorithm(shape gemmShape, p *gemmPlan, args matMulArgs) 
 		return err
 	}
 	p.algorithm = candidates[0].algorithm
-	if d.recording {
-		return nil // nothing can be measured now; the next plan of the bucket will be
+	if d.recording || shape.n*shape.k < gemmMeasuredMin {
+		return nil // nothing can be measured while recording; the next plan of the bucket will be
 	}
 	if p.algorithm, err = d.fastest(shape, p, candidates, args); err != nil {
 		return err

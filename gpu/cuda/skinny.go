@@ -26,7 +26,7 @@ const (
 // Sizes shared with skinny.cu.
 const (
 	skinnyRows  = 16 // of W, per block
-	skinnyWarps = 8
+	skinnyWarps = 4
 )
 
 // skinnyTiles are the compiled kernels: the tokens of a block.

@@ -1,6 +1,8 @@
 package model
 
 import (
+	"iter"
+
 	"github.com/troupe-engine/troupe/gpu"
 )
 
@@ -45,6 +47,19 @@ func (p *program) run(dev gpu.Device, shape stepShape) error {
 		}
 	}
 	return nil
+}
+
+// Launches yields what the last Forward launched, from the tokens to the logits: for measurements of a
+// step's parts. The arguments are valid until the next Forward.
+func (m *Model) Launches() iter.Seq2[gpu.Op, any] {
+	return func(yield func(gpu.Op, any) bool) {
+		for _, l := range m.program.launches {
+			if !yield(l.op, l.args) {
+				return
+			}
+		}
+		_ = yield(gpu.OpGatherRows, &m.head.gather) && yield(gpu.OpMatMul, &m.head.project)
+	}
 }
 
 // launch appends an op whose arguments include the given scratch tensors.

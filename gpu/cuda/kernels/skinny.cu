@@ -20,7 +20,7 @@ struct SkinnyArgs {
 // SkinnyArgs.mode
 enum { STORE_ACT, STORE_F32, GATE_SILU, GATE_GELU_TANH };
 
-constexpr int WARPS = 8;
+constexpr int WARPS = 4;
 constexpr int PIECE = 64;  // elements of k
 constexpr int ROWS = 16;
 constexpr int STEP = WARPS * PIECE;
@@ -45,42 +45,60 @@ __device__ __forceinline__ Piece load_piece(const u8* low, const u8* high, int k
   return p;
 }
 
-// Multiplies eight activations by the weights of a norm and adds up their squares.
-__device__ __forceinline__ uint4 scale_norm(uint4 x, const float* norm, float offset, float& squares) {
-  float v[8], w[8];
-  widen_bf16(x, v);
-  load8(norm, w);
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    squares += v[i] * v[i];
-    v[i] *= w[i] + offset;
-  }
-  return make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
-}
-
 template <int NT, bool NORM>
 struct Sums {
   float c[NT][4];
   float squares[NT]; // of token 8 * nt + group, this thread's part
 };
 
+// A thread's activations for half a piece, of tokens group, group + 8, …, and the norm's weights.
 template <int NT, bool NORM>
-__device__ __forceinline__ void take_piece(const SkinnyArgs& a, const act* const (&x)[NT], const Piece& p, int k0, Sums<NT, NORM>& s) {
+struct Input {
+  uint4 x[NT];
+  float norm[8];
+};
+
+template <int NT, bool NORM>
+__device__ __forceinline__ void load_input(const SkinnyArgs& a, const act* const (&x)[NT], int at, Input<NT, NORM>& in) {
+  bool real = at < a.k;
 #pragma unroll
-  for (int h = 0; h < 2; h++) {
-    int at = k0 + 32 * h;
-    uint4 u = p.low[h], v = p.high[h];
+  for (int i = 0; i < NT; i++) in.x[i] = real && x[i] ? *(const uint4*)(x[i] + at) : make_uint4(0, 0, 0, 0);
+  if (NORM && real) load8(a.norm + at, in.norm);
+}
+
+// Multiplies eight activations by the weights of a norm and adds up their squares.
+__device__ __forceinline__ uint4 scale_norm(uint4 x, const float (&norm)[8], float offset, float& squares) {
+  float v[8];
+  widen_bf16(x, v);
 #pragma unroll
-    for (int i = 0; i < NT; i++) {
-      uint4 b = make_uint4(0, 0, 0, 0);
-      if (x[i] && at < a.k) {
-        b = *(const uint4*)(x[i] + at);
-        if (NORM) b = scale_norm(b, a.norm + at, a.offset, s.squares[i]);
-      }
-      mma(s.c[i], u.x, v.x, u.y, v.y, b.x, b.y);
-      mma(s.c[i], u.z, v.z, u.w, v.w, b.z, b.w);
-    }
+  for (int i = 0; i < 8; i++) {
+    squares += v[i] * v[i];
+    v[i] *= norm[i] + offset;
   }
+  return make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+}
+
+template <int NT, bool NORM>
+__device__ __forceinline__ void take_half(const SkinnyArgs& a, uint4 low, uint4 high, const Input<NT, NORM>& in, int at, Sums<NT, NORM>& s) {
+#pragma unroll
+  for (int i = 0; i < NT; i++) {
+    uint4 b = in.x[i];
+    if (NORM && at < a.k) b = scale_norm(b, in.norm, a.offset, s.squares[i]);
+    mma(s.c[i], low.x, high.x, low.y, high.y, b.x, b.y);
+    mma(s.c[i], low.z, high.z, low.w, high.w, b.z, b.w);
+  }
+}
+
+// Multiplies a piece; even holds the activations of its first half, and then those of the next
+// piece's, which begins at then.
+template <int NT, bool NORM>
+__device__ __forceinline__ void take_piece(const SkinnyArgs& a, const act* const (&x)[NT], const Piece& p, int k0, int then, Input<NT, NORM>& even,
+                                           Sums<NT, NORM>& s) {
+  Input<NT, NORM> odd;
+  load_input<NT, NORM>(a, x, k0 + 32, odd);
+  take_half<NT, NORM>(a, p.low[0], p.high[0], even, k0, s);
+  load_input<NT, NORM>(a, x, then, even);
+  take_half<NT, NORM>(a, p.low[1], p.high[1], odd, k0 + 32, s);
 }
 
 __device__ __forceinline__ void finish(const SkinnyArgs& a, int row, int token, float sum) {
@@ -120,14 +138,17 @@ __device__ void skinny(const SkinnyArgs& a) {
     x[i] = t < tokens ? a.x + (i64)(first + t) * a.k : nullptr;
     s.squares[i] = s.c[i][0] = s.c[i][1] = s.c[i][2] = s.c[i][3] = 0;
   }
-  // Pieces past the end are zeros and change nothing, so warps may take as many as the first one.
+  // Pieces past the end are zeros and change nothing. Weights are under way for two pieces, and
+  // activations, which come from the caches, for half of one.
+  Input<NT, NORM> input;
+  load_input<NT, NORM>(a, x, k0, input);
   for (; k0 < a.k; k0 += 2 * STEP) {
-    Piece now = next;
+    Piece piece = next;
     next = load_piece(low, high, k0 + 2 * STEP, a.k);
-    take_piece<NT, NORM>(a, x, now, k0, s);
-    now = after;
+    take_piece<NT, NORM>(a, x, piece, k0, k0 + STEP, input, s);
+    piece = after;
     after = load_piece(low, high, k0 + 3 * STEP, a.k);
-    take_piece<NT, NORM>(a, x, now, k0 + STEP, s);
+    take_piece<NT, NORM>(a, x, piece, k0 + STEP, k0 + 2 * STEP, input, s);
   }
   const int column = 2 * (lane_id() & 3);
 #pragma unroll
@@ -173,10 +194,11 @@ __device__ void skinny(const SkinnyArgs& a) {
   }
 }
 
-#define SKINNY(NT)                                                                                                   \
-  KERNEL __launch_bounds__(32 * WARPS, NT <= 2 ? 2 : 1) skinny_##NT(SkinnyArgs a) { skinny<NT, false>(a); }       \
-  KERNEL __launch_bounds__(32 * WARPS, NT <= 2 ? 2 : 1) skinny_##NT##_norm(SkinnyArgs a) { skinny<NT, true>(a); }
+// Blocks of a multiprocessor cover each other's beginnings and ends; their number bounds the registers.
+#define SKINNY(NT, BLOCKS)                                                                          \
+  KERNEL __launch_bounds__(32 * WARPS, BLOCKS) skinny_##NT(SkinnyArgs a) { skinny<NT, false>(a); } \
+  KERNEL __launch_bounds__(32 * WARPS, BLOCKS) skinny_##NT##_norm(SkinnyArgs a) { skinny<NT, true>(a); }
 
-SKINNY(1)
-SKINNY(2)
-SKINNY(4)
+SKINNY(1, 5)
+SKINNY(2, 4)
+SKINNY(4, 3)
