@@ -16,6 +16,7 @@ type batchCommand struct {
 	batch.Config
 	engine       *settings
 	server, nats string
+	apiKey       string
 	asJSON       *bool
 }
 
@@ -36,11 +37,12 @@ func newBatchCommand() *cobra.Command {
 			}
 			return nil
 		}}
-	b := &batchCommand{engine: addSettings(cmd, "http", "nats-listen", "nats-config", "requests-max", "grace")}
+	b := &batchCommand{engine: addSettings(cmd, servingFlags...)}
 	f := cmd.Flags()
 	f.StringVarP(&b.Output, "output", "o", "", "where answers go; what is there already is not asked again")
 	f.StringVar(&b.server, "server", "", "use the engine at this HTTP URL, as http://127.0.0.1:8000")
 	f.StringVar(&b.nats, "nats", "", "use the engine at this NATS URL, as nats://127.0.0.1:4222")
+	f.StringVar(&b.apiKey, "api-key", "", "API key for --server, or @ and a file that holds it")
 	f.BoolVar(&b.Ordered, "ordered", false, "answers in the order of the input, not as they come")
 	f.BoolVar(&b.RetryFailed, "retry-failed", false, "ask again what failed in an earlier run")
 	f.IntVar(&b.Window, "window", 0, "requests at once; 0 is what fills the engine's batch")
@@ -98,7 +100,11 @@ func (b *batchCommand) run(cmd *cobra.Command) error {
 func (b *batchCommand) connect(cmd *cobra.Command) (batch.Transport, func() error, error) {
 	switch {
 	case b.server != "":
-		t, err := batch.NewHTTP(b.server)
+		key, err := readAPIKey(b.apiKey)
+		if err != nil {
+			return nil, nil, err
+		}
+		t, err := batch.NewHTTP(b.server, key)
 		if err != nil {
 			return nil, nil, err
 		}

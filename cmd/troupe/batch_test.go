@@ -142,7 +142,9 @@ func TestBatchOfTwoHundredLines(t *testing.T) {
 	if err := json.Unmarshal(all["q70"].Response.Body, &many); err != nil || len(many.Choices) != 4 {
 		t.Errorf("two prompts, n=2: %d choices, %v", len(many.Choices), err)
 	}
-	var vectors struct{ Data []struct{ Embedding []float64 } }
+	var vectors struct {
+		Data []struct{ Embedding []float64 }
+	}
 	if err := json.Unmarshal(all["q80"].Response.Body, &vectors); err != nil || len(vectors.Data) != 1 || len(vectors.Data[0].Embedding) == 0 {
 		t.Errorf("embeddings: %v %+v", err, all["q80"])
 	}
@@ -156,14 +158,18 @@ func TestBatchSaysTheSameEverywhere(t *testing.T) {
 	opts := troupe.DefaultOptions()
 	opts.HTTP, opts.NATSListen = "127.0.0.1:0", "127.0.0.1:0"
 	opts.WaitingMax = 4 // so that a batch must wait for it
+	opts.APIKeys = "secret-key"
 	engine, err := troupe.Open(t.Context(), opts, zerolog.Nop(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer engine.Close()
 	in, out := batchInput(t, 40, 6, map[int]string{7: `{"custom_id":"q7","method":"POST","url":"/v1/completions","body":{"prompt":"x","top_p":7}}`})
+	if _, stderr, code := command(t, "batch", in, "-o", out, "--server", engine.HTTPURL()); code != 1 || !strings.Contains(stderr, "hint: name it with --api-key") || countLines(out) != 0 {
+		t.Errorf("without a key: exit code %d, %d lines: %s", code, countLines(out), stderr)
+	}
 	var answers []map[string]string
-	for i, flags := range [][]string{{}, {"--server", engine.HTTPURL() + "/v1/", "--window", "200"}, {"--nats", engine.NATSURL(), "--ordered"}} {
+	for i, flags := range [][]string{{}, {"--server", engine.HTTPURL() + "/v1/", "--window", "200", "--api-key", "secret-key"}, {"--nats", engine.NATSURL(), "--ordered"}} {
 		name := fmt.Sprint(out, i)
 		if _, stderr, code := command(t, append([]string{"batch", in, "-o", name}, flags...)...); code != 1 || !strings.Contains(stderr, "line 8: top_p is 7") {
 			t.Errorf("%v: exit code %d: %s", flags, code, stderr)

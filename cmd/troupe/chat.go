@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/troupe-engine/troupe/actors/gateway"
 	"github.com/troupe-engine/troupe/internal/chat"
 	"github.com/troupe-engine/troupe/schemas"
 )
@@ -21,6 +22,7 @@ type chatCommand struct {
 	engine               *settings
 	sampling             *sampling
 	server, nats, system string
+	apiKey               string
 }
 
 func newChatCommand() *cobra.Command {
@@ -32,11 +34,12 @@ func newChatCommand() *cobra.Command {
 		Example: "  troupe chat --system \"You are a poet.\" --temperature 0.7\n" +
 			"  troupe chat --server http://10.0.0.7:8000\n" +
 			"  echo \"Tell me a story.\" | troupe chat"}
-	c := &chatCommand{engine: addSettings(cmd, "http", "nats-listen", "nats-config", "requests-max", "waiting-max", "grace"),
+	c := &chatCommand{engine: addSettings(cmd, append(servingFlags, "waiting-max")...),
 		sampling: addSampling(cmd)}
 	f := cmd.Flags()
 	f.StringVar(&c.server, "server", "", "use the engine at this HTTP URL, as http://127.0.0.1:8000")
 	f.StringVar(&c.nats, "nats", "", "use the engine at this NATS URL, as nats://127.0.0.1:4222")
+	f.StringVar(&c.apiKey, "api-key", "", "API key for --server, or @ and a file that holds it")
 	f.StringVar(&c.system, "system", "", "the system's message")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return c.run(cmd) }
 	return cmd
@@ -78,7 +81,11 @@ func (c *chatCommand) run(cmd *cobra.Command) error {
 func (c *chatCommand) connect(cmd *cobra.Command, model string) (chat.Client, func() error, error) {
 	switch {
 	case c.server != "":
-		client, err := chat.NewHTTPClient(c.server, model)
+		key, err := readAPIKey(c.apiKey)
+		if err != nil {
+			return nil, nil, err
+		}
+		client, err := chat.NewHTTPClient(c.server, model, key)
 		return client, func() error { return nil }, err
 	case c.nats != "":
 		conn, err := nats.Connect(c.nats, nats.Name("troupe chat"), nats.Timeout(connectTimeMax))
@@ -93,6 +100,24 @@ func (c *chatCommand) connect(cmd *cobra.Command, model string) (chat.Client, fu
 		return nil, nil, err
 	}
 	return chat.NewEngineClient(conn), closeEngine, nil
+}
+
+// servingFlags are options of an engine that others can reach.
+var servingFlags = []string{"http", "nats-listen", "nats-config", "requests-max", "body-bytes-max", "connections-max", "api-keys",
+	"key-requests-max", "keyless-paths", "cors-origins", "grace"}
+
+// readAPIKey reads the flag --api-key: a key, or @ and the name of a file that holds one.
+func readAPIKey(flag string) (string, error) {
+	keys, err := gateway.ParseAPIKeys(flag)
+	switch {
+	case err != nil:
+		return "", err
+	case len(keys) > 1:
+		return "", schemas.Errorf(schemas.KindInvalid, "configuration", "api-key has %d keys; expected one", len(keys)).WithParam("api-key")
+	case len(keys) == 0:
+		return "", nil
+	}
+	return keys[0], nil
 }
 
 // leaveTimeMax is how long an engine may take to notice that its only client has left.

@@ -19,6 +19,7 @@ import (
 type httpTransport struct {
 	base   string // without a slash and without /v1
 	client *http.Client
+	key    string // "" if none is needed
 }
 
 const (
@@ -28,10 +29,11 @@ const (
 	requestIDBytesMax  = 256
 	headerRequestID    = "X-Request-Id"
 	contentTypeOfLines = "application/json"
+	infoPath           = "/debug/scheduler/info"
 )
 
-// NewHTTP asks the engine at a base URL, as http://127.0.0.1:8000 with or without /v1.
-func NewHTTP(base string) (Transport, error) {
+// NewHTTP asks the engine at a base URL, as http://127.0.0.1:8000 with or without /v1, with an API key or "".
+func NewHTTP(base, key string) (Transport, error) {
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, invalid("server", "server is %q; expected a URL such as http://127.0.0.1:8000", base)
@@ -39,18 +41,13 @@ func NewHTTP(base string) (Transport, error) {
 	base = strings.TrimSuffix(strings.TrimRight(base, "/"), "/v1")
 	t := http.DefaultTransport.(*http.Transport).Clone() // for proxies and TLS as everywhere
 	t.MaxIdleConns, t.MaxIdleConnsPerHost = idleConnsMax, idleConnsMax
-	return &httpTransport{base: base, client: &http.Client{Transport: t}}, nil
+	return &httpTransport{base: base, client: &http.Client{Transport: t}, key: key}, nil
 }
 
 func (t *httpTransport) Close() { t.client.CloseIdleConnections() }
 
 func (t *httpTransport) Ask(ctx context.Context, path string, body []byte) (*Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.base+path, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", contentTypeOfLines)
-	resp, err := t.client.Do(req)
+	resp, err := t.send(ctx, http.MethodPost, path, body)
 	if err != nil {
 		return nil, err
 	}
@@ -67,6 +64,18 @@ func (t *httpTransport) Ask(ctx context.Context, path string, body []byte) (*Res
 		RetryAfter: retryAfter(resp.Header.Get("Retry-After"))}, nil
 }
 
+func (t *httpTransport) send(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, t.base+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", contentTypeOfLines)
+	if t.key != "" {
+		req.Header.Set("Authorization", "Bearer "+t.key)
+	}
+	return t.client.Do(req)
+}
+
 // retryAfter reads the header of that name: seconds, or 0 for anything else.
 func retryAfter(header string) time.Duration {
 	seconds, err := strconv.ParseInt(header, 10, 32)
@@ -78,21 +87,20 @@ func retryAfter(header string) time.Duration {
 
 // Info asks the scheduler behind the server. Other servers than ours do not have it: they tell nothing.
 func (t *httpTransport) Info(ctx context.Context) (*schemas.EngineInfo, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.base+"/debug/scheduler/info", nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := t.client.Do(req)
+	resp, err := t.send(ctx, http.MethodGet, infoPath, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
 	info := &schemas.EngineInfo{}
 	switch {
-	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusUnauthorized:
+	case resp.StatusCode == http.StatusUnauthorized:
+		return nil, schemas.Errorf(schemas.KindUnauthorized, opPlan, "%s wants an API key, or another one", t.base).WithParam("api-key").
+			WithHint("name it with --api-key @FILE")
+	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusForbidden:
 		return info, nil
 	case resp.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("GET %s: %s", req.URL.Path, resp.Status)
+		return nil, fmt.Errorf("GET %s: %s", infoPath, resp.Status)
 	}
 	return info, json.NewDecoder(io.LimitReader(resp.Body, infoBytesMax)).Decode(info)
 }

@@ -137,27 +137,32 @@ func (b *Batch) Run(ctx context.Context, t Transport) (*Summary, error) {
 	b.output = file
 	b.report.start()
 	if b.Left() > 0 {
-		if b.cfg.Window == 0 {
-			b.cfg.Window = fillingWindow(ctx, t)
+		if err = b.meet(ctx, t); err == nil {
+			err = newFlow(b, t).run(ctx)
 		}
-		err = newFlow(b, t).run(ctx)
 	}
 	return b.report.summary(), err
 }
 
-// fillingWindow asks the engine how many requests keep it busy.
-func fillingWindow(ctx context.Context, t Transport) int {
+// meet asks the engine how many requests keep it busy. One that is away is waited for later; one that lets
+// nobody in ends the run before every line has failed.
+func (b *Batch) meet(ctx context.Context, t Transport) error {
 	ctx, cancel := context.WithTimeout(ctx, infoTimeMax)
 	defer cancel()
 	info, err := t.Info(ctx)
-	if err != nil {
-		return WindowDefault
+	if errors.Is(err, &schemas.Error{Kind: schemas.KindUnauthorized}) {
+		return err
 	}
-	return WindowFor(info)
+	if b.cfg.Window == 0 {
+		if b.cfg.Window = WindowDefault; err == nil {
+			b.cfg.Window = windowFor(info)
+		}
+	}
+	return nil
 }
 
-// WindowFor is how many requests keep an engine's batch full: half a batch waits while one runs.
-func WindowFor(info *schemas.EngineInfo) int {
+// windowFor is how many requests keep an engine's batch full: half a batch waits while one runs.
+func windowFor(info *schemas.EngineInfo) int {
 	if info.SequencesMax < 1 {
 		return WindowDefault
 	}

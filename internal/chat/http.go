@@ -29,28 +29,25 @@ const (
 type httpClient struct {
 	base  string // without a slash and without /v1
 	model string
+	key   string // "" if none is needed
 	http  *http.Client
 }
 
-// NewHTTPClient asks the server at a base URL, as http://127.0.0.1:8000 with or without /v1. An empty model is
-// the first one that it serves.
-func NewHTTPClient(base, model string) (Client, error) {
+// NewHTTPClient asks the server at a base URL, as http://127.0.0.1:8000 with or without /v1, with an API
+// key or "". An empty model is the first one that it serves.
+func NewHTTPClient(base, model, key string) (Client, error) {
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, schemas.Errorf(schemas.KindInvalid, opChat, "server is %q; expected a URL such as http://127.0.0.1:8000", base).WithParam("server")
 	}
-	return &httpClient{base: strings.TrimSuffix(strings.TrimRight(base, "/"), "/v1"), model: model, http: &http.Client{}}, nil
+	return &httpClient{base: strings.TrimSuffix(strings.TrimRight(base, "/"), "/v1"), model: model, key: key, http: &http.Client{}}, nil
 }
 
 // ContextMax also finds the model's name, which other servers than ours insist on.
 func (c *httpClient) ContextMax(ctx context.Context) int {
 	ctx, cancel := context.WithTimeout(ctx, modelsTimeMax)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/v1/models", nil)
-	if err != nil {
-		return 0
-	}
-	resp, err := c.http.Do(req)
+	resp, err := c.send(ctx, http.MethodGet, "/v1/models", nil)
 	if err != nil {
 		return 0
 	}
@@ -81,12 +78,7 @@ func (c *httpClient) Answer(ctx context.Context, messages []Message, p schemas.G
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+"/v1/chat/completions", bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := c.http.Do(req)
+	resp, err := c.send(ctx, http.MethodPost, "/v1/chat/completions", body)
 	if err != nil {
 		return nil, c.unavailable(ctx, err)
 	}
@@ -103,6 +95,18 @@ func (c *httpClient) Answer(ctx context.Context, messages []Message, p schemas.G
 		return nil, c.unavailable(ctx, err)
 	}
 	return reply, nil
+}
+
+func (c *httpClient) send(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if c.key != "" {
+		req.Header.Set("Authorization", "Bearer "+c.key)
+	}
+	return c.http.Do(req)
 }
 
 func (c *httpClient) unavailable(ctx context.Context, err error) error {

@@ -15,6 +15,9 @@ import (
 func serve(t *testing.T, status int, body string) Client {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if got := r.Header.Get("Authorization"); got != "Bearer key" {
+			t.Errorf("authorization %q", got)
+		}
 		switch r.URL.Path {
 		case "/v1/models":
 			_, _ = io.WriteString(w, `{"data":[{"id":"m","max_model_len":77}]}`)
@@ -30,7 +33,7 @@ func serve(t *testing.T, status int, body string) Client {
 		}
 	}))
 	t.Cleanup(s.Close)
-	c, err := NewHTTPClient(s.URL+"/v1/", "")
+	c, err := NewHTTPClient(s.URL+"/v1/", "", "key")
 	if err != nil {
 		t.Fatal(err)
 	}
