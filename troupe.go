@@ -177,6 +177,9 @@ func (e *Engine) samplingDefaults() schemas.SamplingParams {
 	if g.MinP != nil {
 		p.MinP = *g.MinP
 	}
+	if g.RepetitionPenalty != nil && *g.RepetitionPenalty != 1 {
+		p.Rules = &schemas.SamplingRules{RepetitionPenalty: *g.RepetitionPenalty}
+	}
 	if p.Validate() != nil { // a model's odd defaults are not the client's mistake
 		return schemas.SamplingParams{Temperature: 1, TopP: 1}
 	}
