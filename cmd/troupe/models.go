@@ -2,10 +2,17 @@ package main
 
 import (
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"github.com/troupe-engine/troupe/internal/modelstore"
+)
+
+// Columns of the table of models.
+const (
+	modelNameColumnsMax = 34
+	modelColumns        = 2 + len("1023.9 GiB") + 2 + len("FILES") + 2 + len("embedded") + 2 // those besides name and path
 )
 
 func newModelsCommand() *cobra.Command {
@@ -21,8 +28,12 @@ func newModelsCommand() *cobra.Command {
 			}{modelstore.Dir(), models})
 		}
 		rows := [][]string{{"NAME", "SIZE", "FILES", "STATE", "PATH"}}
+		name := 0 // the widest; the path gets what is left
 		for _, m := range models {
-			rows = append(rows, []string{shorten(m.Name, 28), size(m.Bytes), fmt.Sprint(m.FileCount), string(m.State), shorten(m.Path, 20)})
+			name = max(name, min(utf8.RuneCountInString(m.Name), modelNameColumnsMax))
+		}
+		for _, m := range models {
+			rows = append(rows, []string{shorten(m.Name, name), size(m.Bytes), fmt.Sprint(m.FileCount), string(m.State), shorten(m.Path, columnsMax-name-modelColumns)})
 		}
 		if err := table(cmd.OutOrStdout(), rows); err != nil {
 			return err

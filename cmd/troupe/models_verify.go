@@ -80,7 +80,7 @@ func printVerified(w io.Writer, r *modelstore.Report) {
 		}
 	}
 	if r.Manifest {
-		fmt.Fprintf(w, "  hint: `troupe pull %s` downloads again what is wrong\n", r.Name)
+		fmt.Fprintf(w, "  hint: download again what is wrong:\n    troupe pull %s\n", r.Name)
 	} else {
 		fmt.Fprintln(w, "  hint: copy the files again from where they came from")
 	}

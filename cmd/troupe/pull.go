@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,11 +22,11 @@ func newPullCommand() *cobra.Command {
 		Example: "  troupe pull Qwen/Qwen3-0.6B\n  troupe pull org/name@v1.0 --exclude 'model.fp32*'\n  troupe pull org/name --include '*Q4_K_M.gguf'"}
 	var o modelstore.PullOptions
 	f := cmd.Flags()
-	revision := f.String("revision", "", "branch, tag or commit; main if neither this nor @ says")
-	f.StringArrayVar(&o.Include, "include", nil, "files to take instead of the default ones, as '*.gguf'; may be repeated")
-	f.StringArrayVar(&o.Exclude, "exclude", nil, "files to leave out; may be repeated")
-	f.StringVar(&o.Hub.Endpoint, "endpoint", cmp.Or(os.Getenv("HF_ENDPOINT"), hub.DefaultEndpoint), "the server; HF_ENDPOINT is its default")
-	f.IntVar(&o.Workers, "workers", modelstore.WorkersDefault, "files at once")
+	revision := f.String("revision", "", "branch, tag or commit, like @REVISION; neither is main")
+	f.StringArrayVar(&o.Include, "include", nil, "take the files that match `PATTERN`, as '*.gguf', instead of the default ones; may be repeated")
+	f.StringArrayVar(&o.Exclude, "exclude", nil, "leave out the files that match `PATTERN`; may be repeated")
+	f.StringVar(&o.Hub.Endpoint, "endpoint", cmp.Or(os.Getenv("HF_ENDPOINT"), hub.DefaultEndpoint), "the server's `ADDRESS`; HF_ENDPOINT changes the default")
+	f.IntVar(&o.Workers, "workers", modelstore.WorkersDefault, "files at once, at most 32")
 	asJSON := addJSON(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ref, err := modelstore.ParseRef(args[0])
@@ -66,9 +65,9 @@ func printPulled(cmd *cobra.Command, r *modelstore.Result, took time.Duration) e
 	}
 	out := cmd.OutOrStdout()
 	fmt.Fprintf(out, "%s\n", shorten(r.Name, columnsMax))
-	fmt.Fprintf(out, "  commit  %s\n", shorten(r.Commit, 12))
+	fmt.Fprintf(out, "  commit  %.12s\n", r.Commit)
 	fmt.Fprintf(out, "  files   %d, %s; %s\n", r.Files, size(r.Bytes), what)
 	fmt.Fprintf(out, "  path    %s\n", shorten(r.Path, columnsMax-10))
-	_, err := fmt.Fprintf(out, "  serve   %s\n", strings.Join([]string{"troupe serve --model", r.Name}, " "))
+	_, err := fmt.Fprintf(out, "  troupe serve --model %s\n", r.Name) // to be copied, so never shortened
 	return err
 }

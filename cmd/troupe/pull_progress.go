@@ -96,7 +96,7 @@ func (p *pullProgress) status(s modelstore.Stats) string {
 // left writes a time in its two largest units.
 func left(seconds float64) string {
 	const day = 24 * 60 * 60
-	switch s := int64(max(seconds, 0)); {
+	switch s := int64(min(max(seconds, 0), 100*day)); {
 	case s >= 100*day:
 		return "over 99d"
 	case s >= day:

@@ -219,8 +219,9 @@ func TestChecksumsFromHeaders(t *testing.T) {
 func TestLyingAnswers(t *testing.T) {
 	var bomb bytes.Buffer
 	z := gzip.NewWriter(&bomb)
-	_, _ = z.Write(make([]byte, 64<<20))
+	_, _ = z.Write(make([]byte, 16<<20))
 	_ = z.Close()
+	files := hubtest.Model(shardBytes)
 	for _, c := range []struct {
 		name   string
 		answer func(w http.ResponseWriter)
@@ -250,7 +251,7 @@ func TestLyingAnswers(t *testing.T) {
 		{"redirect to nowhere", func(w http.ResponseWriter) { w.WriteHeader(http.StatusFound) }, "redirects to an address that is not followed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, o := serve(t, hubtest.Model(shardBytes))
+			s, o := serve(t, files)
 			tamper(s, func(w http.ResponseWriter, _ *http.Request, _ int) bool { c.answer(w); return true })
 			_, err := pull(t, o)
 			failed(t, err, schemas.KindUnavailable, "model-00002-of-00002.safetensors", c.want)

@@ -54,12 +54,11 @@ type Server struct {
 	// Rate is how many bytes per second of one file are sent; 0 is no limit. It may be changed at any time.
 	Rate atomic.Int64
 
-	active sync.WaitGroup
-
 	mu       sync.Mutex
 	served   map[string]int64
 	requests map[string]int
 	headers  []http.Header
+	active   int // requests that are being answered
 }
 
 // New starts a server with a model.
@@ -96,11 +95,23 @@ func (s *Server) Headers() []http.Header {
 }
 
 // Settle waits until all requests are answered, or their clients' absence is noticed.
-func (s *Server) Settle() { s.active.Wait() }
+func (s *Server) Settle() {
+	for s.begin(0) > 0 {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// begin changes the number of requests that are being answered, and returns it.
+func (s *Server) begin(change int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active += change
+	return s.active
+}
 
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
-	s.active.Add(1)
-	defer s.active.Done()
+	s.begin(1)
+	defer s.begin(-1)
 	path := r.URL.Path
 	api := "/api/models/" + s.ID
 	switch {
