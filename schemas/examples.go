@@ -51,7 +51,7 @@ func (*DeltaBatch) Example() *DeltaBatch {
 
 // Example is an idle tokenizer.
 func (*TokenizerState) Example() *TokenizerState {
-	return &TokenizerState{Model: "troupe-tiny", VocabSize: 4096, ChatReady: true, Encoded: 3}
+	return &TokenizerState{Model: "troupe-tiny", VocabSize: 4096, ChatReady: true, Encoded: 3, ToolFormat: "hermes"}
 }
 
 // Example is a request for two sampled choices.

@@ -67,8 +67,9 @@ type ChatRequest struct {
 	AddGenerationPrompt *bool           `json:"add_generation_prompt,omitempty" jsonschema_description:"default true"`
 	Logprobs            bool            `json:"logprobs,omitempty" jsonschema_description:"report the log-probability of every token"`
 	TopLogprobs         *int64          `json:"top_logprobs,omitempty" jsonschema:"minimum=0,maximum=20" jsonschema_description:"and of so many likeliest ones; needs logprobs"`
-	Tools               json.RawMessage `json:"tools,omitempty"`       // shown to the template …
-	ToolChoice          json.RawMessage `json:"tool_choice,omitempty"` // … with "none", the only choice so far
+	Tools               json.RawMessage `json:"tools,omitempty" jsonschema_description:"functions that the model may call, as OpenAI describes them"`
+	ToolChoice          json.RawMessage `json:"tool_choice,omitempty" jsonschema_description:"none, auto, required or a function; default auto"`
+	ParallelToolCalls   *bool           `json:"parallel_tool_calls,omitempty" jsonschema_description:"default true: an answer may have several calls"`
 }
 
 // CompletionRequest asks for the continuation of a prompt.

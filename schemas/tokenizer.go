@@ -127,4 +127,6 @@ type TokenizerState struct {
 	Sessions  int32  `json:"sessions"`   // sequences being turned into text
 	Encoded   uint64 `json:"encoded"`    // tokens, in total
 	Decoded   uint64 `json:"decoded"`
+
+	ToolFormat string `json:"tool_format,omitempty"` // of function calls, as the chat template has them; see package toolcalls
 }

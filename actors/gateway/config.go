@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/internal/toolcalls"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -19,9 +21,10 @@ type Config struct {
 	Scheduler schemas.Instance // the replica: also the instance of its memory and compute
 	Tokenizer schemas.Instance
 
-	ModelName string                 // default: what the engine calls its model
-	Aliases   []string               // more names that requests may use
-	Defaults  schemas.SamplingParams // from generation_config; a zero TopP means temperature 1, top_p 1
+	ModelName  string                 // default: what the engine calls its model
+	Aliases    []string               // more names that requests may use
+	ToolFormat toolcalls.Format       // how the model writes calls; default: what its chat template speaks of, or else Hermes
+	Defaults   schemas.SamplingParams // from generation_config; a zero TopP means temperature 1, top_p 1
 
 	APIKeys      []string // over HTTP every request must carry one of them; none lets everybody in
 	KeylessPaths []string // need no key, nor do the paths below them. Default /health and /metrics
@@ -110,6 +113,9 @@ func (c *Config) Validate() *schemas.Error {
 		if f.value < 0 {
 			return bad(f.param, f.value, f.want)
 		}
+	}
+	if c.ToolFormat != "" && !slices.Contains(toolcalls.Formats(), c.ToolFormat) {
+		return bad("ToolFormat", c.ToolFormat, toolcalls.Formats())
 	}
 	for i, path := range c.KeylessPaths {
 		if !strings.HasPrefix(path, "/") || len(path) > 1 && strings.HasSuffix(path, "/") {

@@ -28,7 +28,8 @@ type engine struct {
 	node *bus.Node
 	gate *bus.Ref[schemas.DeltaBatch, schemas.Ack]
 
-	info *schemas.EngineInfo
+	info       *schemas.EngineInfo
+	toolFormat string
 	// play answers an accepted request; nil lets the test do it by hand.
 	play func(e *engine, r *schemas.SubmitRequest)
 	// refuse, if set, is what Submit returns.
@@ -67,6 +68,9 @@ func startEngineOn(t testing.TB, opts bus.Options, play func(*engine, *schemas.S
 	tokenizer := bus.NewActor(node, "tokenizer", "tokenizer0", "fake")
 	bus.Handle(tokenizer, schemas.Encode, bus.NewPool(4), e.encode)
 	bus.Handle(tokenizer, schemas.Decode, bus.NewPool(4), e.decode)
+	bus.Handle(tokenizer, schemas.TokenizerInfo, bus.NewGroup(), func(context.Context, *schemas.InfoRequest) (*schemas.TokenizerState, error) {
+		return &schemas.TokenizerState{ToolFormat: e.toolFormat}, nil
+	})
 	bus.Handle(tokenizer, schemas.CloseSessions, bus.NewGroup(), e.closeSessions)
 	scheduler := bus.NewActor(node, "scheduler", "replica0", "fake")
 	group := bus.NewGroup()

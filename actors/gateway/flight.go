@@ -64,6 +64,9 @@ func (g *Gateway) begin(parent context.Context, id schemas.RequestID, j *job) (*
 	if j.model, err = g.servedModel(j.model); err != nil {
 		return nil, err
 	}
+	if err := j.useTools(g.toolFormat()); err != nil {
+		return nil, err
+	}
 	f := g.newFlight(parent, id, j)
 	if err := g.requests.admit(f); err != nil {
 		f.abort(nil)

@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/internal/toolcalls"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -41,10 +42,12 @@ type Gateway struct {
 	submit *bus.Ref[schemas.SubmitRequest, schemas.SubmitReply]
 	cancel *bus.Ref[schemas.CancelRequest, schemas.CancelReply]
 	ask    *bus.Ref[schemas.InfoRequest, schemas.EngineInfo]
+	vocab  *bus.Ref[schemas.InfoRequest, schemas.TokenizerState]
 
 	closeSessions *bus.Ref[schemas.CancelRequest, schemas.CancelReply] // at the tokenizer
 
 	engine    atomic.Pointer[schemas.EngineInfo] // nil until the engine has answered
+	tools     atomic.Value                       // of toolcalls.Format: what the chat template speaks of
 	silence   atomic.Pointer[schemas.Error]      // why it is not ready although it once was
 	readers   chan struct{}                      // bounds request bodies in memory by count …
 	reading   budget                             // … and by bytes
@@ -74,6 +77,7 @@ func New(node *bus.Node, cfg Config) (*Gateway, error) {
 		submit:        bus.NewRef(node, schemas.Submit, cfg.Scheduler),
 		cancel:        bus.NewRef(node, schemas.CancelSeqs, cfg.Scheduler),
 		ask:           bus.NewRef(node, schemas.Engine, cfg.Scheduler),
+		vocab:         bus.NewRef(node, schemas.TokenizerInfo, cfg.Tokenizer),
 		closeSessions: bus.NewRef(node, schemas.CloseSessions, cfg.Tokenizer),
 		readers:       make(chan struct{}, 2*cfg.RequestsMax),
 		prefix:        binary.LittleEndian.Uint32(random[:]) & 0xffffff, startedAt: time.Now(), stop: make(chan struct{})}
@@ -108,6 +112,9 @@ func (g *Gateway) watchEngine() {
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), engineAskTimeMax)
 		info, err := g.ask.Call(ctx, &schemas.InfoRequest{})
+		if t, err := g.vocab.Call(ctx, &schemas.InfoRequest{}); err == nil {
+			g.tools.Store(toolcalls.Format(t.ToolFormat))
+		}
 		cancel()
 		wait := engineAskEvery
 		switch {
@@ -149,6 +156,17 @@ func (g *Gateway) ready() (*schemas.EngineInfo, *schemas.Error) {
 		return nil, wait("the engine %s does not answer: %s", g.cfg.Scheduler, silence.Detail)
 	}
 	return engine, nil
+}
+
+// toolFormat is how the model writes calls.
+func (g *Gateway) toolFormat() toolcalls.Format {
+	if g.cfg.ToolFormat != "" {
+		return g.cfg.ToolFormat
+	}
+	if f, _ := g.tools.Load().(toolcalls.Format); f != "" {
+		return f
+	}
+	return toolcalls.Hermes
 }
 
 // modelName is what the served model is called, "" if that is not known yet.

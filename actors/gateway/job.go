@@ -44,10 +44,11 @@ type job struct {
 	promptLogprobs bool       // and of the prompt
 	echo           bool       // begin the answer with the prompt
 	discard        bool       // the one token that is sampled is not wanted
+	tools          *toolset   // nil if the answer cannot call any
 	embed          *embedForm // the prompts' embeddings are wanted, not text
 
 	sampling   schemas.SamplingParams
-	guideParam string // the field that asks for sampling.Rules.Guide
+	guideParam string // the field that asks for sampling.Rules.Guide, "" for none
 	seeded     bool   // the client chose the seed
 	maxTokens  int32  // 0: the default
 	minTokens  int32
@@ -129,9 +130,11 @@ func (j *job) check(cfg *Config) *schemas.Error {
 		return invalid(j.maxTokensField, "%s is %d; this server allows at most %d", j.maxTokensField, j.maxTokens, cfg.OutputTokensMax)
 	case j.maxTokens != 0 && j.minTokens > j.maxTokens:
 		return invalid("min_tokens", "min_tokens is %d; expected at most %s (%d)", j.minTokens, j.maxTokensField, j.maxTokens)
-	case j.guide() != nil && j.ignoreEOS:
+	case j.tools != nil && j.tools.required && j.guideParam != "" && j.guideParam != toolChoiceField:
+		return invalid(toolChoiceField, "tool_choice asks for a call, but %s constrains the answer to something else", j.guideParam)
+	case j.guideParam != "" && j.ignoreEOS:
 		return invalid("ignore_eos", "ignore_eos is true together with %s, whose answers end where they are complete", j.guideParam)
-	case j.guide() != nil && j.minTokens > 0:
+	case j.guideParam != "" && j.minTokens > 0:
 		return invalid("min_tokens", "min_tokens is %d together with %s, whose answers end where they are complete", j.minTokens, j.guideParam)
 	}
 	return nil

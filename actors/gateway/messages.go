@@ -40,6 +40,13 @@ func checkMessages(raw json.RawMessage) (json.RawMessage, *schemas.Error) {
 		if joined != nil {
 			m["content"], changed = joined, true
 		}
+		calls, err := openCalls(at+".tool_calls", m["tool_calls"])
+		if err != nil {
+			return nil, err
+		}
+		if calls != nil {
+			m["tool_calls"], changed = calls, true
+		}
 	}
 	if !changed {
 		return raw, nil
@@ -49,6 +56,38 @@ func checkMessages(raw json.RawMessage) (json.RawMessage, *schemas.Error) {
 		return nil, schemas.AsError(err, opParse)
 	}
 	return out, nil
+}
+
+// openCalls turns the arguments of an assistant's calls, which are JSON within a string, into objects: chat templates
+// write them as JSON themselves. It returns nil if there is nothing to change.
+func openCalls(at string, raw json.RawMessage) (json.RawMessage, *schemas.Error) {
+	if raw == nil || bytes.Equal(raw, []byte("null")) {
+		return nil, nil
+	}
+	var calls []map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &calls); err != nil {
+		return nil, invalid(at, "%s is %s; expected an array of calls", at, clip(string(raw)))
+	}
+	for i, call := range calls {
+		var function map[string]json.RawMessage
+		if err := json.Unmarshal(call["function"], &function); err != nil || function["name"] == nil {
+			return nil, invalid(fmt.Sprintf("%s[%d].function", at, i), "%s[%d].function is %s; expected an object with a name and arguments", at, i, orMissing(call["function"]))
+		}
+		var text string
+		if json.Unmarshal(function["arguments"], &text) != nil {
+			continue // an object already, or none
+		}
+		var object map[string]json.RawMessage
+		switch {
+		case strings.TrimSpace(text) == "":
+			text = "{}"
+		case tooDeep([]byte(text)) >= 0 || json.Unmarshal([]byte(text), &object) != nil:
+			continue // a model wrote it: the template gets it as it is
+		}
+		function["arguments"] = json.RawMessage(text)
+		call["function"] = mustJSON(function)
+	}
+	return mustJSON(calls), nil
 }
 
 // checkContent accepts a string, or text parts, which it returns joined by newlines.

@@ -78,7 +78,19 @@ var refusals = []struct {
 	{true, `{` + hello + `,"priority":99999999}`, 400, "priority", "expected an integer"},
 	{true, `{` + hello + `,"chat_template_kwargs":[]}`, 400, "chat_template_kwargs", "an object"},
 	{true, `{` + hello + `,"tools":{}}`, 400, "tools", "an array of objects"},
-	{true, `{` + hello + `,"tools":[{"type":"function"}]}`, 422, "tools", "not supported yet"},
+	{true, `{` + hello + `,"tools":[{"type":"function"}]}`, 400, "tools[0].function", "missing"},
+	{true, `{` + hello + `,"tools":[{"type":"custom"}]}`, 422, "tools[0].type", "not supported"},
+	{true, `{` + hello + `,"tools":[{"type":"function","function":{"name":"a b"}}]}`, 400, "tools[0].function.name", "letters"},
+	{true, `{` + hello + `,"tools":[` + toolF + `,` + toolF + `]}`, 400, "tools[1].function.name", "each name once"},
+	{true, `{` + hello + `,"tools":[{"type":"function","function":{"name":"f","parameters":[]}}]}`, 400, "tools[0].function.parameters", "a JSON schema"},
+	{true, `{` + hello + `,"tools":[` + toolF + `],"tool_choice":"always"}`, 400, "tool_choice", "expected none, auto"},
+	{true, `{` + hello + `,"tools":[` + toolF + `],"tool_choice":{"type":"function","function":{"name":"g"}}}`, 400, "tool_choice", "no such tool"},
+	{true, `{` + hello + `,"tools":[` + toolF + `],"tool_choice":{"type":"allowed_tools"}}`, 422, "tool_choice", "not supported"},
+	{true, `{` + hello + `,"tools":[` + toolF + `],"tool_choice":"required","regex":"a"}`, 400, "tool_choice", "constrains the answer"},
+	{true, `{` + hello + `,"tools":[` + toolF + `],"tool_choice":"required","ignore_eos":true}`, 400, "ignore_eos", "together with tool_choice"},
+	{true, `{` + hello + `,"parallel_tool_calls":1}`, 400, "parallel_tool_calls", "true or false"},
+	{true, `{"messages":[{"role":"assistant","tool_calls":{}}]}`, 400, "messages[0].tool_calls", "an array of calls"},
+	{true, `{"messages":[{"role":"assistant","tool_calls":[{"type":"function"}]}]}`, 400, "messages[0].tool_calls[0].function", "missing"},
 	{true, `{` + hello + `,"tool_choice":"required"}`, 400, "tool_choice", "no tools"},
 	{true, `{` + hello + `,"logprobs":2}`, 400, "logprobs", "true or false"},
 	{true, `{` + hello + `,"top_logprobs":2}`, 400, "top_logprobs", "logprobs: true"},
@@ -134,6 +146,8 @@ var refusals = []struct {
 	{false, `{"prompt":["a","b","c"],"n":100}`, 400, "n", "at most 85 with 3 prompts"},
 	{false, `{"prompt":"a","messages":[]}`, 400, "messages", "unknown field"},
 }
+
+const toolF = `{"type":"function","function":{"name":"f","parameters":{"type":"object"}}}`
 
 func TestBadRequestsAreRefusedByName(t *testing.T) {
 	e := startEngine(t, recite)

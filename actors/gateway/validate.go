@@ -173,7 +173,6 @@ var accepted = map[string][]any{
 	"use_beam_search":        {false},
 	"functions":              {[]any{}},
 	"function_call":          {"none", "auto"},
-	"parallel_tool_calls":    {true, false}, // there are no tool calls, parallel or not
 	"modalities":             {[]any{"text"}},
 	"audio":                  {},
 	"prediction":             {},

@@ -72,7 +72,8 @@ func New(node *bus.Node, cfg Config, log zerolog.Logger) (*Actor, error) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return &schemas.TokenizerState{Model: cfg.ModelName, VocabSize: int32(text.VocabSize()), ChatReady: text.ChatReady(),
-			Sessions: int32(len(a.core.sessions)), Encoded: a.encoded.Load(), Decoded: a.core.decoded}, nil
+			Sessions: int32(len(a.core.sessions)), Encoded: a.encoded.Load(), Decoded: a.core.decoded,
+			ToolFormat: string(text.ToolFormat())}, nil
 	})
 	return a, nil
 }

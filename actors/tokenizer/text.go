@@ -10,6 +10,7 @@ import (
 
 	"github.com/troupe-engine/troupe/internal/jinja"
 	"github.com/troupe-engine/troupe/internal/tokenizers"
+	"github.com/troupe-engine/troupe/internal/toolcalls"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -20,7 +21,8 @@ const fileBytesMax = 256 << 20
 type Text struct {
 	vocabulary *tokenizers.Tokenizer
 	template   *jinja.Template // nil: the model has none
-	special    map[string]any  // bos_token and its like, for the template
+	toolFormat toolcalls.Format
+	special    map[string]any // bos_token and its like, for the template
 
 	allBytes func() [][]byte // by token, made when first asked for
 }
@@ -53,6 +55,7 @@ func LoadText(files fs.FS) (*Text, error) {
 		return nil, err
 	}
 	if source != "" {
+		t.toolFormat = toolcalls.Detect(source)
 		if t.template, err = jinja.Parse(source); err != nil {
 			return nil, fmt.Errorf("chat_template: %w", err)
 		}
@@ -142,6 +145,9 @@ func (t *Text) bytes(id int32) []byte {
 
 // TokenBytes returns what each token adds to a text, by id; nil for special tokens.
 func (t *Text) TokenBytes() [][]byte { return t.vocabulary.Bytes(true) }
+
+// ToolFormat is how the chat template has function calls; "" for none.
+func (t *Text) ToolFormat() toolcalls.Format { return t.toolFormat }
 
 // ChatReady reports whether the model has a chat template.
 func (t *Text) ChatReady() bool { return t.template != nil }

@@ -65,9 +65,10 @@ type Function struct {
 	Schema string
 }
 
-// Grammar is that of an answer that consists of calls of the functions: of one, or of any number. It is for package
-// guide, whose %json {…} is a value of a schema.
-func (f Format) Grammar(functions []Function, many bool) string {
+// Grammar is that of an answer that consists of calls of the functions: of one, or of any number; or else, if
+// otherwise is not "", of what derives from that expression. It is for package guide, whose %json {…} is a value of a
+// schema.
+func (f Format) Grammar(functions []Function, many bool, otherwise string) string {
 	argumentsKey := "arguments"
 	if f == Llama3 {
 		argumentsKey = "parameters"
@@ -92,7 +93,11 @@ func (f Format) Grammar(functions []Function, many bool) string {
 		}
 		return schemas.QuoteGrammar(s) + " "
 	}
-	root := "root ::= " + quote(around[0]) + "call"
+	root := "root ::= "
+	if otherwise != "" {
+		root += otherwise + " | "
+	}
+	root += quote(around[0]) + "call"
 	if many {
 		root += " (" + quote(around[1]) + "call)*"
 	}

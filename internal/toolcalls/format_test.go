@@ -22,9 +22,9 @@ func TestGrammarsMakeCalls(t *testing.T) {
 		{"get_weather", `{"type":"object","properties":{},"additionalProperties":false}`}}
 	for _, format := range Formats() {
 		for _, many := range []bool{false, true} {
-			g, err := guide.Compile(context.Background(), guide.Spec{Kind: guide.GBNF, Source: format.Grammar(functions, many)}, v)
+			g, err := guide.Compile(context.Background(), guide.Spec{Kind: guide.GBNF, Source: format.Grammar(functions, many, "")}, v)
 			if err != nil {
-				t.Fatalf("%s: %v in %s", format, err, format.Grammar(functions, many))
+				t.Fatalf("%s: %v in %s", format, err, format.Grammar(functions, many, ""))
 			}
 			for seed := range 20 {
 				answer := follow(t, g, v, uint(seed))
@@ -34,6 +34,10 @@ func TestGrammarsMakeCalls(t *testing.T) {
 				}
 			}
 		}
+	}
+	grammar := Hermes.Grammar(functions, false, `%json {"type":"integer"}`)
+	if _, err := guide.Compile(context.Background(), guide.Spec{Kind: guide.GBNF, Source: grammar}, v); err != nil || !strings.Contains(grammar, `integer"} | `) {
+		t.Errorf("%v in %s", err, grammar)
 	}
 }
 
