@@ -176,7 +176,7 @@ func (w *watched) Write(p []byte) (int, error) {
 
 func TestVerifyTheEmbeddedModel(t *testing.T) {
 	stdout, stderr, code := command(t, "verify")
-	if code != 0 || strings.Count(stdout, "24/24") != 7 {
+	if code != 0 || strings.Count(stdout, "24/24") != 8 {
 		t.Errorf("exit code %d:\n%s%s", code, stdout, stderr)
 	}
 	if stdout, _, code = command(t, "verify", "--tol", "1e-12"); code != 1 || !strings.Contains(stdout, "FAILED: logit error") {
