@@ -95,6 +95,11 @@ func TestChangedETagStartsAgain(t *testing.T) {
 			w.Header().Set("ETag", tags[1])
 			return false
 		})
+		o.Notify = func(e Event) {
+			if e.Kind == EventRetry && strings.Contains(e.Err.Error(), "wrong content") {
+				t.Errorf("%v: only the checksum noticed: %v", tags, e.Err)
+			}
+		}
 		mustPull(t, o)
 		stored(t, o, s, defaultChoice...)
 		if got := s.Served(shard); got < int64(len(files[shard])) {
