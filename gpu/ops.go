@@ -47,7 +47,7 @@ type FeedTokens struct {
 // and are clamped elsewhere; the scheduler validates them before they get here.
 type Embed struct {
 	Out   Tensor  // [T, H]
-	Table Tensor  // [V, H], F32, F16 or BF16 (an ordinary tensor, not packed)
+	Table Tensor  // [V, H], F32, F16 or BF16 and not packed, or quantized and packed
 	IDs   Tensor  // [T] I32
 	Scale float32 // 1, or sqrt(H) rounded as the architecture does (Gemma)
 }

@@ -26,6 +26,17 @@ func (d *Device) embed(a *gpu.Embed) error {
 	ids, out := d.Int32s(a.IDs), d.Float32s(a.Out)
 	vocab, hidden := a.Table.Dims[0], a.Table.Dims[1]
 	mustShape(gpu.OpEmbed, "Out", a.Out, len(ids), hidden)
+	if a.Table.Packed {
+		m := d.weight(a.Table)
+		if !m.dtype.Quantized() {
+			panic(fmt.Sprintf("cpu: embed: %v is packed, which only quantized tables may be", a.Table))
+		}
+		for t, id := range ids {
+			mustIndex(gpu.OpEmbed, "IDs", int(id), vocab)
+			m.row(out[t*hidden:][:hidden], int(id), a.Scale)
+		}
+		return nil
+	}
 	table := d.bytes(a.Table)
 	size := a.Table.DType.Size()
 	for t, id := range ids {

@@ -13,6 +13,7 @@ import (
 var goTier = tier{
 	name: "go", doc: "portable Go",
 	macsPerNs: 1, bytesPerNs: 2, gatesPerNs: 0.2,
+	quant: &goQuant,
 	tiles: map[gpu.DType][]tile{
 		gpu.BF16: {{tokens: 1, panels: 1, many: panelBF16, one: panelBF16}},
 		gpu.F16:  {{tokens: 1, panels: 1, many: panelF16, one: panelF16}},

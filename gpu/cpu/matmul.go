@@ -43,6 +43,10 @@ func (d *Device) multiply(t *tier, out, x []float32, tokens int, m *matrix, bias
 	if tokens == 0 {
 		return
 	}
+	if m.dtype.Quantized() {
+		d.multiplyQuantized(t, out, x, tokens, m, bias, accumulate)
+		return
+	}
 	kernels := t.tiles[m.dtype]
 	w := &d.work
 	group := groupPanels

@@ -15,20 +15,27 @@ type matrix struct {
 	data  []byte
 }
 
-func (m *matrix) panels() int     { return (m.n + panelRows - 1) / panelRows }
-func (m *matrix) panelBytes() int { return m.k * panelRows * m.dtype.Size() }
+func (m *matrix) panels() int { return (m.n + panelRows - 1) / panelRows }
+
+// panelBytes is the size of one panel.
+func (m *matrix) panelBytes() int {
+	if f := quantFormats[m.dtype]; f != nil {
+		return m.k / f.unitLen() * f.unitBytes()
+	}
+	return m.k * panelRows * m.dtype.Size()
+}
 
 // PackMatrix implements gpu.Device.
 func (d *Device) PackMatrix(name string, dtype gpu.DType, n, k int, parts ...[]byte) (gpu.Tensor, error) {
-	if dtype != gpu.F32 && dtype != gpu.F16 && dtype != gpu.BF16 {
-		return gpu.Tensor{}, fmt.Errorf("%w: weight %q has type %v; the cpu device multiplies f32, f16 and bf16",
+	if dtype != gpu.F32 && dtype != gpu.F16 && dtype != gpu.BF16 && quantFormats[dtype] == nil {
+		return gpu.Tensor{}, fmt.Errorf("%w: weight %q has type %v; the cpu device multiplies f32, f16, bf16, q8_0, q4_0, q4_1, q4_k and q6_k",
 			gpu.ErrNotSupported, name, dtype)
 	}
-	size := dtype.Size()
-	if n <= 0 || k <= 0 || int64(k) > math.MaxInt/int64(panelRows*size)/(int64(n)+panelRows) {
-		return gpu.Tensor{}, fmt.Errorf("cpu: weight %q has impossible shape [%d, %d]", name, n, k)
+	elements, size := dtype.Block()
+	if n <= 0 || k <= 0 || k%elements != 0 || int64(k) > math.MaxInt/int64(panelRows*size)/(int64(n)+panelRows) {
+		return gpu.Tensor{}, fmt.Errorf("cpu: weight %q has impossible shape [%d, %d] for %v", name, n, k, dtype)
 	}
-	row, total := k*size, 0
+	row, total := k/elements*size, 0
 	for i, part := range parts {
 		if len(part)%row != 0 {
 			return gpu.Tensor{}, fmt.Errorf("cpu: weight %q: part %d has %d bytes, not whole rows of %d (k=%d, %v)",
@@ -59,6 +66,10 @@ type packRows struct {
 }
 
 func (p *packRows) run(_, from, to int) {
+	if f := quantFormats[p.m.dtype]; f != nil {
+		p.quantized(f, from, to)
+		return
+	}
 	size := p.m.dtype.Size()
 	for panel := from; panel < to; panel++ {
 		dst := p.m.data[panel*p.m.panelBytes():][:p.m.panelBytes()]
@@ -68,6 +79,21 @@ func (p *packRows) run(_, from, to int) {
 				interleave[[2]byte](dst, src, r)
 			} else {
 				interleave[[4]byte](dst, src, r)
+			}
+		}
+	}
+}
+
+// quantized fills panels of a quantized type, unit by unit.
+func (p *packRows) quantized(f *quantFormat, from, to int) {
+	_, size := p.m.dtype.Block()
+	units := p.m.k / f.unitLen()
+	for panel := from; panel < to; panel++ {
+		dst := p.m.data[panel*p.m.panelBytes():][:p.m.panelBytes()]
+		for r := range min(panelRows, p.m.n-panel*panelRows) {
+			src := p.row(panel*panelRows+r, units*size)
+			for u := range units {
+				f.pack(f, dst[u*f.unitBytes():][:f.unitBytes()], r, src[u*size:][:size])
 			}
 		}
 	}

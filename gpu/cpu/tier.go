@@ -2,6 +2,8 @@ package cpu
 
 //go:generate go -C asm run . -isa avx2 -out ../avx2_amd64.s -stubs ../avx2_amd64.go -pkg cpu
 //go:generate go -C asm run . -isa avx512 -out ../avx512_amd64.s -stubs ../avx512_amd64.go -pkg cpu
+//go:generate go -C asm run . -isa avx2 -quant -out ../quant_avx2_amd64.s -stubs ../quant_avx2_amd64.go -pkg cpu
+//go:generate go -C asm run . -isa avx512 -quant -out ../quant_avx512_amd64.s -stubs ../quant_avx512_amd64.go -pkg cpu
 
 import (
 	"fmt"
@@ -21,6 +23,8 @@ type tier struct {
 	// tiles are the matrix kernels for each weight type, by ascending number of tokens; the
 	// first has one token.
 	tiles map[gpu.DType][]tile
+	// quant is what quantized weights take.
+	quant *quantTier
 
 	// transpose turns a page of keys around: [16][dim] of a format to [dim][16]. dim is a
 	// positive multiple of 16, as it is in all kernels of attention.

@@ -21,6 +21,7 @@ func machineTiers() []*tier {
 var avx2Tier = tier{
 	name: "avx2", doc: "AVX2 and FMA assembly",
 	macsPerNs: 12, bytesPerNs: 15, gatesPerNs: 1.5,
+	quant: &avx2Quant,
 	tiles: map[gpu.DType][]tile{
 		gpu.BF16: {
 			{tokens: 1, panels: 4, many: matmulBF16T1P4AVX2, one: matmulBF16T1P1AVX2},
@@ -105,6 +106,7 @@ var avx512Tier = tier{
 	name: "avx512", doc: "AVX-512 assembly",
 	macsPerNs: 25, bytesPerNs: 20, gatesPerNs: 3,
 	tiles: map[gpu.DType][]tile{
+	quant: bestQuant(),
 		gpu.BF16: {
 			{tokens: 1, panels: 8, many: matmulBF16T1P8AVX512, one: matmulBF16T1P1AVX512},
 			{tokens: 2, panels: 4, many: matmulBF16T2P4AVX512, one: matmulBF16T2P1AVX512},

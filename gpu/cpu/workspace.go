@@ -12,11 +12,15 @@ type workspace struct {
 	packed  []float32  // matmul: activations in tiles
 	tiles   []tileRun  // matmul: division of the tokens into tiles
 
+	quantRuns []quantRun // the same for quantized weights
+
 	gathered, products, sums []float32 // experts: [n, H], [n, H], [T, H]
 	rows                     []expertRow
 
 	matmul    matmulTask
 	pack      packTask
+	quant     quantTask
+	quantPack quantPackTask
 	attention attentionTask
 	actMul    actMulTask
 	masks     maskTask
@@ -35,6 +39,7 @@ type workspace struct {
 type workerSpace struct {
 	sums      []float32 // matmul: a tile's accumulators
 	attention attentionSpace
+	quant     quantSpace
 	draw      drawSpace
 	_         [64]byte
 }

@@ -29,10 +29,16 @@ var isas = map[string]isa{
 
 func main() {
 	name := flag.String("isa", "avx512", "avx2 or avx512")
+	quantized := flag.Bool("quant", false, "make the kernels of quantized weights, which are files of their own")
 	flag.Parse()
 	target, ok := isas[*name]
 	if !ok {
 		log.Fatalf("asm: unknown -isa %q", *name)
+	}
+	if *quantized {
+		target.quantKernels()
+		Generate()
+		return
 	}
 	target.matrixKernels()
 	target.attentionKernels()

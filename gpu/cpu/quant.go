@@ -1,0 +1,230 @@
+package cpu
+
+import (
+	"encoding/binary"
+	"math"
+	"unsafe"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+// Products of quantized weights are sums of integers. Activations are rounded to 8 bits, 32 with one scale,
+// which is as fine as the weights are and what the format's reference implementation does; the products
+// of a block add up exactly; and blocks are added in order of k as float32, a multiplication and an addition each.
+// So every tier gives the same bits, and a token gets the same whatever it is batched with.
+
+// quantTier are the inner loops of a tier for quantized weights.
+type quantTier struct {
+	tiles map[gpu.DType][]quantTile // by ascending number of tokens; the first has one
+	// quantize rounds blocks of 32 elements of x: codes are x * (127 / largest) to the nearest integer,
+	// ties to even, as int8, where largest is the largest absolute value. sums are those of codes of each 16.
+	// Codes of blocks whose largest is tiny, infinite or NaN are meaningless. Nothing is empty.
+	quantize func(codes []byte, largest []float32, sums []int32, x []float32)
+}
+
+// quantTile is a tile for quantized weights; see tile.
+type quantTile struct {
+	tokens, panels int
+	many, one      quantKernel
+}
+
+// quantKernel is the signature of an inner loop. sums is [tokens][panels*16]; w points at a unit of the
+// first panel and the following panels are stride bytes apart; x is a tile of activations in blocks.
+type quantKernel func(sums *float32, w *byte, stride uintptr, x *byte, units int)
+
+// A tile of activations is made of blocks of 32 steps of k: codes [8][tokens][4] int8, then for each token
+// its scale, and for each token and half of the block what corrects the integer sum for the codes' zero:
+// -zero * sum of codes, an int32. For weights with a minimum the first correction is instead scale * sum
+// of all codes, a float32, which the minimum is multiplied by.
+const activationBytes = quantLen + 4 + 8 // of a token and block
+
+// quantTask multiplies; it has one item per group of panels.
+type quantTask struct {
+	out        []float32
+	x          []byte // tiles of activations
+	m          *matrix
+	f          *quantFormat
+	bias       []float32
+	accumulate bool
+	addTo      func(dst, src []float32)
+	tiles      []quantRun
+	group      int // panels in a group
+	groups     int
+	parts      int // the tiles are divided too where there are fewer groups than threads
+	workers    []workerSpace
+}
+
+// quantRun is one tile of tokens; see tileRun.
+type quantRun struct {
+	tile          *quantTile
+	start, tokens int
+	at            int // tokens of the tiles before
+}
+
+// quantSpace is a worker's scratch to quantize one token.
+type quantSpace struct {
+	codes   []byte // int8
+	largest []float32
+	sums    []int32
+}
+
+// multiplyQuantized is multiply for a quantized matrix.
+func (d *Device) multiplyQuantized(t *tier, out, x []float32, tokens int, m *matrix, bias []float32, accumulate bool) {
+	kernels, f, w := t.quant.tiles[m.dtype], quantFormats[m.dtype], &d.work
+	w.quantRuns = planQuantTiles(w.quantRuns[:0], kernels, tokens)
+	last := w.quantRuns[len(w.quantRuns)-1]
+	words := (last.at + last.tile.tokens) * m.k / quantLen * activationBytes / 4
+	w.packed = grow(w.packed, words)
+	packed := unsafe.Slice((*byte)(unsafe.Pointer(&w.packed[0])), 4*words)
+	w.quantPack = quantPackTask{dst: packed, x: x, k: m.k, f: f, quantize: t.quant.quantize, tiles: w.quantRuns, workers: w.workers}
+	d.share(&w.quantPack, len(w.quantRuns), float64(tokens*m.k))
+	w.quantPack = quantPackTask{}
+
+	group := groupPanels
+	if tokens == 1 {
+		group = kernels[0].panels
+	}
+	group, groups, parts := divideWork(m.panels(), group, len(w.quantRuns), d.pool.threads)
+	w.quant = quantTask{out: out, x: packed, m: m, f: f, bias: bias, accumulate: accumulate, addTo: t.addTo,
+		tiles: w.quantRuns, group: group, groups: groups, parts: parts, workers: w.workers}
+	const faster = 2 // integer products against floating-point ones
+	macs := float64(tokens) * float64(m.n) * float64(m.k)
+	d.share(&w.quant, groups*parts, max(macs/(faster*t.macsPerNs), float64(len(m.data))/t.bytesPerNs))
+	w.quant = quantTask{}
+}
+
+// planQuantTiles covers the tokens with tiles, padding the last by at most one token.
+func planQuantTiles(plan []quantRun, kernels []quantTile, tokens int) []quantRun {
+	for start, at := 0, 0; start < tokens; {
+		left := tokens - start
+		pick := &kernels[0]
+		for i := range kernels {
+			if kernels[i].tokens <= left+1 {
+				pick = &kernels[i]
+			}
+		}
+		if left == 1 { // a tile of one reads the weights as fast as any
+			pick = &kernels[0]
+		}
+		plan = append(plan, quantRun{pick, start, min(left, pick.tokens), at})
+		start += pick.tokens
+		at += pick.tokens
+	}
+	return plan
+}
+
+func (p *quantTask) run(worker, from, to int) {
+	space := &p.workers[worker]
+	for item := from; item < to; item++ {
+		g, part := item%p.groups, item/p.groups
+		end := min((g+1)*p.group, p.m.panels())
+		tiles := p.tiles[len(p.tiles)*part/p.parts : len(p.tiles)*(part+1)/p.parts]
+		for i := range tiles {
+			r := &tiles[i]
+			for panel := g * p.group; panel < end; {
+				count := 1
+				if panel+r.tile.panels <= end {
+					count = r.tile.panels
+				}
+				p.multiply(space, r, panel, count)
+				panel += count
+			}
+		}
+	}
+}
+
+// multiply runs one tile against count panels and stores the result.
+func (p *quantTask) multiply(space *workerSpace, r *quantRun, panel, count int) {
+	width, stride, cols := r.tile.tokens, p.m.panelBytes(), count*panelRows
+	space.sums = grow(space.sums, width*cols)
+	sums := space.sums
+	clear(sums)
+	kernel := r.tile.one
+	if count == r.tile.panels {
+		kernel = r.tile.many
+	}
+	blockBytes := width * activationBytes
+	weights, x := p.m.data[panel*stride:][:count*stride], p.x[r.at*p.m.k/quantLen*activationBytes:]
+	units, step := p.m.k/p.f.unitLen(), depthMax/p.f.unitLen()
+	for at := 0; at < units; at += step {
+		kernel(&sums[0], &weights[at*p.f.unitBytes()], uintptr(stride), &x[at*p.f.blocks*blockBytes], min(step, units-at))
+	}
+	first := panel * panelRows
+	valid := min(cols, p.m.n-first)
+	for t := range r.tokens {
+		out, sum := p.out[(r.start+t)*p.m.n+first:][:valid], sums[t*cols:][:valid]
+		if p.bias != nil {
+			p.addTo(sum, p.bias[first:])
+		}
+		if p.accumulate {
+			p.addTo(out, sum)
+		} else {
+			copy(out, sum)
+		}
+	}
+}
+
+// quantPackTask quantizes activations into tiles, one item per tile.
+type quantPackTask struct {
+	dst      []byte
+	x        []float32
+	k        int
+	f        *quantFormat
+	quantize func(codes []byte, largest []float32, sums []int32, x []float32)
+	tiles    []quantRun
+	workers  []workerSpace
+}
+
+func (p *quantPackTask) run(worker, from, to int) {
+	s := &p.workers[worker].quant
+	if len(s.codes) < p.k {
+		s.codes, s.largest, s.sums = make([]byte, p.k), make([]float32, p.k/quantLen), make([]int32, p.k/(quantLen/2))
+	}
+	for _, r := range p.tiles[from:to] {
+		width := r.tile.tokens
+		size := p.k / quantLen * width * activationBytes
+		dst := p.dst[r.at*p.k/quantLen*activationBytes:][:size]
+		if r.tokens < width {
+			clear(dst) // padding
+		}
+		for t := range r.tokens {
+			p.quantize(s.codes[:p.k], s.largest, s.sums, p.x[(r.start+t)*p.k:][:p.k])
+			p.place(dst, s, t, width)
+		}
+	}
+}
+
+// place stores a token's codes in its tile.
+func (p *quantPackTask) place(dst []byte, s *quantSpace, token, width int) {
+	// A block whose largest value is less than this rounds to zero: the quotient in quantize would
+	// overflow, and no sum can tell.
+	const tiny = 0x1p-100
+	for b := range p.k / quantLen {
+		block := dst[b*width*activationBytes:][:width*activationBytes]
+		largest, low, high := s.largest[b], s.sums[2*b], s.sums[2*b+1]
+		codes := cast[[4]byte](s.codes[b*quantLen:][:quantLen])
+		scale := largest / 127
+		switch {
+		case largest < tiny:
+			scale, low, high = 0, 0, 0
+			clear(codes)
+		case !(largest <= math.MaxFloat32): // NaN or infinite: it must stay visible
+			scale, low, high = float32(math.NaN()), 0, 0
+			clear(codes)
+		}
+		for g, c := range codes {
+			*(*[4]byte)(block[4*(g*width+token):]) = c
+		}
+		tail := block[width*quantLen+4*token:]
+		binary.LittleEndian.PutUint32(tail, math.Float32bits(scale))
+		first, second := uint32(-int32(p.f.zero)*low), uint32(-int32(p.f.zero)*high)
+		switch {
+		case p.f.minimum:
+			first = math.Float32bits(scale * float32(low+high))
+		case !p.f.halves: // one sum for the whole block
+			first += second
+		}
+		binary.LittleEndian.PutUint32(tail[4*width:], first)
+		binary.LittleEndian.PutUint32(tail[8*width:], second)
+	}
+}
