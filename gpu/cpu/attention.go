@@ -163,12 +163,22 @@ func (p *attentionTask) attend(space *attentionSpace, run queryRun, kvHead int) 
 	for at := first &^ (tileKeys - 1); at <= last; at += tileKeys {
 		p.tile(space, run, q, table, kvHead, at, max(first, at), min(last, at+tileKeys-1))
 	}
-	for r := range rows {
-		token, head := run.from+r/p.group, kvHead*p.group+r%p.group
-		inverse := 1 / sumLanes((*[16]float32)(space.sums[r*pageKeys:]))
-		out := p.out[(token*p.kvHeads*p.group+head)*p.dim:][:p.dim]
-		for i, v := range space.mixed[r*p.padded:][:p.dim] {
-			out[i] = v * inverse
+	p.finish(space, run, kvHead)
+}
+
+// finish writes an item's results.
+func (p *attentionTask) finish(space *attentionSpace, run queryRun, kvHead int) {
+	for token := run.from; token < run.to; token++ {
+		row := (token - run.from) * p.group
+		out := p.out[(token*p.kvHeads+kvHead)*p.group*p.dim:][:p.group*p.dim]
+		mixed, sums := space.mixed[row*p.padded:][:p.group*p.padded], &space.sums[row*pageKeys]
+		if p.padded == p.dim {
+			p.tier.finish(&out[0], &mixed[0], sums, p.dim, p.group)
+			continue
+		}
+		p.tier.finish(&mixed[0], &mixed[0], sums, p.padded, p.group)
+		for g := range p.group {
+			copy(out[g*p.dim:][:p.dim], mixed[g*p.padded:])
 		}
 	}
 }

@@ -6,7 +6,7 @@ import (
 
 // The portable twins of the attention kernels; tier and rowKernel say what they compute.
 
-func transposeF32(dst *float32, src *byte, dim int) {
+func transposeF32(dst *float32, src, _ *byte, dim int) {
 	to, from := unsafe.Slice(dst, pageKeys*dim), unsafe.Slice((*float32)(unsafe.Pointer(src)), pageKeys*dim)
 	for key := range pageKeys {
 		for i, v := range from[key*dim:][:dim] {
@@ -15,7 +15,7 @@ func transposeF32(dst *float32, src *byte, dim int) {
 	}
 }
 
-func transposeBF16(dst *float32, src *byte, dim int) {
+func transposeBF16(dst *float32, src, _ *byte, dim int) {
 	to, from := unsafe.Slice(dst, pageKeys*dim), unsafe.Slice((*uint16)(unsafe.Pointer(src)), pageKeys*dim)
 	for key := range pageKeys {
 		for i, v := range from[key*dim:][:dim] {
@@ -59,6 +59,17 @@ func softmaxRows(scores *float32, n int, sums, largestSoFar, correction *float32
 			row[i] = exp32(v - best)
 			total[i%pageKeys] += row[i]
 		}
+	}
+}
+
+func finishRows(out, mixed, sums *float32, dim, rows int) {
+	to, from := unsafe.Slice(out, rows*dim), unsafe.Slice(mixed, rows*dim)
+	totals := unsafe.Slice((*[16]float32)(unsafe.Pointer(sums)), rows)
+	for i, v := range from {
+		if i%dim == 0 {
+			sumLanes(&totals[i/dim])
+		}
+		to[i] = v * (1 / totals[i/dim][0])
 	}
 }
 

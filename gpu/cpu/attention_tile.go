@@ -10,7 +10,7 @@ const (
 	// pageKeys keys at positions that are a multiple of it are turned around together.
 	pageKeys = 16
 	// tileKeys keys are scored, weighted and mixed before the next are looked at.
-	tileKeys  = 64
+	tileKeys  = 128
 	tilePages = tileKeys / pageKeys
 )
 
@@ -68,21 +68,19 @@ type keySpan struct{ from, to int }
 func (p *attentionTask) tile(space *attentionSpace, run queryRun, q []float32, table []int32, kvHead, at, first, last int) {
 	page := pageKeys * p.padded
 	space.keys = grow(space.keys, tilePages*page)
-	var scratch []float32
+	var scratch [2][]float32 // one page of keys, and those of values
 	if !p.whole {
-		space.copied = grow(space.copied, (tilePages+1)*page)
-		scratch = space.copied[:page]
+		space.copied = grow(space.copied, (1+tilePages)*page)
+		scratch[0] = space.copied[:page]
 	}
 	for i := (first - at) / pageKeys; i <= (last-at)/pageKeys; i++ {
 		pos := at + i*pageKeys
-		p.tier.transpose[p.format](&space.keys[i*page], p.page(p.k, table, kvHead, pos, first, last, scratch), p.padded)
 		if !p.whole {
-			scratch = space.copied[(i+1)*page:][:page]
+			scratch[1] = space.copied[(1+i)*page:][:page]
 		}
-		space.values[i] = p.page(p.v, table, kvHead, pos, first, last, scratch)
-		if !p.whole {
-			scratch = space.copied[:page]
-		}
+		keys := p.page(p.k, table, kvHead, pos, first, last, scratch[0])
+		space.values[i] = p.page(p.v, table, kvHead, pos, first, last, scratch[1])
+		p.tier.transpose[p.format](&space.keys[i*page], keys, space.values[i], p.padded)
 	}
 	// Rows that attend to the tile: spans do not decrease from token to token.
 	from, to := run.from, run.to

@@ -23,8 +23,8 @@ func TestAttentionTwins(t *testing.T) {
 				values := make([]*byte, pages)
 				for i := range pages {
 					values[i] = &raw[i*len(raw)/pages]
-					tr.transpose[format](&keys[i*pageKeys*dim], values[i], dim)
-					goTier.transpose[format](&want[i*pageKeys*dim], values[i], dim)
+					tr.transpose[format](&keys[i*pageKeys*dim], values[i], values[i], dim)
+					goTier.transpose[format](&want[i*pageKeys*dim], values[i], values[i], dim)
 				}
 				if !slices.Equal(keys, want) {
 					t.Fatalf("transpose of format %d, %d pages of %d", format, pages, dim)

@@ -95,12 +95,12 @@ func matmulF32T6P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int
 // transposeBF16AVX2 is an entry of tier.transpose; dim is a positive multiple of 16.
 //
 //go:noescape
-func transposeBF16AVX2(dst *float32, src *byte, dim int)
+func transposeBF16AVX2(dst *float32, src *byte, ahead *byte, dim int)
 
 // transposeF32AVX2 is an entry of tier.transpose; dim is a positive multiple of 16.
 //
 //go:noescape
-func transposeF32AVX2(dst *float32, src *byte, dim int)
+func transposeF32AVX2(dst *float32, src *byte, ahead *byte, dim int)
 
 // scoresR1AVX2 is tier.scores for 1 rows.
 //
@@ -131,6 +131,11 @@ func scoresR6AVX2(scores *float32, q *float32, keys *float32, pages int, dim int
 //
 //go:noescape
 func softmaxAVX2(scores *float32, n int, sums *float32, largest *float32, correction *float32, rows int)
+
+// finishAVX2 is tier.finish; dim is a positive multiple of 16.
+//
+//go:noescape
+func finishAVX2(out *float32, mixed *float32, sums *float32, dim int, rows int)
 
 // mixBF16R1AVX2 is an entry of tier.mix for 1 rows; dim is a positive multiple of 16.
 //

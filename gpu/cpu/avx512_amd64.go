@@ -155,12 +155,12 @@ func matmulF32T12P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k 
 // transposeBF16AVX512 is an entry of tier.transpose; dim is a positive multiple of 16.
 //
 //go:noescape
-func transposeBF16AVX512(dst *float32, src *byte, dim int)
+func transposeBF16AVX512(dst *float32, src *byte, ahead *byte, dim int)
 
 // transposeF32AVX512 is an entry of tier.transpose; dim is a positive multiple of 16.
 //
 //go:noescape
-func transposeF32AVX512(dst *float32, src *byte, dim int)
+func transposeF32AVX512(dst *float32, src *byte, ahead *byte, dim int)
 
 // scoresR1AVX512 is tier.scores for 1 rows.
 //
@@ -196,6 +196,11 @@ func scoresR12AVX512(scores *float32, q *float32, keys *float32, pages int, dim 
 //
 //go:noescape
 func softmaxAVX512(scores *float32, n int, sums *float32, largest *float32, correction *float32, rows int)
+
+// finishAVX512 is tier.finish; dim is a positive multiple of 16.
+//
+//go:noescape
+func finishAVX512(out *float32, mixed *float32, sums *float32, dim int, rows int)
 
 // mixBF16R1AVX512 is an entry of tier.mix for 1 rows; dim is a positive multiple of 16.
 //

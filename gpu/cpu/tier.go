@@ -27,8 +27,9 @@ type tier struct {
 	quant *quantTier
 
 	// transpose turns a page of keys around: [16][dim] of a format to [dim][16]. dim is a
-	// positive multiple of 16, as it is in all kernels of attention.
-	transpose [kvFormats]func(dst *float32, src *byte, dim int)
+	// positive multiple of 16, as it is in all kernels of attention. Memory at ahead, as much as
+	// at src, is asked for: it is read next.
+	transpose [kvFormats]func(dst *float32, src, ahead *byte, dim int)
 	// rows are the kernels of attention by ascending number of rows; the first has one.
 	rows []rowKernel
 	// softmax makes weights e^(score-m) of n scores in each row, where m is the largest score so
@@ -36,6 +37,8 @@ type tier struct {
 	// weights have to be multiplied by, which those of sums already are. A row of scores has
 	// tileKeys, a row of sums 16; n is a multiple of 16, not 0.
 	softmax func(scores *float32, n int, sums, largest, correction *float32, rows int)
+	// finish: out[r] = mixed[r] / sum of the 16 sums[r], for rows of dim.
+	finish func(out, mixed, sums *float32, dim, rows int)
 	// expShift: x = exp(x - shift) in place; returns the sum. len(x) is a multiple of 16.
 	expShift func(x []float32, shift float32) float32
 	// largest: the maximum, and whether any element is NaN. len(x) is a multiple of 16, not 0.

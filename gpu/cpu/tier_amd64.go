@@ -42,7 +42,7 @@ var avx2Tier = tier{
 			{tokens: 6, panels: 1, many: matmulF32T6P1AVX2, one: matmulF32T6P1AVX2},
 		},
 	},
-	transpose: [kvFormats]func(dst *float32, src *byte, dim int){kvF32: transposeF32AVX2, kvBF16: transposeBF16AVX2},
+	transpose: [kvFormats]func(dst *float32, src, ahead *byte, dim int){kvF32: transposeF32AVX2, kvBF16: transposeBF16AVX2},
 	rows: []rowKernel{
 		{1, scoresR1AVX2, mixKernels{kvF32: mixF32R1AVX2, kvBF16: mixBF16R1AVX2}},
 		{2, scoresR2AVX2, mixKernels{kvF32: mixF32R2AVX2, kvBF16: mixBF16R2AVX2}},
@@ -51,6 +51,7 @@ var avx2Tier = tier{
 		{6, scoresR6AVX2, mixKernels{kvF32: mixF32R6AVX2, kvBF16: mixBF16R6AVX2}},
 	},
 	softmax: softmaxAVX2,
+	finish:  finishAVX2,
 	expShift: func(x []float32, shift float32) float32 {
 		if len(x) == 0 {
 			return 0
@@ -129,7 +130,7 @@ var avx512Tier = tier{
 			{tokens: 12, panels: 2, many: matmulF32T12P2AVX512, one: matmulF32T12P1AVX512},
 		},
 	},
-	transpose: [kvFormats]func(dst *float32, src *byte, dim int){kvF32: transposeF32AVX512, kvBF16: transposeBF16AVX512},
+	transpose: [kvFormats]func(dst *float32, src, ahead *byte, dim int){kvF32: transposeF32AVX512, kvBF16: transposeBF16AVX512},
 	rows: []rowKernel{
 		{1, scoresR1AVX512, mixKernels{kvF32: mixF32R1AVX512, kvBF16: mixBF16R1AVX512}},
 		{2, scoresR2AVX512, mixKernels{kvF32: mixF32R2AVX512, kvBF16: mixBF16R2AVX512}},
@@ -139,6 +140,7 @@ var avx512Tier = tier{
 		{12, scoresR12AVX512, mixKernels{kvF32: mixF32R12AVX512, kvBF16: mixBF16R12AVX512}},
 	},
 	softmax: softmaxAVX512,
+	finish:  finishAVX512,
 	expShift: func(x []float32, shift float32) float32 {
 		if len(x) == 0 {
 			return 0

@@ -11,7 +11,7 @@ import (
 // Attention works on tiles of keyTile keys, which lie in pages of 16. Names and layouts are
 // those of package cpu: see tier.go there.
 const (
-	keyTile  = 64
+	keyTile  = 128
 	pageKeys = 16
 )
 
@@ -25,6 +25,7 @@ func (t isa) attentionKernels() {
 		t.scores(rows)
 	}
 	t.softmax()
+	t.finish()
 	for _, f := range formats {
 		if f.name == "F16" {
 			continue
@@ -37,9 +38,9 @@ func (t isa) attentionKernels() {
 
 // transpose turns the 16 keys of a page around, a square of lanes at a time.
 func (t isa) transpose(f format) {
-	t.begin("transpose"+f.name, "(dst *float32, src *byte, dim int)",
+	t.begin("transpose"+f.name, "(dst *float32, src, ahead *byte, dim int)",
 		"is an entry of tier.transpose; dim is a positive multiple of 16.")
-	dst, src, dim := pointer("dst"), pointer("src"), number("dim")
+	dst, src, ahead, dim := pointer("dst"), pointer("src"), pointer("ahead"), number("dim")
 	row, row3, at := GP64(), GP64(), GP64()
 	MOVQ(dim, row)
 	SHLQ(U8(map[int]uint8{2: 1, 4: 2}[f.size]), row)
@@ -54,6 +55,10 @@ func (t isa) transpose(f format) {
 				f.load(Mem{Base: at, Index: row, Scale: 2}, v[i+2])
 				f.load(Mem{Base: at, Index: row3, Scale: 1}, v[i+3])
 				LEAQ(Mem{Base: at, Index: row, Scale: 4}, at)
+			}
+			for line := 0; line < t.lanes*t.lanes*f.size; line += 64 {
+				PREFETCHT0(ahead)
+				ADDQ(U8(64), ahead.Base)
 			}
 			for i, column := range t.square(v) {
 				VMOVUPS(column, dst.Offset(4*(pageKeys*i+first)))
@@ -107,7 +112,7 @@ func (t isa) square(v []VecVirtual) []VecVirtual {
 // scores multiplies rows of queries with transposed keys: one chain of multiply-adds per score,
 // in order of dim, whatever the number of rows.
 func (t isa) scores(rows int) {
-	pages := max(1, min(keyTile/pageKeys, t.accumulators()/(rows*pageKeys/t.lanes)))
+	pages := max(1, min(4, t.accumulators()/(rows*pageKeys/t.lanes)))
 	if pages == 3 {
 		pages = 2
 	}
@@ -308,6 +313,36 @@ func (t isa) foldMax(v VecVirtual) VecVirtual {
 		VMAXPS(other, v, v)
 	}
 	return v
+}
+
+// finish divides each row's weighted values by the sum of the weights.
+func (t isa) finish() {
+	t.begin("finish", "(out, mixed, sums *float32, dim, rows int)", "is tier.finish; dim is a positive multiple of 16.")
+	out, mixed, sums, rows := pointer("out"), pointer("mixed"), pointer("sums"), number("rows")
+	one := t.vector()
+	VMOVUPS(t.constant("one", 1), one)
+	loop("rows", rows, 1, func() {
+		total, half := XMM(), YMM()
+		VMOVUPS(sums, half)
+		VADDPS(sums.Offset(32), half, half)
+		VEXTRACTF128(U8(1), half, total)
+		VADDPS(half.AsX(), total, total)
+		for _, order := range []uint8{0x4e, 0xb1} {
+			other := XMM()
+			VPERMILPS(U8(order), total, other)
+			VADDPS(other, total, total)
+		}
+		inverse, dim := t.vector(), number("dim")
+		VBROADCASTSS(total, inverse)
+		VDIVPS(inverse, one, inverse)
+		t.elements(dim, func() {
+			v := t.vector()
+			VMULPS(mixed, inverse, v)
+			VMOVUPS(v, out)
+		}, mixed, out)
+		ADDQ(U8(4*pageKeys), sums.Base)
+	})
+	end()
 }
 
 // mix adds weighted values to each row's sum, after correcting the sum. A stretch of every sum
