@@ -106,8 +106,8 @@ var avx2Tier = tier{
 var avx512Tier = tier{
 	name: "avx512", doc: "AVX-512 assembly",
 	macsPerNs: 25, bytesPerNs: 20, gatesPerNs: 3,
-	tiles: map[gpu.DType][]tile{
 	quant: bestQuant(),
+	tiles: map[gpu.DType][]tile{
 		gpu.BF16: {
 			{tokens: 1, panels: 8, many: matmulBF16T1P8AVX512, one: matmulBF16T1P1AVX512},
 			{tokens: 2, panels: 4, many: matmulBF16T2P4AVX512, one: matmulBF16T2P1AVX512},
