@@ -113,7 +113,11 @@ func (f *flight) start(engine *schemas.EngineInfo) *schemas.Error {
 		f.encoded++ // even if the call fails: the tokenizer may have opened the session
 		reply, err := f.g.encode.Call(f.ctx, &req)
 		if err != nil {
-			return f.reason(err, "encode")
+			e := f.reason(err, "encode")
+			if e.Param == "messages" {
+				e = e.WithParam(f.job.promptField)
+			}
+			return e
 		}
 		submit, refused := f.job.submission(p.id, reply.Tokens, engine, &f.g.cfg)
 		if refused != nil {

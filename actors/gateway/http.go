@@ -45,6 +45,7 @@ func (g *Gateway) Handler() http.Handler {
 	for path, methods := range map[string]map[string]http.HandlerFunc{
 		"/v1/chat/completions":    {"POST": g.serveJob(chatAPI)},
 		"/v1/completions":         {"POST": g.serveJob(completionAPI)},
+		"/v1/responses":           {"POST": g.serveJob(responsesAPI)},
 		"/v1/embeddings":          {"POST": g.serveJob(embeddingAPI)},
 		"/tokenize":               {"POST": g.serveAsk(g.tokenize)},
 		"/detokenize":             {"POST": g.serveAsk(g.detokenize)},

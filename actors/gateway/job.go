@@ -40,12 +40,13 @@ type job struct {
 	trace   string // the client's trace id, for the log
 	key     string // whose request it is, for the limit per API key; "" if there are no keys
 
-	logprobs       bool       // report those of the answer
-	promptLogprobs bool       // and of the prompt
-	echo           bool       // begin the answer with the prompt
-	discard        bool       // the one token that is sampled is not wanted
-	tools          *toolset   // nil if the answer cannot call any
-	embed          *embedForm // the prompts' embeddings are wanted, not text
+	logprobs       bool              // report those of the answer
+	promptLogprobs bool              // and of the prompt
+	echo           bool              // begin the answer with the prompt
+	discard        bool              // the one token that is sampled is not wanted
+	tools          *toolset          // nil if the answer cannot call any
+	response       *schemas.Response // what a response repeats of its request
+	embed          *embedForm        // the prompts' embeddings are wanted, not text
 
 	sampling   schemas.SamplingParams
 	guideParam string // the field that asks for sampling.Rules.Guide, "" for none

@@ -40,7 +40,7 @@ func (g *Gateway) startNATS() error {
 	}
 	g.api = svc
 	handlers := map[string]micro.HandlerFunc{"chat": g.natsJob(chatAPI), "generate": g.natsJob(completionAPI),
-		"embed": g.natsJob(embeddingAPI), "tokenize": g.natsAsk(g.tokenize), "detokenize": g.natsAsk(g.detokenize),
+		"responses": g.natsJob(responsesAPI), "embed": g.natsJob(embeddingAPI), "tokenize": g.natsAsk(g.tokenize), "detokenize": g.natsAsk(g.detokenize),
 		"models": g.natsModels, "cancel": g.natsCancel}
 	for _, e := range schemas.ClientEndpoints() {
 		h, instance := handlers[e.Verb], string(g.cfg.Instance)

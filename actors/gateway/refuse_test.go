@@ -275,11 +275,11 @@ func FuzzParse(f *testing.F) {
 				checkBlame(t, err)
 				continue
 			}
-			for _, a := range []*api{chatAPI, completionAPI} {
+			for _, a := range []*api{chatAPI, completionAPI, responsesAPI, embeddingAPI} {
 				j, err := a.read(found, &cfg)
 				if err != nil {
 					checkBlame(t, err)
-				} else if j.n < 1 || len(j.prompts) < 1 || len(j.prompts)*j.n > schemas.RequestChoicesMax || j.sampling.Validate() != nil {
+				} else if j.n < 1 || len(j.prompts) < 1 || (len(j.prompts)*j.n > schemas.RequestChoicesMax && j.embed == nil) || j.sampling.Validate() != nil {
 					t.Fatalf("accepted %+v", j)
 				}
 			}

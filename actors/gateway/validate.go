@@ -184,6 +184,13 @@ var accepted = map[string][]any{
 	"store":                  anything, // nothing is stored
 	"metadata":               anything, // it labels what is stored
 	"truncate_prompt_tokens": {},
+	"truncation":             {"disabled"},
+	"background":             {false},
+	"previous_response_id":   {},
+	"conversation":           {},
+	"context_management":     {},
+	"reasoning":              anything,
+	"max_tool_calls":         anything, // it is about tools that the server calls
 	"return_token_strs":      {false},
 	"continue_final_message": {false},
 
