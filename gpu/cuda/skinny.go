@@ -25,23 +25,29 @@ const (
 
 // Sizes shared with skinny.cu.
 const (
-	skinnyRows  = 16 // of W, per block
-	skinnyWarps = 4
+	skinnyRows = 16 // of W, per block
+	// A matrix with so few blocks per multiprocessor gets blocks of more warps.
+	skinnyFewBlocks  = 2
+	skinnyWarps      = 4
+	skinnyWarpsOfFew = 8
 )
 
 // skinnyTiles are the compiled kernels: the tokens of a block.
 var skinnyTiles = []int{8, 16, 32}
 
-func skinnyName(tokens int, norm bool) string {
+func skinnyName(warps, tokens int, norm bool) string {
+	name := fmt.Sprintf("skinny_%d_%d", warps, tokens/8)
 	if norm {
-		return fmt.Sprintf("skinny_%d_norm", tokens/8)
+		name += "_norm"
 	}
-	return fmt.Sprintf("skinny_%d", tokens/8)
+	return name
 }
 
 func skinnyNames() (names []string) {
-	for _, tokens := range skinnyTiles {
-		names = append(names, skinnyName(tokens, false), skinnyName(tokens, true))
+	for _, warps := range []int{skinnyWarps, skinnyWarpsOfFew} {
+		for _, tokens := range skinnyTiles {
+			names = append(names, skinnyName(warps, tokens, false), skinnyName(warps, tokens, true))
+		}
 	}
 	return names
 }
@@ -78,8 +84,12 @@ func (d *Device) skinny(a *gpu.MatMul) error {
 			break
 		}
 	}
-	f := d.functions[skinnyName(tile, a.Norm != nil)]
-	return run(d, f, grid{ceilDiv(int(args.n), rows), ceilDiv(a.X.Dims[0], tile), 1}, 32*skinnyWarps, 0, args)
+	blocks, warps := ceilDiv(int(args.n), rows), skinnyWarps
+	if blocks <= skinnyFewBlocks*d.properties.multiprocessors {
+		warps = skinnyWarpsOfFew
+	}
+	f := d.functions[skinnyName(warps, tile, a.Norm != nil)]
+	return run(d, f, grid{blocks, ceilDiv(a.X.Dims[0], tile), 1}, 32*warps, 0, args)
 }
 
 // skinnyAround checks a's norm and gate and reports whether the kernels can take them in.

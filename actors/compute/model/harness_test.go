@@ -90,7 +90,11 @@ func newEngine(t testing.TB, files fs.FS, opts Options) *engine {
 // newEngineOf runs the weights in files as spec says.
 func newEngineOf(t testing.TB, files fs.FS, spec *Spec, opts Options) *engine {
 	t.Helper()
-	dev := openDevice(t)
+	return newEngineOn(t, openDevice(t), files, spec, opts)
+}
+
+func newEngineOn(t testing.TB, dev gpu.Device, files fs.FS, spec *Spec, opts Options) *engine {
+	t.Helper()
 	m, err := load(dev, files, spec, opts, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -25,7 +25,7 @@ const (
 )
 
 // decodeBucket rounds a number of decodes up to one that steps are recorded for: powers of two, and from
-// 8 on the middle between two of them. At most a third is padding.
+// 8 on the middle between two of them. Up to 8 at most three are padding, then a third.
 func decodeBucket(n int) int {
 	bucket := 1
 	for bucket < n {

@@ -146,8 +146,10 @@ __device__ __forceinline__ void store8(u16* p, const float (&x)[8]) {
 }
 
 // Programmatic dependent launch: a kernel that is launched to overlap the one before it calls
-// pdl_wait before it touches memory that others write; pdl_launch lets the next one begin, which
-// is safe as early as one likes. Before Hopper neither does anything, nor do launches overlap.
+// pdl_wait before it touches memory that others write; pdl_launch lets the next one begin. That is
+// safe at any time, and best late: blocks that come while the multiprocessors are full go where there
+// happens to be room, a few of them get most, and the next kernel is slow. Before Hopper neither
+// does anything, nor do launches overlap.
 __device__ __forceinline__ void pdl_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -159,8 +161,8 @@ __device__ __forceinline__ void pdl_launch() {
 #endif
 }
 __device__ __forceinline__ void pdl_begin() {
-  pdl_launch();
   pdl_wait();
+  pdl_launch();
 }
 
 // Gate activations.

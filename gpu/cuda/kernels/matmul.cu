@@ -16,7 +16,7 @@ __device__ __forceinline__ void finish(const MatMulArgs& a, i64 at, float sum) {
 // second-level cache.
 template <class W, int T, int R, bool VECTOR>
 __device__ void matmul(const MatMulArgs& a) {
-  pdl_begin();
+  pdl_wait();
   int first = blockIdx.x * T, row0 = (blockIdx.y * WARPS + warp_id()) * R;
   if (row0 >= a.n) return;
   const act* x = a.x + (i64)first * a.k;

@@ -1,10 +1,10 @@
 // Products of few tokens with bfloat16 weights, on the tensor cores, at the speed of memory.
 //
 // A block computes 16 rows of W for up to 8 * NT tokens, and its warps divide k between them: warp w
-// takes the pieces of 64 elements w, w + WARPS, …. A thread's 16 bytes of a row are the operands of
+// takes the pieces of 64 elements w, w + warps, …. A thread's 16 bytes of a row are the operands of
 // two products m16n8k16 as they come from memory: which k an operand stands for does not matter as
-// long as weights and activations agree. The order of the sums depends on k alone, so the bits of
-// an output do not depend on the other tokens.
+// long as weights and activations agree. The order of the sums depends on k and the number of warps, which follows from W's shape, so the
+// bits of an output do not depend on the other tokens.
 //
 // Around the product: activations can be normalized (their squares are summed on the way, and the
 // scale is applied to the sums), and pairs of rows can be gated, the block's 16 rows being 8 gate
@@ -20,10 +20,8 @@ struct SkinnyArgs {
 // SkinnyArgs.mode
 enum { STORE_ACT, STORE_F32, GATE_SILU, GATE_GELU_TANH };
 
-constexpr int WARPS = 4;
-constexpr int PIECE = 64;  // elements of k
+constexpr int PIECE = 64; // elements of k
 constexpr int ROWS = 16;
-constexpr int STEP = WARPS * PIECE;
 
 __device__ __forceinline__ void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
@@ -112,9 +110,9 @@ __device__ __forceinline__ void finish(const SkinnyArgs& a, int row, int token, 
   }
 }
 
-template <int NT, bool NORM>
+template <int WARPS, int NT, bool NORM>
 __device__ void skinny(const SkinnyArgs& a) {
-  constexpr int T = 8 * NT;
+  constexpr int T = 8 * NT, STEP = WARPS * PIECE;
   __shared__ float parts[WARPS][ROWS][T + 1];
   __shared__ float squares[WARPS][T];
   const int group = lane_id() >> 2, first = blockIdx.y * T, tokens = min(T, a.tokens - first);
@@ -124,11 +122,11 @@ __device__ void skinny(const SkinnyArgs& a) {
   const int high_row = gated ? a.n + low_row : min(row0 + group + 8, a.n - 1);
   const u8* low = a.w + (i64)low_row * a.stride;
   const u8* high = a.w + (i64)high_row * a.stride;
-  int k0 = warp_id() * PIECE + (lane_id() & 3) * 8;
+  int piece0 = warp_id() * PIECE; // of the warp; k0 is the thread's part of it
+  const int mine = (lane_id() & 3) * 8;
 
   // The weights do not depend on the kernel before: the first of them come while it ends.
-  Piece next = load_piece(low, high, k0, a.k), after = load_piece(low, high, k0 + STEP, a.k);
-  pdl_launch();
+  Piece next = load_piece(low, high, piece0 + mine, a.k), after = load_piece(low, high, piece0 + mine + STEP, a.k);
   pdl_wait();
   const act* x[NT];
   Sums<NT, NORM> s;
@@ -141,8 +139,9 @@ __device__ void skinny(const SkinnyArgs& a) {
   // Pieces past the end are zeros and change nothing. Weights are under way for two pieces, and
   // activations, which come from the caches, for half of one.
   Input<NT, NORM> input;
-  load_input<NT, NORM>(a, x, k0, input);
-  for (; k0 < a.k; k0 += 2 * STEP) {
+  load_input<NT, NORM>(a, x, piece0 + mine, input);
+  for (; piece0 < a.k; piece0 += 2 * STEP) { // whole warps: a product needs all of its threads
+    const int k0 = piece0 + mine;
     Piece piece = next;
     next = load_piece(low, high, k0 + 2 * STEP, a.k);
     take_piece<NT, NORM>(a, x, piece, k0, k0 + STEP, input, s);
@@ -150,6 +149,9 @@ __device__ void skinny(const SkinnyArgs& a) {
     after = load_piece(low, high, k0 + 3 * STEP, a.k);
     take_piece<NT, NORM>(a, x, piece, k0 + STEP, k0 + 2 * STEP, input, s);
   }
+  // Only now: blocks of the next kernel that came earlier would crowd on the multiprocessors that have
+  // room first, and keep it slow once its turn comes.
+  pdl_launch();
   const int column = 2 * (lane_id() & 3);
 #pragma unroll
   for (int i = 0; i < NT; i++) {
@@ -195,10 +197,14 @@ __device__ void skinny(const SkinnyArgs& a) {
 }
 
 // Blocks of a multiprocessor cover each other's beginnings and ends; their number bounds the registers.
-#define SKINNY(NT, BLOCKS)                                                                          \
-  KERNEL __launch_bounds__(32 * WARPS, BLOCKS) skinny_##NT(SkinnyArgs a) { skinny<NT, false>(a); } \
-  KERNEL __launch_bounds__(32 * WARPS, BLOCKS) skinny_##NT##_norm(SkinnyArgs a) { skinny<NT, true>(a); }
+// Matrices with few rows have few blocks, which then need more warps.
+#define SKINNY_OF(WARPS, NT, BLOCKS)                                                                                   \
+  KERNEL __launch_bounds__(32 * WARPS, BLOCKS) skinny_##WARPS##_##NT(SkinnyArgs a) { skinny<WARPS, NT, false>(a); }  \
+  KERNEL __launch_bounds__(32 * WARPS, BLOCKS) skinny_##WARPS##_##NT##_norm(SkinnyArgs a) { skinny<WARPS, NT, true>(a); }
 
-SKINNY(1, 5)
-SKINNY(2, 4)
-SKINNY(4, 3)
+SKINNY_OF(4, 1, 5)
+SKINNY_OF(4, 2, 4)
+SKINNY_OF(4, 4, 3)
+SKINNY_OF(8, 1, 2)
+SKINNY_OF(8, 2, 2)
+SKINNY_OF(8, 4, 1)
