@@ -118,7 +118,7 @@ func (s *scanner) beginValue(c byte) scanState {
 		s.literal = "rue"
 		return inLiteral
 	case 'f':
-		s.literal = "alse"
+		s.literal = "alse" //nolint:misspell // the rest of false
 		return inLiteral
 	case 'n':
 		s.literal = "ull"
