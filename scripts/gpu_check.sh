@@ -4,6 +4,7 @@
 #   scripts/gpu_check.sh build    compiles the tests and copies the golden models to .cache/gpu (needs Go, no GPU)
 #   scripts/gpu_check.sh          runs them (needs a GPU, no Go if built before)
 #   scripts/gpu_check.sh timings  only the timings
+#   scripts/gpu_check.sh bench    only troupe bench gpu: ceilings, matrix products, decode and prefill of an 8B shape
 #   scripts/gpu_check.sh sanitize only the kernel tests, under compute-sanitizer's memcheck and racecheck
 #
 # The device must be there: a skipped test is a failure. The golden models come from
@@ -15,6 +16,7 @@ work=$PWD/.cache/gpu
 build() {
   mkdir -p "$work"
   CGO_ENABLED=0 go test -c -ldflags='-s -w' -o "$work/cuda.test" ./gpu/cuda
+  CGO_ENABLED=0 go build -ldflags='-s -w' -o "$work/troupe" ./cmd/troupe
   local golden=${TROUPE_GOLDEN:-../shared/golden}
   if [ -d "$golden" ]; then
     rm -rf "$work/golden"
@@ -40,7 +42,7 @@ if [ "$mode" = build ]; then
   build
   exit
 fi
-[ -x "$work/cuda.test" ] || build
+[ -x "$work/cuda.test" ] && [ -x "$work/troupe" ] || build
 export TROUPE_REQUIRE_CUDA=1 TROUPE_CACHE=${TROUPE_CACHE:-$work}
 failed=0
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
@@ -63,5 +65,8 @@ if [ "$mode" = sanitize ]; then
 fi
 if [ "$mode" = all ] || [ "$mode" = timings ]; then
   TROUPE_CUDA_TIMINGS=1 run timings "$work/cuda.test" -test.run 'TestTimings' -test.v
+fi
+if [ "$mode" = all ] || [ "$mode" = bench ]; then
+  run 'troupe bench gpu' "$work/troupe" bench gpu
 fi
 exit $failed

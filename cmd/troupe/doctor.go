@@ -143,6 +143,7 @@ func (d *diagnosis) print(w io.Writer) error {
 		{"CUDA", cmp.Or(d.CUDA.Error, strings.Join(d.CUDA.Devices, "; "))},
 		{"  driver", library(d.CUDA.Driver, d.CUDA.DriverVersion)},
 		{"  NVRTC", library(d.CUDA.NVRTC, d.CUDA.NVRTCVersion)},
+		{"  cuBLASLt", library(d.CUDA.CublasLt, d.CUDA.CublasLtVersion)},
 		{"  kernel cache", none(d.CUDA.KernelCache)},
 		{"model store", none(d.Store)},
 		{"models", strings.Join(d.Models, ", ")},

@@ -12,14 +12,15 @@ import (
 
 // Report is what this machine has for the cuda device.
 type Report struct {
-	Driver        Library  `json:"driver"`
-	NVRTC         Library  `json:"nvrtc"`
-	CublasLt      Library  `json:"cublaslt"`                 // optional: for products of many tokens in bf16
-	DriverVersion string   `json:"driver_version,omitempty"` // newest CUDA that the driver supports, "13.0"
-	NVRTCVersion  string   `json:"nvrtc_version,omitempty"`
-	Devices       []string `json:"devices,omitempty"` // "NVIDIA H200, sm_90, 150 GB"
-	KernelCache   string   `json:"kernel_cache"`      // directory; "" if there is none
-	Error         string   `json:"error,omitempty"`   // why a device cannot be opened
+	Driver          Library  `json:"driver"`
+	NVRTC           Library  `json:"nvrtc"`
+	CublasLt        Library  `json:"cublaslt"` // optional: for products of many tokens in bf16
+	CublasLtVersion string   `json:"cublaslt_version,omitempty"`
+	DriverVersion   string   `json:"driver_version,omitempty"` // newest CUDA that the driver supports, "13.0"
+	NVRTCVersion    string   `json:"nvrtc_version,omitempty"`
+	Devices         []string `json:"devices,omitempty"` // "NVIDIA H200, sm_90, 150 GB"
+	KernelCache     string   `json:"kernel_cache"`      // directory; "" if there is none
+	Error           string   `json:"error,omitempty"`   // why a device cannot be opened
 }
 
 // Library is the outcome of looking for a shared library.
@@ -52,7 +53,11 @@ func Probe() Report {
 	if r.Driver, r.DriverVersion, r.Devices, err = probeDriver(s); err != nil {
 		r.Error = err.Error()
 	}
-	_, r.CublasLt, _ = loadCublasLt(s) // the Library says what is wrong
+	if lt, lib, err := loadCublasLt(s); err != nil {
+		r.CublasLt = lib // it says what is wrong; the device works without
+	} else {
+		r.CublasLt, r.CublasLtVersion = lib, fmt.Sprintf("%d.%d", lt.version/10000, lt.version/100%100)
+	}
 	var nvrtcErr error
 	if r.NVRTC, r.NVRTCVersion, nvrtcErr = probeNVRTC(s); nvrtcErr != nil && err == nil {
 		r.Error = nvrtcErr.Error()
