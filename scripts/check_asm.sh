@@ -17,7 +17,8 @@ cp -r gpu/cpu/asm "$work/cpu/asm"
 status=0
 for isa in avx2 avx512; do
   (cd "$work/cpu/asm" && go run . -isa "$isa" -out "../${isa}_amd64.s" -stubs "../${isa}_amd64.go" -pkg cpu)
-  for file in "${isa}_amd64.s" "${isa}_amd64.go"; do
+  (cd "$work/cpu/asm" && go run . -isa "$isa" -quant -out "../quant_${isa}_amd64.s" -stubs "../quant_${isa}_amd64.go" -pkg cpu)
+  for file in {,quant_}"${isa}"_amd64.{s,go}; do
     if ! diff -u "gpu/cpu/$file" "$work/cpu/$file" | head -40; then
       echo "check_asm: gpu/cpu/$file is stale; run: go generate ./gpu/cpu" >&2
       status=1

@@ -3,7 +3,7 @@
 #include "textflag.h"
 
 // func quantQ8_0T1P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·quantQ8_0T1P1AVX2(SB), NOSPLIT, $0-40
 	MOVQ         sums+0(FP), AX
 	MOVQ         w+8(FP), CX
@@ -24,6 +24,7 @@ c0_units:
 	VXORPS       Y4, Y4, Y4
 	VXORPS       Y5, Y5, Y5
 	VMOVDQU      32(CX), Y6
+	PREFETCHT0   4128(CX)
 	VMOVDQU      64(CX), Y7
 	VPXOR        Y1, Y6, Y6
 	VPABSB       Y6, Y8
@@ -39,6 +40,7 @@ c0_units:
 	VPMADDWD     Y0, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      96(CX), Y6
+	PREFETCHT0   4192(CX)
 	VMOVDQU      128(CX), Y7
 	VPXOR        Y1, Y6, Y6
 	VPABSB       Y6, Y8
@@ -54,6 +56,7 @@ c0_units:
 	VPMADDWD     Y0, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      160(CX), Y6
+	PREFETCHT0   4256(CX)
 	VMOVDQU      192(CX), Y7
 	VPXOR        Y1, Y6, Y6
 	VPABSB       Y6, Y8
@@ -69,6 +72,7 @@ c0_units:
 	VPMADDWD     Y0, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      224(CX), Y6
+	PREFETCHT0   4320(CX)
 	VMOVDQU      256(CX), Y7
 	VPXOR        Y1, Y6, Y6
 	VPABSB       Y6, Y8
@@ -84,6 +88,7 @@ c0_units:
 	VPMADDWD     Y0, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      288(CX), Y6
+	PREFETCHT0   4384(CX)
 	VMOVDQU      320(CX), Y7
 	VPXOR        Y1, Y6, Y6
 	VPABSB       Y6, Y8
@@ -99,6 +104,7 @@ c0_units:
 	VPMADDWD     Y0, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      352(CX), Y6
+	PREFETCHT0   4448(CX)
 	VMOVDQU      384(CX), Y7
 	VPXOR        Y1, Y6, Y6
 	VPABSB       Y6, Y8
@@ -114,6 +120,7 @@ c0_units:
 	VPMADDWD     Y0, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      416(CX), Y6
+	PREFETCHT0   4512(CX)
 	VMOVDQU      448(CX), Y7
 	VPXOR        Y1, Y6, Y6
 	VPABSB       Y6, Y8
@@ -129,6 +136,7 @@ c0_units:
 	VPMADDWD     Y0, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      480(CX), Y6
+	PREFETCHT0   4576(CX)
 	VMOVDQU      512(CX), Y7
 	VPXOR        Y1, Y6, Y6
 	VPABSB       Y6, Y8
@@ -899,7 +907,7 @@ c1_units_done:
 	RET
 
 // func quantQ4_0T1P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·quantQ4_0T1P1AVX2(SB), NOSPLIT, $0-40
 	MOVQ         sums+0(FP), AX
 	MOVQ         w+8(FP), CX
@@ -920,6 +928,7 @@ c0_units:
 	VPBROADCASTD 36(DX), Y4
 	VPBROADCASTD 36(DX), Y5
 	VMOVDQU      32(CX), Y6
+	PREFETCHT0   4128(CX)
 	VMOVDQU      64(CX), Y7
 	VPAND        Y6, Y0, Y8
 	VPAND        Y7, Y0, Y9
@@ -942,6 +951,7 @@ c0_units:
 	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      96(CX), Y6
+	PREFETCHT0   4192(CX)
 	VMOVDQU      128(CX), Y7
 	VPAND        Y6, Y0, Y8
 	VPAND        Y7, Y0, Y9
@@ -964,6 +974,7 @@ c0_units:
 	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      160(CX), Y6
+	PREFETCHT0   4256(CX)
 	VMOVDQU      192(CX), Y7
 	VPAND        Y6, Y0, Y8
 	VPAND        Y7, Y0, Y9
@@ -986,6 +997,7 @@ c0_units:
 	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      224(CX), Y6
+	PREFETCHT0   4320(CX)
 	VMOVDQU      256(CX), Y7
 	VPAND        Y6, Y0, Y8
 	VPAND        Y7, Y0, Y9
@@ -1635,7 +1647,7 @@ c1_units_done:
 	RET
 
 // func quantQ4_1T1P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·quantQ4_1T1P1AVX2(SB), NOSPLIT, $0-40
 	MOVQ         sums+0(FP), AX
 	MOVQ         w+8(FP), CX
@@ -1656,6 +1668,7 @@ c0_units:
 	VXORPS       Y4, Y4, Y4
 	VXORPS       Y5, Y5, Y5
 	VMOVDQU      64(CX), Y6
+	PREFETCHT0   4160(CX)
 	VMOVDQU      96(CX), Y7
 	VPAND        Y6, Y0, Y8
 	VPAND        Y7, Y0, Y9
@@ -1678,6 +1691,7 @@ c0_units:
 	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      128(CX), Y6
+	PREFETCHT0   4224(CX)
 	VMOVDQU      160(CX), Y7
 	VPAND        Y6, Y0, Y8
 	VPAND        Y7, Y0, Y9
@@ -1700,6 +1714,7 @@ c0_units:
 	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      192(CX), Y6
+	PREFETCHT0   4288(CX)
 	VMOVDQU      224(CX), Y7
 	VPAND        Y6, Y0, Y8
 	VPAND        Y7, Y0, Y9
@@ -1722,6 +1737,7 @@ c0_units:
 	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      256(CX), Y6
+	PREFETCHT0   4352(CX)
 	VMOVDQU      288(CX), Y7
 	VPAND        Y6, Y0, Y8
 	VPAND        Y7, Y0, Y9
@@ -2419,7 +2435,7 @@ c1_units_done:
 	RET
 
 // func quantQ4_KT1P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·quantQ4_KT1P1AVX2(SB), NOSPLIT, $0-40
 	MOVQ         sums+0(FP), AX
 	MOVQ         w+8(FP), CX
@@ -2446,6 +2462,7 @@ c0_blocks:
 	VXORPS       Y4, Y4, Y4
 	VXORPS       Y5, Y5, Y5
 	VMOVDQU      32(SI), Y6
+	PREFETCHT0   4128(SI)
 	VMOVDQU      64(SI), Y7
 	VPAND        Y6, Y0, Y8
 	VPAND        Y7, Y0, Y9
@@ -2468,6 +2485,7 @@ c0_blocks:
 	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      96(SI), Y6
+	PREFETCHT0   4192(SI)
 	VMOVDQU      128(SI), Y7
 	VPAND        Y6, Y0, Y8
 	VPAND        Y7, Y0, Y9
@@ -2490,6 +2508,7 @@ c0_blocks:
 	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      160(SI), Y6
+	PREFETCHT0   4256(SI)
 	VMOVDQU      192(SI), Y7
 	VPAND        Y6, Y0, Y8
 	VPAND        Y7, Y0, Y9
@@ -2512,6 +2531,7 @@ c0_blocks:
 	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VMOVDQU      224(SI), Y6
+	PREFETCHT0   4320(SI)
 	VMOVDQU      256(SI), Y7
 	VPAND        Y6, Y0, Y8
 	VPAND        Y7, Y0, Y9
@@ -3283,7 +3303,7 @@ c1_units_done:
 	RET
 
 // func quantQ6_KT1P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·quantQ6_KT1P1AVX2(SB), NOSPLIT, $0-40
 	MOVQ         sums+0(FP), AX
 	MOVQ         w+8(FP), CX
@@ -3313,10 +3333,12 @@ c0_blocks:
 	VPBROADCASTD 36(DX), Y5
 	VPBROADCASTD 36(DX), Y6
 	VMOVDQU      32(SI), Y7
+	PREFETCHT0   4128(SI)
 	VMOVDQU      64(SI), Y8
 	VPAND        Y7, Y0, Y7
 	VPAND        Y8, Y0, Y8
 	VMOVDQU      288(SI), Y9
+	PREFETCHT0   4384(SI)
 	VMOVDQU      320(SI), Y10
 	VPSLLD       $0x04, Y9, Y9
 	VPAND        Y9, Y1, Y9
@@ -3332,10 +3354,12 @@ c0_blocks:
 	VPMADDWD     Y2, Y7, Y7
 	VPADDD       Y7, Y6, Y6
 	VMOVDQU      96(SI), Y7
+	PREFETCHT0   4192(SI)
 	VMOVDQU      128(SI), Y8
 	VPAND        Y7, Y0, Y7
 	VPAND        Y8, Y0, Y8
 	VMOVDQU      288(SI), Y9
+	PREFETCHT0   4384(SI)
 	VMOVDQU      320(SI), Y10
 	VPSLLD       $0x02, Y9, Y9
 	VPAND        Y9, Y1, Y9
@@ -3351,10 +3375,12 @@ c0_blocks:
 	VPMADDWD     Y2, Y7, Y7
 	VPADDD       Y7, Y6, Y6
 	VMOVDQU      160(SI), Y7
+	PREFETCHT0   4256(SI)
 	VMOVDQU      192(SI), Y8
 	VPAND        Y7, Y0, Y7
 	VPAND        Y8, Y0, Y8
 	VMOVDQU      288(SI), Y9
+	PREFETCHT0   4384(SI)
 	VMOVDQU      320(SI), Y10
 	VPAND        Y9, Y1, Y9
 	VPOR         Y9, Y7, Y7
@@ -3368,10 +3394,12 @@ c0_blocks:
 	VPMADDWD     Y2, Y7, Y7
 	VPADDD       Y7, Y6, Y6
 	VMOVDQU      224(SI), Y7
+	PREFETCHT0   4320(SI)
 	VMOVDQU      256(SI), Y8
 	VPAND        Y7, Y0, Y7
 	VPAND        Y8, Y0, Y8
 	VMOVDQU      288(SI), Y9
+	PREFETCHT0   4384(SI)
 	VMOVDQU      320(SI), Y10
 	VPSRLD       $0x02, Y9, Y9
 	VPAND        Y9, Y1, Y9
@@ -3393,12 +3421,14 @@ c0_blocks:
 	VPBROADCASTD 40(DX), Y7
 	VPBROADCASTD 40(DX), Y8
 	VMOVDQU      32(SI), Y9
+	PREFETCHT0   4128(SI)
 	VMOVDQU      64(SI), Y10
 	VPSRLD       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
 	VPSRLD       $0x04, Y10, Y10
 	VPAND        Y10, Y0, Y10
 	VMOVDQU      352(SI), Y11
+	PREFETCHT0   4448(SI)
 	VMOVDQU      384(SI), Y12
 	VPSLLD       $0x04, Y11, Y11
 	VPAND        Y11, Y1, Y11
@@ -3414,12 +3444,14 @@ c0_blocks:
 	VPMADDWD     Y2, Y9, Y9
 	VPADDD       Y9, Y8, Y8
 	VMOVDQU      96(SI), Y9
+	PREFETCHT0   4192(SI)
 	VMOVDQU      128(SI), Y10
 	VPSRLD       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
 	VPSRLD       $0x04, Y10, Y10
 	VPAND        Y10, Y0, Y10
 	VMOVDQU      352(SI), Y11
+	PREFETCHT0   4448(SI)
 	VMOVDQU      384(SI), Y12
 	VPSLLD       $0x02, Y11, Y11
 	VPAND        Y11, Y1, Y11
@@ -3435,12 +3467,14 @@ c0_blocks:
 	VPMADDWD     Y2, Y9, Y9
 	VPADDD       Y9, Y8, Y8
 	VMOVDQU      160(SI), Y9
+	PREFETCHT0   4256(SI)
 	VMOVDQU      192(SI), Y10
 	VPSRLD       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
 	VPSRLD       $0x04, Y10, Y10
 	VPAND        Y10, Y0, Y10
 	VMOVDQU      352(SI), Y11
+	PREFETCHT0   4448(SI)
 	VMOVDQU      384(SI), Y12
 	VPAND        Y11, Y1, Y11
 	VPOR         Y11, Y9, Y9
@@ -3454,12 +3488,14 @@ c0_blocks:
 	VPMADDWD     Y2, Y9, Y9
 	VPADDD       Y9, Y8, Y8
 	VMOVDQU      224(SI), Y9
+	PREFETCHT0   4320(SI)
 	VMOVDQU      256(SI), Y10
 	VPSRLD       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
 	VPSRLD       $0x04, Y10, Y10
 	VPAND        Y10, Y0, Y10
 	VMOVDQU      352(SI), Y11
+	PREFETCHT0   4448(SI)
 	VMOVDQU      384(SI), Y12
 	VPSRLD       $0x02, Y11, Y11
 	VPAND        Y11, Y1, Y11
