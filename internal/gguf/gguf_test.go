@@ -73,6 +73,74 @@ func TestVectors(t *testing.T) {
 	}
 }
 
+// TestQuantize: values become the blocks that the reference package makes of them.
+func TestQuantize(t *testing.T) {
+	f := vectors(t)
+	for _, kind := range []Type{Q8_0, Q4_0, Q4_1} {
+		plain := floats(tensor(t, f, kind.String()+".plain"))
+		want := tensor(t, f, kind.String()+".quantized")
+		got, err := Quantize(kind, nil, plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want.Data) {
+			t.Errorf("%v: blocks differ\n got %x\nwant %x", kind, got, want.Data)
+		}
+		for _, bad := range []float32{float32(math.NaN()), float32(math.Inf(1)), 3e38} {
+			plain[40] = bad
+			if _, err := Quantize(kind, nil, plain); err == nil || !strings.Contains(err.Error(), "elements 32 to 63") {
+				t.Errorf("%v of %v: %v", kind, bad, err)
+			}
+		}
+	}
+}
+
+// TestTranscode: Q8_0 holds some other types without a loss.
+func TestTranscode(t *testing.T) {
+	f := vectors(t)
+	for kind, info := range types {
+		v := tensor(t, f, Q8_0.String())
+		if kind != F32 && kind != Q8_K {
+			v = tensor(t, f, info.name)
+		}
+		blocks, ok := Transcode(nil, kind, v.Data)
+		if ok != (kind == Q5_0 || kind == IQ4_NL || kind == Q4_0) {
+			t.Errorf("Transcode(%v) = %v", kind, ok)
+		}
+		if ok && !slices.Equal(floats(Tensor{Type: Q8_0, Data: blocks}), floats(v)) {
+			t.Errorf("Transcode(%v) changes values", kind)
+		}
+	}
+}
+
+// TestHalfRoundTrips: every float16 survives, and what lies between two goes to the nearest, ties to even.
+func TestHalfRoundTrips(t *testing.T) {
+	value := func(h int) float32 { return half([]byte{byte(h), byte(h >> 8)}) }
+	for h := range 1 << 16 {
+		v := value(h)
+		if v != v {
+			if g := toHalf(v); g&0x7c00 != 0x7c00 || g&0x3ff == 0 {
+				t.Fatalf("NaN %#04x becomes %#04x", h, g)
+			}
+			continue
+		}
+		if g := toHalf(v); int(g) != h {
+			t.Fatalf("%#04x = %v becomes %#04x", h, v, g)
+		}
+		if h&0x7fff >= 0x7bff {
+			continue
+		}
+		middle := float32((float64(v) + float64(value(h+1))) / 2)
+		even := h + h&1
+		if g := toHalf(middle); int(g) != even {
+			t.Fatalf("%v, between %#04x and the next, becomes %#04x, want %#04x", middle, h, g, even)
+		}
+		if g := toHalf(math.Nextafter32(middle, v)); int(g) != h {
+			t.Fatalf("just below the middle after %#04x becomes %#04x", h, g)
+		}
+	}
+}
+
 func TestQ8K(t *testing.T) {
 	block := make([]byte, 292)
 	binary.LittleEndian.PutUint32(block, math.Float32bits(0.3))
