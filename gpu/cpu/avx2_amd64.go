@@ -5,92 +5,97 @@ package cpu
 // matmulBF16T1P4AVX2 is a panelKernel for 1 tokens and 4 panels.
 //
 //go:noescape
-func matmulBF16T1P4AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T1P4AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulBF16T1P1AVX2 is a panelKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func matmulBF16T1P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T1P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulBF16T2P2AVX2 is a panelKernel for 2 tokens and 2 panels.
 //
 //go:noescape
-func matmulBF16T2P2AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T2P2AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulBF16T2P1AVX2 is a panelKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func matmulBF16T2P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T2P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulBF16T4P1AVX2 is a panelKernel for 4 tokens and 1 panels.
 //
 //go:noescape
-func matmulBF16T4P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulBF16T6P1AVX2 is a panelKernel for 6 tokens and 1 panels.
 //
 //go:noescape
-func matmulBF16T6P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T6P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T1P4AVX2 is a panelKernel for 1 tokens and 4 panels.
 //
 //go:noescape
-func matmulF16T1P4AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T1P4AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T1P1AVX2 is a panelKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func matmulF16T1P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T1P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T2P2AVX2 is a panelKernel for 2 tokens and 2 panels.
 //
 //go:noescape
-func matmulF16T2P2AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T2P2AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T2P1AVX2 is a panelKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func matmulF16T2P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T2P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T4P1AVX2 is a panelKernel for 4 tokens and 1 panels.
 //
 //go:noescape
-func matmulF16T4P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T6P1AVX2 is a panelKernel for 6 tokens and 1 panels.
 //
 //go:noescape
-func matmulF16T6P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T6P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T1P4AVX2 is a panelKernel for 1 tokens and 4 panels.
 //
 //go:noescape
-func matmulF32T1P4AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T1P4AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T1P1AVX2 is a panelKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func matmulF32T1P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T1P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T2P2AVX2 is a panelKernel for 2 tokens and 2 panels.
 //
 //go:noescape
-func matmulF32T2P2AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T2P2AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T2P1AVX2 is a panelKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func matmulF32T2P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T2P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T4P1AVX2 is a panelKernel for 4 tokens and 1 panels.
 //
 //go:noescape
-func matmulF32T4P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T6P1AVX2 is a panelKernel for 6 tokens and 1 panels.
 //
 //go:noescape
-func matmulF32T6P1AVX2(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T6P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
+// interleave4AVX2 is tier.interleave4 for n elements, a multiple of 8; width is in bytes.
+//
+//go:noescape
+func interleave4AVX2(dst *float32, width uintptr, a *float32, b *float32, c *float32, d *float32, n int)
 
 // transposeBF16AVX2 is an entry of tier.transpose; dim is a positive multiple of 16.
 //

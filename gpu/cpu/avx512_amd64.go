@@ -5,152 +5,157 @@ package cpu
 // matmulBF16T1P8AVX512 is a panelKernel for 1 tokens and 8 panels.
 //
 //go:noescape
-func matmulBF16T1P8AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T1P8AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulBF16T1P1AVX512 is a panelKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func matmulBF16T1P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T1P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulBF16T2P4AVX512 is a panelKernel for 2 tokens and 4 panels.
 //
 //go:noescape
-func matmulBF16T2P4AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T2P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulBF16T2P1AVX512 is a panelKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func matmulBF16T2P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T2P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulBF16T4P4AVX512 is a panelKernel for 4 tokens and 4 panels.
 //
 //go:noescape
-func matmulBF16T4P4AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T4P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulBF16T4P1AVX512 is a panelKernel for 4 tokens and 1 panels.
 //
 //go:noescape
-func matmulBF16T4P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T4P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulBF16T8P2AVX512 is a panelKernel for 8 tokens and 2 panels.
 //
 //go:noescape
-func matmulBF16T8P2AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T8P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulBF16T8P1AVX512 is a panelKernel for 8 tokens and 1 panels.
 //
 //go:noescape
-func matmulBF16T8P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T8P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulBF16T12P2AVX512 is a panelKernel for 12 tokens and 2 panels.
 //
 //go:noescape
-func matmulBF16T12P2AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T12P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulBF16T12P1AVX512 is a panelKernel for 12 tokens and 1 panels.
 //
 //go:noescape
-func matmulBF16T12P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulBF16T12P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T1P8AVX512 is a panelKernel for 1 tokens and 8 panels.
 //
 //go:noescape
-func matmulF16T1P8AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T1P8AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T1P1AVX512 is a panelKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func matmulF16T1P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T1P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T2P4AVX512 is a panelKernel for 2 tokens and 4 panels.
 //
 //go:noescape
-func matmulF16T2P4AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T2P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T2P1AVX512 is a panelKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func matmulF16T2P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T2P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T4P4AVX512 is a panelKernel for 4 tokens and 4 panels.
 //
 //go:noescape
-func matmulF16T4P4AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T4P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T4P1AVX512 is a panelKernel for 4 tokens and 1 panels.
 //
 //go:noescape
-func matmulF16T4P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T4P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T8P2AVX512 is a panelKernel for 8 tokens and 2 panels.
 //
 //go:noescape
-func matmulF16T8P2AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T8P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T8P1AVX512 is a panelKernel for 8 tokens and 1 panels.
 //
 //go:noescape
-func matmulF16T8P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T8P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T12P2AVX512 is a panelKernel for 12 tokens and 2 panels.
 //
 //go:noescape
-func matmulF16T12P2AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T12P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF16T12P1AVX512 is a panelKernel for 12 tokens and 1 panels.
 //
 //go:noescape
-func matmulF16T12P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF16T12P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T1P8AVX512 is a panelKernel for 1 tokens and 8 panels.
 //
 //go:noescape
-func matmulF32T1P8AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T1P8AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T1P1AVX512 is a panelKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func matmulF32T1P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T1P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T2P4AVX512 is a panelKernel for 2 tokens and 4 panels.
 //
 //go:noescape
-func matmulF32T2P4AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T2P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T2P1AVX512 is a panelKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func matmulF32T2P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T2P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T4P4AVX512 is a panelKernel for 4 tokens and 4 panels.
 //
 //go:noescape
-func matmulF32T4P4AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T4P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T4P1AVX512 is a panelKernel for 4 tokens and 1 panels.
 //
 //go:noescape
-func matmulF32T4P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T4P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T8P2AVX512 is a panelKernel for 8 tokens and 2 panels.
 //
 //go:noescape
-func matmulF32T8P2AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T8P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T8P1AVX512 is a panelKernel for 8 tokens and 1 panels.
 //
 //go:noescape
-func matmulF32T8P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T8P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T12P2AVX512 is a panelKernel for 12 tokens and 2 panels.
 //
 //go:noescape
-func matmulF32T12P2AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T12P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
 // matmulF32T12P1AVX512 is a panelKernel for 12 tokens and 1 panels.
 //
 //go:noescape
-func matmulF32T12P1AVX512(sums *float32, w *byte, stride uintptr, x *float32, k int)
+func matmulF32T12P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
+// interleave4AVX512 is tier.interleave4 for n elements, a multiple of 16; width is in bytes.
+//
+//go:noescape
+func interleave4AVX512(dst *float32, width uintptr, a *float32, b *float32, c *float32, d *float32, n int)
 
 // transposeBF16AVX512 is an entry of tier.transpose; dim is a positive multiple of 16.
 //

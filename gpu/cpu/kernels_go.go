@@ -19,7 +19,8 @@ var goTier = tier{
 		gpu.F16:  {{tokens: 1, panels: 1, many: panelF16, one: panelF16}},
 		gpu.F32:  {{tokens: 1, panels: 1, many: panelF32, one: panelF32}},
 	},
-	transpose: [kvFormats]func(dst *float32, src, ahead *byte, dim int){kvF32: transposeF32, kvBF16: transposeBF16},
+	interleave4: interleave4,
+	transpose:   [kvFormats]func(dst *float32, src, ahead *byte, dim int){kvF32: transposeF32, kvBF16: transposeBF16},
 	rows: []rowKernel{{rows: 1, scores: scoresRow,
 		mix: mixKernels{kvF32: mixRowF32, kvBF16: mixRowBF16}}},
 	softmax:   softmaxRows,
@@ -38,10 +39,11 @@ var goTier = tier{
 // The three below are the loop that tile describes, for one token and one panel. Four rows at a
 // time keep their sums in registers.
 
-func panelBF16(sums *float32, w *byte, _ uintptr, x *float32, k int) {
-	acc, rows := (*[panelRows]float32)(unsafe.Pointer(sums)), unsafe.Slice((*[panelRows]uint16)(unsafe.Pointer(w)), k)
+func panelBF16(out *float32, _ uintptr, w *byte, _ uintptr, x *float32, k, mode int) {
+	rows := unsafe.Slice((*[panelRows]uint16)(unsafe.Pointer(w)), k)
 	for r := 0; r < panelRows; r += 4 {
-		s0, s1, s2, s3 := acc[r], acc[r+1], acc[r+2], acc[r+3]
+		sums := resume(out, r, mode)
+		s0, s1, s2, s3 := sums[0], sums[1], sums[2], sums[3]
 		for i, v := range unsafe.Slice(x, k) {
 			row := (*[4]uint16)(rows[i][r:])
 			s0 += v * bf16(row[0])
@@ -49,14 +51,15 @@ func panelBF16(sums *float32, w *byte, _ uintptr, x *float32, k int) {
 			s2 += v * bf16(row[2])
 			s3 += v * bf16(row[3])
 		}
-		acc[r], acc[r+1], acc[r+2], acc[r+3] = s0, s1, s2, s3
+		finishPanel(out, r, mode, [4]float32{s0, s1, s2, s3})
 	}
 }
 
-func panelF16(sums *float32, w *byte, _ uintptr, x *float32, k int) {
-	acc, rows := (*[panelRows]float32)(unsafe.Pointer(sums)), unsafe.Slice((*[panelRows]uint16)(unsafe.Pointer(w)), k)
+func panelF16(out *float32, _ uintptr, w *byte, _ uintptr, x *float32, k, mode int) {
+	rows := unsafe.Slice((*[panelRows]uint16)(unsafe.Pointer(w)), k)
 	for r := 0; r < panelRows; r += 4 {
-		s0, s1, s2, s3 := acc[r], acc[r+1], acc[r+2], acc[r+3]
+		sums := resume(out, r, mode)
+		s0, s1, s2, s3 := sums[0], sums[1], sums[2], sums[3]
 		for i, v := range unsafe.Slice(x, k) {
 			row := (*[4]uint16)(rows[i][r:])
 			s0 += v * f16(row[0])
@@ -64,14 +67,15 @@ func panelF16(sums *float32, w *byte, _ uintptr, x *float32, k int) {
 			s2 += v * f16(row[2])
 			s3 += v * f16(row[3])
 		}
-		acc[r], acc[r+1], acc[r+2], acc[r+3] = s0, s1, s2, s3
+		finishPanel(out, r, mode, [4]float32{s0, s1, s2, s3})
 	}
 }
 
-func panelF32(sums *float32, w *byte, _ uintptr, x *float32, k int) {
-	acc, rows := (*[panelRows]float32)(unsafe.Pointer(sums)), unsafe.Slice((*[panelRows]float32)(unsafe.Pointer(w)), k)
+func panelF32(out *float32, _ uintptr, w *byte, _ uintptr, x *float32, k, mode int) {
+	rows := unsafe.Slice((*[panelRows]float32)(unsafe.Pointer(w)), k)
 	for r := 0; r < panelRows; r += 4 {
-		s0, s1, s2, s3 := acc[r], acc[r+1], acc[r+2], acc[r+3]
+		sums := resume(out, r, mode)
+		s0, s1, s2, s3 := sums[0], sums[1], sums[2], sums[3]
 		for i, v := range unsafe.Slice(x, k) {
 			row := (*[4]float32)(rows[i][r:])
 			s0 += v * row[0]
@@ -79,7 +83,25 @@ func panelF32(sums *float32, w *byte, _ uintptr, x *float32, k int) {
 			s2 += v * row[2]
 			s3 += v * row[3]
 		}
-		acc[r], acc[r+1], acc[r+2], acc[r+3] = s0, s1, s2, s3
+		finishPanel(out, r, mode, [4]float32{s0, s1, s2, s3})
+	}
+}
+
+// resume returns what four sums begin with.
+func resume(out *float32, r, mode int) (sums [4]float32) {
+	if mode == panelResume {
+		copy(sums[:], unsafe.Slice(out, panelRows)[r:])
+	}
+	return sums
+}
+
+func finishPanel(out *float32, r, mode int, sums [4]float32) {
+	to := unsafe.Slice(out, panelRows)[r:][:4]
+	for i, v := range sums {
+		if mode == panelAdd {
+			v += to[i]
+		}
+		to[i] = v
 	}
 }
 

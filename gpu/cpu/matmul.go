@@ -55,7 +55,7 @@ func (d *Device) multiply(t *tier, out, x []float32, tokens int, m *matrix, bias
 		w.tiles = append(w.tiles[:0], tileRun{tile: &kernels[0], tokens: 1})
 	} else {
 		w.tiles = planTiles(w.tiles[:0], kernels, tokens)
-		x = d.packActivations(x, tokens, m.k)
+		x = d.packActivations(t, x, tokens, m.k)
 	}
 	group, groups, parts := divideWork(m.panels(), group, len(w.tiles), d.pool.threads)
 	w.matmul = matmulTask{out: out, x: x, m: m, bias: bias, accumulate: accumulate,
@@ -69,7 +69,7 @@ func (d *Device) multiply(t *tier, out, x []float32, tokens int, m *matrix, bias
 // divideWork gives every thread something to do: with few panels for the threads, groups get
 // smaller, and then the tiles of tokens are divided as well.
 func divideWork(panels, group, tiles, threads int) (groupPanels, groups, parts int) {
-	for group > 1 && panels < group*threads {
+	for group > 1 && (panels < group*threads || tiles > 1 && lopsided(panels, group, threads)) {
 		group /= 2
 	}
 	groups, parts = (panels+group-1)/group, 1
@@ -77,6 +77,14 @@ func divideWork(panels, group, tiles, threads int) (groupPanels, groups, parts i
 		parts *= 2
 	}
 	return group, groups, parts
+}
+
+// lopsided reports whether the thread with the most groups has over a tenth more than its fair
+// share. Several tiles find a smaller group in cache, so that it costs little.
+func lopsided(panels, group, threads int) bool {
+	groups := (panels + group - 1) / group
+	most := (groups + threads - 1) / threads * group
+	return 10*most*threads > 11*panels
 }
 
 // share runs t on the pool if its estimated cost is worth it, in chunks small enough that the
@@ -101,13 +109,17 @@ type tileRun struct {
 }
 
 // planTiles covers the tokens with tiles. It pads by at most one token, because a smaller tile
-// for a remainder of one costs as much as the padding.
+// for a remainder of one costs as much as the padding, and it prefers two equal tiles to a large
+// one and a small one.
 func planTiles(plan []tileRun, kernels []tile, tokens int) []tileRun {
 	for start, at := 0, 0; start < tokens; {
 		left := tokens - start
 		pick := &kernels[0]
 		for i := range kernels {
-			if kernels[i].tokens <= left+1 {
+			if kernels[i].tokens > left+1 {
+				break
+			}
+			if i == 0 || kernels[i].tokens >= left || 2*kernels[i-1].tokens != left {
 				pick = &kernels[i]
 			}
 		}
@@ -119,12 +131,12 @@ func planTiles(plan []tileRun, kernels []tile, tokens int) []tileRun {
 }
 
 // packActivations copies x[tokens, k] into tiles of [k][tile tokens], padding with zeros.
-func (d *Device) packActivations(x []float32, tokens, k int) []float32 {
+func (d *Device) packActivations(t *tier, x []float32, tokens, k int) []float32 {
 	w := &d.work
 	last := w.tiles[len(w.tiles)-1]
 	w.packed = grow(w.packed, (last.at+last.tile.tokens)*k)
-	w.pack = packTask{dst: w.packed, x: x, k: k, tiles: w.tiles}
-	d.share(&w.pack, len(w.tiles), float64(tokens*k))
+	w.pack = packTask{dst: w.packed, x: x, k: k, tiles: w.tiles, interleave4: t.interleave4}
+	d.share(&w.pack, len(w.tiles), float64(tokens*k)/t.bytesPerNs)
 	w.pack = packTask{}
 	return w.packed
 }
@@ -133,6 +145,8 @@ type packTask struct {
 	dst, x []float32
 	k      int
 	tiles  []tileRun
+
+	interleave4 func(dst []float32, width int, a, b, c, d []float32)
 }
 
 func (p *packTask) run(_, from, to int) {
@@ -142,7 +156,7 @@ func (p *packTask) run(_, from, to int) {
 		for t := 0; t < width; {
 			switch left := r.tokens - t; {
 			case left >= 4:
-				interleave4(dst[t:], width, p.row(r, t), p.row(r, t+1), p.row(r, t+2), p.row(r, t+3))
+				p.interleave4(dst[t:], width, p.row(r, t), p.row(r, t+1), p.row(r, t+2), p.row(r, t+3))
 				t += 4
 			case left >= 1:
 				for i, v := range p.row(r, t) {
@@ -207,39 +221,48 @@ func (p *matmulTask) run(worker, from, to int) {
 	}
 }
 
-// multiply runs one tile against count panels and stores the result.
+// multiply runs one tile against count panels.
 func (p *matmulTask) multiply(space *workerSpace, r *tileRun, panel, count int) {
-	k, width := p.m.k, r.tile.tokens
-	stride := p.m.panelBytes()
-	size := p.m.dtype.Size()
-	cols := count * panelRows
-	space.sums = grow(space.sums, width*cols)
-	sums := space.sums
-	clear(sums)
 	kernel := r.tile.one
 	if count == r.tile.panels {
 		kernel = r.tile.many
 	}
-	weights := p.m.data[panel*stride:][:count*stride]
-	x := p.x[r.at*k:][:width*k]
-	for at := 0; at < k; at += depthMax {
-		kernel(&sums[0], &weights[at*panelRows*size], uintptr(stride), &x[at*width], min(depthMax, k-at))
+	first, cols := panel*panelRows, count*panelRows
+	out := p.out[r.start*p.m.n+first:]
+	if valid := min(cols, p.m.n-first); valid < cols || r.tokens < r.tile.tokens || p.m.k > depthMax {
+		p.multiplyAside(space, kernel, r, panel, count, out, valid)
+	} else {
+		mode := panelSet
+		if p.accumulate {
+			mode = panelAdd
+		}
+		stride := p.m.panelBytes()
+		kernel(&out[0], uintptr(4*p.m.n), &p.m.data[panel*stride], uintptr(stride), &p.x[r.at*p.m.k], p.m.k, mode)
 	}
-	first := panel * panelRows
-	valid := min(cols, p.m.n-first)
-	for t := range r.tokens {
-		p.store(p.out[(r.start+t)*p.m.n+first:][:valid], sums[t*cols:][:valid], first)
+	if p.bias != nil {
+		for t := range r.tokens {
+			p.addTo(out[t*p.m.n:][:min(cols, p.m.n-first)], p.bias[first:])
+		}
 	}
 }
 
-// store finishes a run of outputs that begins at column first.
-func (p *matmulTask) store(out, sums []float32, first int) {
-	if p.bias != nil {
-		p.addTo(sums, p.bias[first:])
+// multiplyAside is for tiles that are larger than what they have to compute, and for sums that
+// take several calls: it makes them in scratch and stores the valid columns of the real tokens.
+func (p *matmulTask) multiplyAside(space *workerSpace, kernel panelKernel, r *tileRun, panel, count int, out []float32, valid int) {
+	k, width, cols := p.m.k, r.tile.tokens, count*panelRows
+	stride, size := p.m.panelBytes(), p.m.dtype.Size()
+	space.sums = grow(space.sums, width*cols)
+	weights := p.m.data[panel*stride:][:count*stride]
+	x := p.x[r.at*k:][:width*k]
+	for at, mode := 0, panelSet; at < k; at, mode = at+depthMax, panelResume {
+		kernel(&space.sums[0], uintptr(4*cols), &weights[at*panelRows*size], uintptr(stride), &x[at*width], min(depthMax, k-at), mode)
 	}
-	if p.accumulate {
-		p.addTo(out, sums)
-		return
+	for t := range r.tokens {
+		to, sums := out[t*p.m.n:][:valid], space.sums[t*cols:][:valid]
+		if p.accumulate {
+			p.addTo(to, sums)
+		} else {
+			copy(to, sums)
+		}
 	}
-	copy(out, sums)
 }

@@ -14,6 +14,8 @@ func TestDivideWork(t *testing.T) {
 		{256, 8, 1, 64, 4, 64, 1}, // smaller groups for more threads
 		{2, 4, 40, 16, 1, 2, 8},   // a narrow matrix: divide the tokens
 		{1, 8, 1, 64, 1, 1, 1},    // nothing to divide
+		{12, 4, 2, 2, 2, 6, 1},    // three groups for two threads would leave one idle
+		{12, 8, 1, 2, 4, 3, 1},    // one token: smaller groups have slower kernels
 	} {
 		group, groups, parts := divideWork(c.panels, c.group, c.tiles, c.threads)
 		if group != c.wantGroup || groups != c.wantGroups || parts != c.wantParts {

@@ -26,6 +26,8 @@ type tier struct {
 	// quant is what quantized weights take.
 	quant *quantTier
 
+	// interleave4 stores element i of four rows, of one length, at dst[i*width:].
+	interleave4 func(dst []float32, width int, a, b, c, d []float32)
 	// transpose turns a page of keys around: [16][dim] of a format to [dim][16]. dim is a
 	// positive multiple of 16, as it is in all kernels of attention. Memory at ahead, as much as
 	// at src, is asked for: it is read next.
@@ -67,10 +69,10 @@ type tier struct {
 const panelRows = 16
 
 // A tile is a matrix kernel for a fixed number of tokens. many multiplies `panels` panels at
-// once, which hides latency and reuses activations; one does a single panel. Both add, for
+// once, which hides latency and reuses activations; one does a single panel. Both compute, for
 // every token t and row r,
 //
-//	sums[t][r] += sum over k, in ascending order, of x[k][t] * w[k][r]
+//	out[t][r] = sum over k, in ascending order, of x[k][t] * w[k][r]
 //
 // with one multiply-add per term, so the choice between tiles does not change a bit.
 type tile struct {
@@ -78,9 +80,16 @@ type tile struct {
 	many, one      panelKernel
 }
 
-// panelKernel is the signature of an inner matrix loop. sums is [tokens][panels*16]; w points
-// at the first panel and the following ones are stride bytes apart; x is [k][tokens].
-type panelKernel func(sums *float32, w *byte, stride uintptr, x *float32, k int)
+// panelKernel is the signature of an inner matrix loop. Rows of out, one a token, are row bytes
+// apart and have panels*16 elements; w points at the first panel and the following ones are
+// stride bytes apart; x is [k][tokens]. mode is one of the below.
+type panelKernel func(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k, mode int)
+
+const (
+	panelSet    = iota // out = sum
+	panelResume        // the sum begins with out, which is that of smaller k
+	panelAdd           // out += sum
+)
 
 // tiers lists what this processor can run, slowest first.
 func tiers() []*tier {

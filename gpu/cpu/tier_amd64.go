@@ -42,6 +42,15 @@ var avx2Tier = tier{
 			{tokens: 6, panels: 1, many: matmulF32T6P1AVX2, one: matmulF32T6P1AVX2},
 		},
 	},
+	interleave4: func(dst []float32, width int, a, b, c, d []float32) {
+		whole := len(a) &^ 7
+		if whole > 0 {
+			interleave4AVX2(&dst[:(whole-1)*width+4][0], uintptr(4*width), &a[0], &b[:whole][0], &c[:whole][0], &d[:whole][0], whole)
+		}
+		if whole < len(a) {
+			interleave4(dst[whole*width:], width, a[whole:], b[whole:], c[whole:], d[whole:])
+		}
+	},
 	transpose: [kvFormats]func(dst *float32, src, ahead *byte, dim int){kvF32: transposeF32AVX2, kvBF16: transposeBF16AVX2},
 	rows: []rowKernel{
 		{1, scoresR1AVX2, mixKernels{kvF32: mixF32R1AVX2, kvBF16: mixBF16R1AVX2}},
@@ -129,6 +138,15 @@ var avx512Tier = tier{
 			{tokens: 8, panels: 2, many: matmulF32T8P2AVX512, one: matmulF32T8P1AVX512},
 			{tokens: 12, panels: 2, many: matmulF32T12P2AVX512, one: matmulF32T12P1AVX512},
 		},
+	},
+	interleave4: func(dst []float32, width int, a, b, c, d []float32) {
+		whole := len(a) &^ 15
+		if whole > 0 {
+			interleave4AVX512(&dst[:(whole-1)*width+4][0], uintptr(4*width), &a[0], &b[:whole][0], &c[:whole][0], &d[:whole][0], whole)
+		}
+		if whole < len(a) {
+			interleave4(dst[whole*width:], width, a[whole:], b[whole:], c[whole:], d[whole:])
+		}
 	},
 	transpose: [kvFormats]func(dst *float32, src, ahead *byte, dim int){kvF32: transposeF32AVX512, kvBF16: transposeBF16AVX512},
 	rows: []rowKernel{

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/troupe-engine/troupe/gpu"
@@ -113,6 +114,10 @@ func TestTwins(t *testing.T) {
 			}
 			exact(t, "scaleRow", odd, func(tr *tier, out []float32) { tr.scaleRow(out, odd, odd, 0.7, 1) }, tr)
 			exact(t, "addTo", odd, func(tr *tier, out []float32) { tr.addTo(out, odd) }, tr)
+			four := [4][]float32{random(rng, len(odd), 1), random(rng, len(odd), 1), random(rng, len(odd), 1), random(rng, len(odd), 1)}
+			exact(t, "interleave4", make([]float32, 7*len(odd)), func(tr *tier, out []float32) {
+				tr.interleave4(out[2:], 7, four[0], four[1], four[2], four[3])
+			}, tr)
 			marks, wantMarks := make([]byte, size/8), make([]byte, size/8)
 			for i := range y {
 				y[i] = max(0, y[i])
@@ -174,7 +179,7 @@ func TestTilesAgree(t *testing.T) {
 			x := random(rng, k, 1)
 			want := make([]float32, panels*panelRows)
 			for p := range panels {
-				kernels[0].one(&want[p*panelRows], &data[p*stride], uintptr(stride), &x[0], k)
+				kernels[0].one(&want[p*panelRows], 0, &data[p*stride], uintptr(stride), &x[0], k, panelSet)
 			}
 			for _, tile := range kernels {
 				wide := make([]float32, k*tile.tokens)
@@ -185,11 +190,17 @@ func TestTilesAgree(t *testing.T) {
 				}
 				sums := make([]float32, tile.tokens*tile.panels*panelRows)
 				const first = 30
-				tile.many(&sums[0], &data[0], uintptr(stride), &wide[0], first)
-				tile.many(&sums[0], &data[first*panelRows*size], uintptr(stride), &wide[first*tile.tokens], k-first)
+				row := uintptr(4 * tile.panels * panelRows)
+				tile.many(&sums[0], row, &data[0], uintptr(stride), &wide[0], first, panelSet)
+				tile.many(&sums[0], row, &data[first*panelRows*size], uintptr(stride), &wide[first*tile.tokens], k-first, panelResume)
+				added := slices.Clone(sums)
+				tile.many(&added[0], row, &data[0], uintptr(stride), &wide[0], k, panelAdd)
 				for i, got := range sums {
 					if w := want[i%(tile.panels*panelRows)]; math.Float32bits(got) != math.Float32bits(w) {
 						t.Fatalf("%v %dx%d: sum %d is %v, want exactly %v", dtype, tile.tokens, tile.panels, i, got, w)
+					}
+					if math.Float32bits(added[i]) != math.Float32bits(got+got) {
+						t.Fatalf("%v %dx%d: sum %d added to itself is %v, want %v", dtype, tile.tokens, tile.panels, i, added[i], got+got)
 					}
 				}
 			}

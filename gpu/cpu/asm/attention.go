@@ -74,15 +74,7 @@ func (t isa) transpose(f format) {
 // then the quarters.
 func (t isa) square(v []VecVirtual) []VecVirtual {
 	for i := 0; i < t.lanes; i += 4 {
-		pairs := t.vectors(4)
-		VUNPCKLPS(v[i+1], v[i], pairs[0])
-		VUNPCKHPS(v[i+1], v[i], pairs[1])
-		VUNPCKLPS(v[i+3], v[i+2], pairs[2])
-		VUNPCKHPS(v[i+3], v[i+2], pairs[3])
-		VUNPCKLPD(pairs[2], pairs[0], v[i])
-		VUNPCKHPD(pairs[2], pairs[0], v[i+1])
-		VUNPCKLPD(pairs[3], pairs[1], v[i+2])
-		VUNPCKHPD(pairs[3], pairs[1], v[i+3])
+		t.quarters(v[i : i+4])
 	}
 	out := make([]VecVirtual, t.lanes)
 	// v[4*i+j] now holds, in quarter q, column 4*q+j of rows 4*i to 4*i+3.
@@ -107,6 +99,19 @@ func (t isa) square(v []VecVirtual) []VecVirtual {
 		}
 	}
 	return out
+}
+
+// quarters transposes 4 by 4 inside each quarter of four vectors.
+func (t isa) quarters(v []VecVirtual) {
+	pairs := t.vectors(4)
+	VUNPCKLPS(v[1], v[0], pairs[0])
+	VUNPCKHPS(v[1], v[0], pairs[1])
+	VUNPCKLPS(v[3], v[2], pairs[2])
+	VUNPCKHPS(v[3], v[2], pairs[3])
+	VUNPCKLPD(pairs[2], pairs[0], v[0])
+	VUNPCKHPD(pairs[2], pairs[0], v[1])
+	VUNPCKLPD(pairs[3], pairs[1], v[2])
+	VUNPCKHPD(pairs[3], pairs[1], v[3])
 }
 
 // scores multiplies rows of queries with transposed keys: one chain of multiply-adds per score,

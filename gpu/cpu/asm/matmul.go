@@ -35,24 +35,51 @@ func (t isa) matrixKernels() {
 			}
 		}
 	}
+	t.interleave4()
 }
 
+// Modes of a panelKernel, as in package cpu.
+const (
+	panelSet = iota
+	panelResume
+	panelAdd
+)
+
 // matrixKernel is a panelKernel of package cpu:
-// sums[t][r] += sum over k of x[k][t] * w[k][r], one fused multiply-add per term in order of k.
+// out[t][r] = sum over k of x[k][t] * w[k][r], one fused multiply-add per term in order of k.
 func (t isa) matrixKernel(f format, s shape) {
 	t.begin(fmt.Sprintf("matmul%sT%dP%d", f.name, s.tokens, s.panels),
-		"(sums *float32, w *byte, stride uintptr, x *float32, k int)",
+		"(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k, mode int)",
 		fmt.Sprintf("is a panelKernel for %d tokens and %d panels.", s.tokens, s.panels))
-	sums, x := pointer("sums"), pointer("x")
+	x := pointer("x")
 	panels := panelAddresses(s.panels)
 	k := number("k")
 
 	perPanel := panelRows / t.lanes
 	columns := s.panels * perPanel
 	acc := t.vectors(s.tokens * columns)
-	for i, a := range acc {
-		VMOVUPS(sums.Offset(i*t.bytes()), a)
+	// each visits the places of the sums.
+	each := func(do func(m Mem, v VecVirtual)) {
+		out, row := pointer("out"), number("row")
+		for token := range s.tokens {
+			for column := range columns {
+				do(out.Offset(column*t.bytes()), acc[token*columns+column])
+			}
+			if token+1 < s.tokens {
+				ADDQ(row, out.Base)
+			}
+		}
 	}
+	CMPQ(number("mode"), U32(panelResume))
+	JEQ(LabelRef("resume"))
+	zero := t.vector()
+	t.zero(zero)
+	for _, a := range acc {
+		VMOVAPS(zero, a)
+	}
+	JMP(LabelRef("unrolled"))
+	Label("resume")
+	each(func(m Mem, v VecVirtual) { VMOVUPS(m, v) })
 	weight := func(step, column int) Mem {
 		within := step*panelRows + column%perPanel*t.lanes
 		return panels[column/perPanel].Offset(within * f.size)
@@ -73,9 +100,38 @@ func (t isa) matrixKernel(f format, s shape) {
 	}
 	loop("unrolled", k, unroll, steps(unroll))
 	loop("single", k, 1, steps(1))
-	for i, a := range acc {
-		VMOVUPS(a, sums.Offset(i*t.bytes()))
-	}
+	CMPQ(number("mode"), U32(panelAdd))
+	JNE(LabelRef("store"))
+	each(func(m Mem, v VecVirtual) { VADDPS(m, v, v) })
+	Label("store")
+	each(func(m Mem, v VecVirtual) { VMOVUPS(v, m) })
+	end()
+}
+
+// interleave4 turns four rows around: element i of them goes to dst[i*width:].
+func (t isa) interleave4() {
+	t.begin("interleave4", "(dst *float32, width uintptr, a, b, c, d *float32, n int)",
+		fmt.Sprintf("is tier.interleave4 for n elements, a multiple of %d; width is in bytes.", t.lanes))
+	dst, width, n := pointer("dst"), number("width"), number("n")
+	rows := []Mem{pointer("a"), pointer("b"), pointer("c"), pointer("d")}
+	t.elements(n, func() {
+		v := t.vectors(4)
+		for i, row := range rows {
+			VMOVUPS(row, v[i])
+		}
+		t.quarters(v)
+		for i := range t.lanes {
+			switch quarter := i / 4; {
+			case quarter == 0:
+				VMOVUPS(v[i%4].AsX(), dst)
+			case t.lanes == 8:
+				VEXTRACTF128(U8(1), v[i%4], dst)
+			default:
+				VEXTRACTF32X4(U8(uint8(quarter)), v[i%4], dst)
+			}
+			ADDQ(width, dst.Base)
+		}
+	}, rows...)
 	end()
 }
 
