@@ -9,6 +9,9 @@ import (
 	"github.com/troupe-engine/troupe/gpu/cuda"
 )
 
+// computeTypes are the values of Options.Compute; "" is the device's default.
+var computeTypes = map[string]gpu.DType{"f32": gpu.F32, "bf16": gpu.BF16}
+
 // OpenDevice opens the device that opts choose.
 func OpenDevice(opts Options) (gpu.Device, error) {
 	dev, _, err := ChooseDevice(opts)
@@ -19,6 +22,9 @@ func OpenDevice(opts Options) (gpu.Device, error) {
 // nothing, that is the first CUDA device if it opens, and otherwise the CPU.
 func ChooseDevice(opts Options) (dev gpu.Device, why string, err error) {
 	openCPU := func(why string) (gpu.Device, string, error) {
+		if opts.Compute == "bf16" {
+			return nil, "", fmt.Errorf("%w: the CPU computes in f32, not bf16 (%s)", gpu.ErrNotSupported, why)
+		}
 		d, err := cpu.Open(cpu.Options{Threads: opts.Threads})
 		if err != nil {
 			return nil, "", err
@@ -28,7 +34,7 @@ func ChooseDevice(opts Options) (dev gpu.Device, why string, err error) {
 	if opts.Device == "cpu" {
 		return openCPU("device is cpu")
 	}
-	d, cudaErr := cuda.Open(cuda.Options{})
+	d, cudaErr := cuda.Open(cuda.Options{Compute: computeTypes[opts.Compute]})
 	switch {
 	case cudaErr == nil && opts.Device == "cuda":
 		return d, "device is cuda", nil

@@ -29,7 +29,7 @@ if [ -z "$TROUPE_NATS_URL" ]; then
 fi
 
 clients=("$@")
-[ ${#clients[@]} -gt 0 ] || clients=(curl.sh nats_cli.sh openai_python.py nats_python.py schema_python.py openai_js.mjs nats_js.mjs drain.sh)
+[ ${#clients[@]} -gt 0 ] || clients=(curl.sh nats_cli.sh openai_python.py nats_python.py schema_python.py guided_python.py openai_js.mjs nats_js.mjs drain.sh)
 status=0
 for client in "${clients[@]}"; do
   case $client in
