@@ -176,9 +176,10 @@ func (e *engine) submit(_ context.Context, r *schemas.SubmitRequest) (*schemas.S
 	e.mu.Lock()
 	e.submits = append(e.submits, r)
 	e.mu.Unlock()
+	play := e.play // a test may change it once it has taken the request
 	e.submitted <- r
-	if e.play != nil {
-		e.playing.Go(func() { e.play(e, r) })
+	if play != nil {
+		e.playing.Go(func() { play(e, r) })
 	}
 	return &schemas.SubmitReply{}, nil
 }

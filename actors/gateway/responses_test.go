@@ -182,9 +182,9 @@ func TestResponseOverNATSAndClientThatLeaves(t *testing.T) {
 	if err != nil || !strings.Contains(string(m.Data), `"text":"Hello."`) {
 		t.Errorf("%v %v", m, err)
 	}
+	<-e.submitted
 	e.play = nil
 	ctx, leave := context.WithCancel(context.Background())
-	<-e.submitted
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
