@@ -62,8 +62,9 @@ func hotOps(tb testing.TB, d *Device, tokens int) map[gpu.Op]any {
 	x, qkv, logits, indices := f32(tokens, hidden), f32(tokens, stride), f32(tokens, vocab), i32(tokens)
 	cos, sin := f32(tokens, dim/2), f32(tokens, dim/2)
 	fillNormal(d.Float32s(logits), 3)
-	starts, positions, params := i32(tokens+1), i32(tokens), make([]gpu.SampleParams, tokens)
+	starts, positions, slots, params := i32(tokens+1), i32(tokens), i32(tokens), make([]gpu.SampleParams, tokens)
 	for t := range tokens {
+		d.Int32s(slots)[t] = int32(t) // slots of the pools: no two tokens write to the same
 		d.Int32s(starts)[t+1] = int32(t + 1)
 		d.Int32s(positions)[t] = 100
 		params[t] = gpu.SampleParams{Temperature: 0.8, TopP: 0.9, Slot: int32(t)}
@@ -76,7 +77,7 @@ func hotOps(tb testing.TB, d *Device, tokens int) map[gpu.Op]any {
 		gpu.OpRoPETable:  &gpu.RoPETable{Cos: cos, Sin: sin, Positions: positions, InvFreq: f32(dim / 2), Scale: 1},
 		gpu.OpRoPE:       &gpu.RoPE{X: qkv, Heads: heads, HeadDim: dim, Cos: cos, Sin: sin},
 		gpu.OpKVWrite: &gpu.KVWrite{KV: qkv, KColumn: heads * dim, VColumn: (heads + kvHeads) * dim,
-			KPool: kPool, VPool: vPool, SlotMapping: indices},
+			KPool: kPool, VPool: vPool, SlotMapping: slots},
 		gpu.OpAttention: &gpu.Attention{Out: f32(tokens, heads*dim), Q: qkv, Heads: heads, KPool: kPool, VPool: vPool,
 			BlockTables: i32(tokens, blocks), Slots: i32(tokens), QueryStart: starts, Positions: positions, Scale: 1},
 		gpu.OpActMul: &gpu.ActMul{Out: f32(tokens, width), X: f32(tokens, 2*width)},
