@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/troupe-engine/troupe/actors/compute/model"
 	"github.com/troupe-engine/troupe/internal/replica"
 	"github.com/troupe-engine/troupe/schemas"
 )
@@ -22,6 +23,7 @@ type Options struct {
 
 	Device  string `yaml:"device" doc:"auto, cpu or cuda; auto is cuda if such a device opens, otherwise cpu"`
 	Compute string `yaml:"compute" doc:"type of activations, keys and values: f32, or bf16, which only CUDA has and which is several times as fast there"`
+	Quant   string `yaml:"quant" doc:"quantize weights while they load: off, q8 or q4 (blocks of 32 with 8 or 4 bits); ones that are quantized already stay as they are"`
 	Threads int    `yaml:"threads" doc:"CPU threads that compute; 0 is all"`
 
 	ContextMax    int    `yaml:"context_max" doc:"tokens of prompt and output together; 0 is the model's limit"`
@@ -51,9 +53,12 @@ type Options struct {
 	LogFormat string `yaml:"log_format" doc:"console or json"`
 }
 
+// quants are the values of Options.Quant.
+var quants = map[string]string{"off": model.QuantizeOff, "q8": model.QuantizeQ8, "q4": model.QuantizeQ4}
+
 // DefaultOptions serve the model that ships with the binary on this machine only.
 func DefaultOptions() Options {
-	return Options{HTTP: "127.0.0.1:8000", Device: "auto", Compute: "f32", SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
+	return Options{HTTP: "127.0.0.1:8000", Device: "auto", Compute: "f32", Quant: "off", SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
 		TokensStepMax: replica.TokensStepDefault, BlockSize: replica.BlockSizeDefault, PrefixCache: true, Policy: replica.PolicyDefault,
 		PipelineDepth: replica.DepthDefault, RequestsMax: 512, OutputTokensDefault: 256, ConnectionsMax: 16384,
 		KeylessPaths: "/health,/metrics", Grace: 30 * time.Second, LogLevel: "info", LogFormat: "console"}
@@ -77,6 +82,7 @@ func (o *Options) Validate() error {
 			return bad(f.key, f.value, fmt.Sprintf("%d to %d", f.lowest, math.MaxInt32))
 		}
 	}
+	_, quantKnown := quants[o.Quant]
 	switch {
 	case o.PipelineDepth > replica.DepthMax:
 		return bad("pipeline_depth", o.PipelineDepth, fmt.Sprintf("1 to %d", replica.DepthMax))
@@ -92,6 +98,8 @@ func (o *Options) Validate() error {
 		return bad("device", o.Device, "auto, cpu or cuda")
 	case o.Compute != "f32" && o.Compute != "bf16":
 		return bad("compute", o.Compute, "f32 or bf16")
+	case !quantKnown:
+		return bad("quant", o.Quant, "off, q8 or q4")
 	case o.LogFormat != "console" && o.LogFormat != "json":
 		return bad("log_format", o.LogFormat, "console or json")
 	}

@@ -37,6 +37,7 @@ type Config struct {
 	KVBytesMax     int64 // default: a quarter of the free memory, at most KVBytesDefault
 	PipelineDepth  int
 	Policy         string
+	Quantize       string // see model.Options
 	PrefixCacheOff bool
 	StepTimeMax    time.Duration // a step without a result for so long is recomputed
 	Apart          bool          // the actors share no mailbox, as if each ran in a process of its own
@@ -121,7 +122,7 @@ func (r *Replica) open(node *bus.Node, cfg Config, log zerolog.Logger) error {
 		}
 	}
 	r.Model, err = model.Load(r.dev, cfg.Files, model.Options{SequencesMax: cfg.SequencesMax, TokensPerStepMax: cfg.TokensStepMax,
-		ContextMax: cfg.ContextMax, BlockSize: cfg.BlockSize, KVBlocks: cfg.KVBlocks, RoPEBF16: cfg.RoPEBF16}, cfg.Progress)
+		ContextMax: cfg.ContextMax, BlockSize: cfg.BlockSize, KVBlocks: cfg.KVBlocks, RoPEBF16: cfg.RoPEBF16, Quantize: cfg.Quantize}, cfg.Progress)
 	if err != nil {
 		return err
 	}
@@ -201,7 +202,7 @@ func weightBytes(files fs.FS) (total int64) {
 		return 0
 	}
 	for _, e := range entries {
-		if strings.EqualFold(path.Ext(e.Name()), ".safetensors") {
+		if ext := strings.ToLower(path.Ext(e.Name())); ext == ".safetensors" || ext == ".gguf" {
 			if info, err := e.Info(); err == nil {
 				total += info.Size()
 			}

@@ -32,6 +32,9 @@ type Options struct {
 	// RoPEBF16 rounds the rotary frequencies to bfloat16, as a torch model computes that was cast as a
 	// whole by model.to(torch.bfloat16). transformers' from_pretrained keeps them in float32.
 	RoPEBF16 bool
+	// Quantize makes weights that are not quantized so when they are loaded: QuantizeQ8, QuantizeQ4 or, as
+	// they are stored, QuantizeOff. Norms, biases and experts' routers stay as they are.
+	Quantize string
 	// RandomSeed, if not nil, draws the weights from a seed; files then need a config.json alone.
 	RandomSeed *uint64
 }
@@ -118,6 +121,11 @@ func (o *Options) check(s *Spec) error {
 			return fmt.Errorf("model: Options.%s is %d, want 1..%d", c.name, c.value, c.max)
 		}
 	}
+	switch o.Quantize {
+	case QuantizeOff, QuantizeQ8, QuantizeQ4:
+	default:
+		return fmt.Errorf("model: Options.Quantize is %q, want %q, %q or %q", clip(o.Quantize), QuantizeOff, QuantizeQ8, QuantizeQ4)
+	}
 	if most := math.MaxInt32 / o.BlockSize; o.KVBlocks < 1 || o.KVBlocks > most {
 		return fmt.Errorf("model: Options.KVBlocks is %d, want 1..%d with blocks of %d tokens", o.KVBlocks, most, o.BlockSize)
 	}
@@ -125,7 +133,7 @@ func (o *Options) check(s *Spec) error {
 }
 
 func (m *Model) build(file source, progress func(done, total int64)) error {
-	l := &loader{mem: &m.mem, file: file, spec: m.spec, used: map[string]bool{}, progress: progress}
+	l := &loader{mem: &m.mem, file: file, spec: m.spec, used: map[string]bool{}, quantize: m.options.Quantize, progress: progress}
 	if seed := m.options.RandomSeed; seed != nil {
 		l.random = &drawnWeights{*seed}
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/internal/gguf"
 	"github.com/troupe-engine/troupe/internal/gguf/checkpoint"
 )
 
@@ -47,6 +48,8 @@ type loader struct {
 	mem        *memory
 	file       source
 	random     *drawnWeights // instead of file, or nil
+	quantize   string        // Options.Quantize
+	refused    map[gpu.DType]bool
 	spec       *Spec
 	used       map[string]bool
 	done       int64 // bytes
@@ -74,7 +77,11 @@ func (l *loader) load() (weights, []string, error) {
 	if s.TiedEmbeddings {
 		outputName = "model.embed_tokens.weight"
 	}
-	w.output = l.matrix(s.HiddenSize, part{outputName, s.VocabSize})
+	if s.TiedEmbeddings && w.embed.Packed { // one copy serves both
+		w.output = w.embed
+	} else {
+		w.output = l.stacked(s.HiddenSize, output, part{outputName, s.VocabSize})
+	}
 	for i := range w.layers {
 		l.layer(&w.layers[i], fmt.Sprintf("model.layers.%d.", i), s.Layers[i])
 	}
@@ -135,7 +142,7 @@ func (l *loader) layer(w *layerWeights, prefix string, layer LayerSpec) {
 
 func (l *loader) experts(w *layerWeights, prefix string, width int) {
 	s := l.spec
-	w.router.w = l.matrix(s.HiddenSize, part{prefix + s.experts.router, s.Experts})
+	w.router.w = l.stacked(s.HiddenSize, routing, part{prefix + s.experts.router, s.Experts})
 	for e := range s.Experts {
 		name := func(format string) string { return prefix + fmt.Sprintf(format, e) }
 		w.expertsIn = append(w.expertsIn, l.matrix(s.HiddenSize, part{name(s.experts.gate), width}, part{name(s.experts.up), width}))
@@ -158,9 +165,17 @@ func (l *loader) projection(k int, bias bool, parts ...part) projection {
 }
 
 // matrix packs the parts, each [rows, k], stacked in order.
-func (l *loader) matrix(k int, parts ...part) gpu.Tensor {
+func (l *loader) matrix(k int, parts ...part) gpu.Tensor { return l.stacked(k, multiplied, parts...) }
+
+// table loads the embeddings.
+func (l *loader) table(name string, n, k int) gpu.Tensor {
+	return l.stacked(k, embedding, part{name, n})
+}
+
+// stacked loads the parts, each [rows, k], as one matrix.
+func (l *loader) stacked(k int, purpose use, parts ...part) gpu.Tensor {
 	if l.random != nil {
-		return l.randomMatrix(true, k, parts...)
+		return l.randomMatrix(purpose != embedding, k, parts...)
 	}
 	n := 0
 	tensors := make([]checkpoint.Tensor, 0, len(parts))
@@ -171,29 +186,8 @@ func (l *loader) matrix(k int, parts ...part) gpu.Tensor {
 	if l.err != nil {
 		return gpu.Tensor{}
 	}
-	t, err := l.pack(parts[0].name, n, k, tensors)
+	t, err := l.place(parts[0].name, n, k, purpose, tensors)
 	l.finish(err, parts)
-	return t
-}
-
-// table uploads a matrix as it is, quantized ones in the device's compute type.
-func (l *loader) table(name string, n, k int) gpu.Tensor {
-	if l.random != nil {
-		return l.randomMatrix(false, k, part{name, n})
-	}
-	v := l.view(name, n, k)
-	if l.err != nil {
-		return gpu.Tensor{}
-	}
-	dtype, plain := plainTypes[v.Type]
-	if !plain {
-		dtype = l.mem.dev.Info().Compute
-	}
-	t, err := l.mem.alloc(dtype, n, k)
-	if err == nil {
-		err = l.mem.dev.Upload(t, convert(v, dtype))
-	}
-	l.finish(err, []part{{name, n}})
 	return t
 }
 
@@ -209,7 +203,12 @@ func (l *loader) vector(parts ...part) gpu.Tensor {
 		if l.err != nil {
 			return gpu.Tensor{}
 		}
-		data = append(data, convert(v, gpu.F32)...)
+		wide, err := convert(v, gguf.F32, p.rows)
+		if err != nil {
+			l.finish(err, parts)
+			return gpu.Tensor{}
+		}
+		data = append(data, wide...)
 		n += p.rows
 	}
 	t, err := l.mem.alloc(gpu.F32, n)
