@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/invopop/jsonschema"
 )
@@ -35,6 +36,9 @@ func (r *EmbeddingRequest) Validate() *Error {
 		return outOfRange("encoding_format", fmt.Sprintf("%.40q", r.EncodingFormat), "float or base64")
 	case r.Dimensions != nil && (*r.Dimensions < 1 || *r.Dimensions > math.MaxInt32):
 		return outOfRange("dimensions", *r.Dimensions, "a positive count")
+	}
+	if i := slices.Index(r.Input.Texts, ""); i >= 0 {
+		return outOfRange("input", fmt.Sprintf("empty at element %d", i), "texts with at least one character")
 	}
 	p := GenerationParams{User: r.User, Priority: r.Priority}
 	return p.validate()

@@ -129,8 +129,8 @@ type Response struct {
 	Tools              []ResponseTool     `json:"tools"`
 	TopLogprobs        int64              `json:"top_logprobs"`
 	TopP               float32            `json:"top_p"`
-	Truncation         string             `json:"truncation"` // "disabled"
-	Usage              *ResponseUsage     `json:"usage" jsonschema:"nullable"`
+	Truncation         string             `json:"truncation"`      // "disabled"
+	Usage              *ResponseUsage     `json:"usage,omitempty"` // at the end
 	User               string             `json:"user,omitempty"`
 	Metadata           map[string]string  `json:"metadata"`
 }

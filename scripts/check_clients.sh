@@ -29,7 +29,7 @@ if [ -z "$TROUPE_NATS_URL" ]; then
 fi
 
 clients=("$@")
-[ ${#clients[@]} -gt 0 ] || clients=(curl.sh nats_cli.sh openai_python.py nats_python.py schema_python.py guided_python.py openai_js.mjs nats_js.mjs drain.sh)
+[ ${#clients[@]} -gt 0 ] || clients=(curl.sh nats_cli.sh openai_python.py nats_python.py schema_python.py guided_python.py openai_js.mjs nats_js.mjs openapi.sh drain.sh)
 status=0
 for client in "${clients[@]}"; do
   case $client in
@@ -38,7 +38,7 @@ for client in "${clients[@]}"; do
     # Node looks for packages beside the program.
     *.mjs) cp "scripts/clients/$client" .tools/node/ && run=(node ".tools/node/$client") ;;
   esac
-  if ! timeout 120 "${run[@]}"; then
+  if ! timeout 240 "${run[@]}"; then
     echo "check_clients: $client failed; the engine's last lines:" >&2
     tail -5 "$work/log" >&2
     status=1

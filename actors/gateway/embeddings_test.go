@@ -35,7 +35,8 @@ func TestEmbeddings(t *testing.T) {
 	}
 	for _, c := range []struct{ body, param, about string }{
 		{`{}`, "input", "missing"},
-		{`{"input":""}`, "input", "no tokens"},
+		{`{"input":""}`, "input", "empty at element 0"},
+		{`{"input":" "}`, "input", "no tokens"},
 		{`{"input":[]}`, "input", "non-empty"},
 		{`{"input":"a","dimensions":3}`, "dimensions", "have 2"},
 		{`{"input":"a","dimensions":0}`, "dimensions", "positive"},
