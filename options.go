@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/troupe-engine/troupe/actors/compute/model"
+	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/replica"
 	"github.com/troupe-engine/troupe/schemas"
 )
@@ -24,6 +25,7 @@ type Options struct {
 	Device  string `yaml:"device" doc:"auto, cpu or cuda; auto is cuda if such a device opens, otherwise cpu"`
 	Compute string `yaml:"compute" doc:"type of activations, keys and values: f32, or bf16, which only CUDA has and which is several times as fast there"`
 	Quant   string `yaml:"quant" doc:"quantize weights while they load: off, q8 or q4 (blocks of 32 with 8 or 4 bits); ones that are quantized already stay as they are"`
+	KVDType string `yaml:"kv_dtype" doc:"type of keys and values: auto is the checkpoint's own where the device has it, otherwise that of compute; f32 is what goldens are held to"`
 	Threads int    `yaml:"threads" doc:"CPU threads that compute; 0 is all"`
 
 	ContextMax    int    `yaml:"context_max" doc:"tokens of prompt and output together; 0 is the model's limit"`
@@ -56,9 +58,12 @@ type Options struct {
 // quants are the values of Options.Quant.
 var quants = map[string]string{"off": model.QuantizeOff, "q8": model.QuantizeQ8, "q4": model.QuantizeQ4}
 
+// kvTypes are the values of Options.KVDType.
+var kvTypes = map[string]gpu.DType{"auto": 0, "f32": gpu.F32, "bf16": gpu.BF16}
+
 // DefaultOptions serve the model that ships with the binary on this machine only.
 func DefaultOptions() Options {
-	return Options{HTTP: "127.0.0.1:8000", Device: "auto", Compute: "f32", Quant: "off", SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
+	return Options{HTTP: "127.0.0.1:8000", Device: "auto", Compute: "f32", Quant: "off", KVDType: "auto", SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
 		TokensStepMax: replica.TokensStepDefault, BlockSize: replica.BlockSizeDefault, PrefixCache: true, Policy: replica.PolicyDefault,
 		PipelineDepth: replica.DepthDefault, RequestsMax: 512, OutputTokensDefault: 256, ConnectionsMax: 16384,
 		KeylessPaths: "/health,/metrics", Grace: 30 * time.Second, LogLevel: "info", LogFormat: "console"}
@@ -83,6 +88,7 @@ func (o *Options) Validate() error {
 		}
 	}
 	_, quantKnown := quants[o.Quant]
+	_, kvKnown := kvTypes[o.KVDType]
 	switch {
 	case o.PipelineDepth > replica.DepthMax:
 		return bad("pipeline_depth", o.PipelineDepth, fmt.Sprintf("1 to %d", replica.DepthMax))
@@ -100,6 +106,8 @@ func (o *Options) Validate() error {
 		return bad("compute", o.Compute, "f32 or bf16")
 	case !quantKnown:
 		return bad("quant", o.Quant, "off, q8 or q4")
+	case !kvKnown:
+		return bad("kv_dtype", o.KVDType, "auto, f32 or bf16")
 	case o.LogFormat != "console" && o.LogFormat != "json":
 		return bad("log_format", o.LogFormat, "console or json")
 	}

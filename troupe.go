@@ -96,7 +96,7 @@ func (e *Engine) open(ctx context.Context, progress func(done, total int64)) err
 	o := e.opts
 	e.replica, err = replica.Open(e.node, dev, replica.Config{Name: replicaInstance, ModelName: e.model.Name, Files: e.model.Files,
 		ContextMax: o.ContextMax, SequencesMax: o.SequencesMax, WaitingMax: o.WaitingMax, TokensStepMax: o.TokensStepMax,
-		BlockSize: o.BlockSize, KVBlocks: o.KVBlocks, KVBytesMax: o.KVBytesMax, PipelineDepth: o.PipelineDepth, Policy: o.Policy, Quantize: quants[o.Quant],
+		BlockSize: o.BlockSize, KVBlocks: o.KVBlocks, KVBytesMax: o.KVBytesMax, PipelineDepth: o.PipelineDepth, Policy: o.Policy, Quantize: quants[o.Quant], KV: kvTypes[o.KVDType], KVAsStored: o.KVDType == "auto",
 		PrefixCacheOff: !o.PrefixCache, Apart: e.network.remoteOnly, StepTimeMax: e.network.stepTimeMax, Progress: progress,
 		TokenBytes: func() [][]byte { return e.tokenizer.Text().TokenBytes() }}, e.log) // asked for by requests, which come later
 	if err != nil {

@@ -144,11 +144,12 @@ func (t Tensor) String() string {
 
 // Info describes a device for people and for decisions (troupe doctor, KV sizing).
 type Info struct {
-	Name        string `json:"name"`         // "cpu:0", "cuda:0"
-	Description string `json:"description"`  // "AMD EPYC, 2 threads, avx512"
-	MemoryTotal int64  `json:"memory_total"` // bytes
-	MemoryFree  int64  `json:"memory_free"`  // bytes that an allocation could get now
-	Compute     DType  `json:"-"`            // element type of activations and logits
+	Name        string  `json:"name"`         // "cpu:0", "cuda:0"
+	Description string  `json:"description"`  // "AMD EPYC, 2 threads, avx512"
+	MemoryTotal int64   `json:"memory_total"` // bytes
+	MemoryFree  int64   `json:"memory_free"`  // bytes that an allocation could get now
+	Compute     DType   `json:"-"`            // element type of activations and logits
+	KV          []DType `json:"-"`            // element types that KV pools may have
 }
 
 // MemoryStats accounts for a device's allocations.

@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/troupe-engine/troupe/gpu"
@@ -23,6 +24,70 @@ func TestBlockSizeDoesNotChangeBits(t *testing.T) {
 						t.Errorf("%s, head size %d, window %d: blocks of %d differ from one block", tr.name, dim, window, block)
 					}
 				}
+			}
+		}
+	}
+}
+
+// TestBF16Pools: attention over keys and values that KVWrite rounded to bfloat16 has the bits of attention over
+// float32 pools that hold the rounded numbers.
+func TestBF16Pools(t *testing.T) {
+	const tokens, blocks, kvHeads, heads, block = 150, 12, 2, 6, 16
+	for _, tr := range tiers() {
+		for _, dim := range []int{32, 40} {
+			d := open(t, Options{Threads: 2, Tier: tr.name})
+			alloc := func(dtype gpu.DType, dims ...int) gpu.Tensor {
+				x, err := d.Alloc(dtype, dims...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return x
+			}
+			stride := (heads + 2*kvHeads) * dim
+			kv, slots, out := alloc(gpu.F32, tokens, stride), alloc(gpu.I32, tokens), alloc(gpu.F32, tokens, heads*dim)
+			table, starts, positions, slot := alloc(gpu.I32, 1, blocks), alloc(gpu.I32, 2), alloc(gpu.I32, tokens), alloc(gpu.I32, 1)
+			copy(d.Float32s(kv), random(rand.New(rand.NewPCG(9, uint64(dim))), tokens*stride, 1))
+			for i := range tokens {
+				d.Int32s(positions)[i], d.Int32s(slots)[i] = int32(i), int32((blocks-1-i/block)*block+i%block)
+			}
+			for i := range blocks {
+				d.Int32s(table)[i] = int32(blocks - 1 - i)
+			}
+			d.Int32s(starts)[1] = tokens
+			attend := func(dtype gpu.DType) []float32 {
+				k, v := alloc(dtype, blocks, kvHeads, block, dim), alloc(dtype, blocks, kvHeads, block, dim)
+				for _, launch := range []struct {
+					op   gpu.Op
+					args any
+				}{
+					{gpu.OpKVWrite, &gpu.KVWrite{KV: kv, KColumn: heads * dim, VColumn: (heads + kvHeads) * dim, KPool: k, VPool: v, SlotMapping: slots}},
+					{gpu.OpAttention, &gpu.Attention{Out: out, Q: kv, Heads: heads, KPool: k, VPool: v, BlockTables: table, Slots: slot,
+						QueryStart: starts, Positions: positions, Scale: 0.3}},
+				} {
+					if err := d.Launch(launch.op, launch.args); err != nil {
+						t.Fatal(err)
+					}
+				}
+				return slices.Clone(d.Float32s(out))
+			}
+			exact := attend(gpu.F32)
+			got := attend(gpu.BF16)
+			for i, x := range d.Float32s(kv) {
+				if i%stride >= heads*dim {
+					d.Float32s(kv)[i] = bf16(toBF16(x))
+				}
+			}
+			if want := attend(gpu.F32); !slices.Equal(got, want) {
+				t.Errorf("%s, head size %d: bfloat16 pools differ from float32 pools of the same numbers", tr.name, dim)
+			}
+			if slices.Equal(got, exact) {
+				t.Errorf("%s, head size %d: nothing was rounded", tr.name, dim)
+			}
+			for x := range d.table.All() {
+				d.Free(x)
+			}
+			if err := d.Close(); err != nil {
+				t.Error(err)
 			}
 		}
 	}

@@ -7086,6 +7086,137 @@ vectors_done:
 	VZEROUPPER
 	RET
 
+// func rotateAVX2(x *float32, cos *float32, sin *float32, half int, heads int, dim int)
+// Requires: AVX
+TEXT ·rotateAVX2(SB), NOSPLIT, $0-48
+	MOVQ x+0(FP), AX
+	MOVQ heads+32(FP), CX
+	MOVQ dim+40(FP), DX
+	SHLQ $0x02, DX
+
+heads:
+	CMPQ CX, $0x00000001
+	JLT  heads_done
+	MOVQ cos+8(FP), DI
+	MOVQ sin+16(FP), R8
+	MOVQ half+24(FP), R9
+	MOVQ AX, SI
+	LEAQ (SI)(R9*4), BX
+
+vectors:
+	CMPQ    R9, $0x00000008
+	JLT     vectors_done
+	VMOVUPS (SI), Y0
+	VMOVUPS (BX), Y1
+	VMOVUPS (DI), Y2
+	VMOVUPS (R8), Y3
+	VMULPS  Y1, Y3, Y4
+	VMULPS  Y0, Y3, Y3
+	VMULPS  Y0, Y2, Y0
+	VSUBPS  Y4, Y0, Y0
+	VMULPS  Y1, Y2, Y1
+	VADDPS  Y3, Y1, Y1
+	VMOVUPS Y0, (SI)
+	VMOVUPS Y1, (BX)
+	ADDQ    $0x20, SI
+	ADDQ    $0x20, BX
+	ADDQ    $0x20, DI
+	ADDQ    $0x20, R8
+	SUBQ    $0x00000008, R9
+	JMP     vectors
+
+vectors_done:
+	ADDQ DX, AX
+	SUBQ $0x00000001, CX
+	JMP  heads
+
+heads_done:
+	VZEROUPPER
+	RET
+
+// func narrowAVX2(dst *uint16, src *float32, n int)
+// Requires: AVX, AVX2
+TEXT ·narrowAVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+
+vectors:
+	CMPQ      DX, $0x00000010
+	JLT       vectors_done
+	VMOVUPS   (CX), Y0
+	VPSRLD    $0x10, Y0, Y2
+	VPAND     narrowOneAVX2<>+0(SB), Y2, Y1
+	VPOR      narrowQuietAVX2<>+0(SB), Y2, Y2
+	VPADDD    narrowBiasAVX2<>+0(SB), Y1, Y1
+	VPADDD    Y0, Y1, Y1
+	VPSRLD    $0x10, Y1, Y1
+	VCMPPS    $0x03, Y0, Y0, Y0
+	VBLENDVPS Y0, Y2, Y1, Y1
+	VMOVUPS   32(CX), Y0
+	VPSRLD    $0x10, Y0, Y3
+	VPAND     narrowOneAVX2<>+0(SB), Y3, Y2
+	VPOR      narrowQuietAVX2<>+0(SB), Y3, Y3
+	VPADDD    narrowBiasAVX2<>+0(SB), Y2, Y2
+	VPADDD    Y0, Y2, Y2
+	VPSRLD    $0x10, Y2, Y2
+	VCMPPS    $0x03, Y0, Y0, Y0
+	VBLENDVPS Y0, Y3, Y2, Y2
+	VPACKUSDW Y2, Y1, Y1
+	VPERMQ    $0xd8, Y1, Y1
+	VMOVUPS   Y1, (AX)
+	ADDQ      $0x40, CX
+	ADDQ      $0x20, AX
+	SUBQ      $0x00000010, DX
+	JMP       vectors
+
+vectors_done:
+	VZEROUPPER
+	RET
+
+DATA narrowOneAVX2<>+0(SB)/4, $0x00000001
+DATA narrowOneAVX2<>+4(SB)/4, $0x00000001
+DATA narrowOneAVX2<>+8(SB)/4, $0x00000001
+DATA narrowOneAVX2<>+12(SB)/4, $0x00000001
+DATA narrowOneAVX2<>+16(SB)/4, $0x00000001
+DATA narrowOneAVX2<>+20(SB)/4, $0x00000001
+DATA narrowOneAVX2<>+24(SB)/4, $0x00000001
+DATA narrowOneAVX2<>+28(SB)/4, $0x00000001
+GLOBL narrowOneAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA narrowBiasAVX2<>+0(SB)/4, $0x00007fff
+DATA narrowBiasAVX2<>+4(SB)/4, $0x00007fff
+DATA narrowBiasAVX2<>+8(SB)/4, $0x00007fff
+DATA narrowBiasAVX2<>+12(SB)/4, $0x00007fff
+DATA narrowBiasAVX2<>+16(SB)/4, $0x00007fff
+DATA narrowBiasAVX2<>+20(SB)/4, $0x00007fff
+DATA narrowBiasAVX2<>+24(SB)/4, $0x00007fff
+DATA narrowBiasAVX2<>+28(SB)/4, $0x00007fff
+GLOBL narrowBiasAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA narrowQuietAVX2<>+0(SB)/4, $0x00000040
+DATA narrowQuietAVX2<>+4(SB)/4, $0x00000040
+DATA narrowQuietAVX2<>+8(SB)/4, $0x00000040
+DATA narrowQuietAVX2<>+12(SB)/4, $0x00000040
+DATA narrowQuietAVX2<>+16(SB)/4, $0x00000040
+DATA narrowQuietAVX2<>+20(SB)/4, $0x00000040
+DATA narrowQuietAVX2<>+24(SB)/4, $0x00000040
+DATA narrowQuietAVX2<>+28(SB)/4, $0x00000040
+GLOBL narrowQuietAVX2<>(SB), RODATA|NOPTR, $32
+
+// func prefetchAVX2(p *byte, n int)
+// Requires: MMX+
+TEXT ·prefetchAVX2(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ n+8(FP), CX
+
+line:
+	PREFETCHT0 (AX)
+	ADDQ       $0x40, AX
+	SUBQ       $0x40, CX
+	JG         line
+	RET
+
 // func readLoopAVX2(p *byte, n int)
 // Requires: AVX
 TEXT ·readLoopAVX2(SB), NOSPLIT, $0-16

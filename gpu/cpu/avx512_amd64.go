@@ -317,6 +317,21 @@ func addToAVX512(dst *float32, src *float32, n int)
 //go:noescape
 func divideAVX512(x *float32, n int, by float32)
 
+// rotateAVX512 is tier.rotate for half a positive multiple of 8 or 16, the lanes of a vector.
+//
+//go:noescape
+func rotateAVX512(x *float32, cos *float32, sin *float32, half int, heads int, dim int)
+
+// narrowAVX512 is tier.narrow for n elements, a multiple of 16.
+//
+//go:noescape
+func narrowAVX512(dst *uint16, src *float32, n int)
+
+// prefetchAVX512 is tier.prefetch for n bytes.
+//
+//go:noescape
+func prefetchAVX512(p *byte, n int)
+
 // readLoopAVX512 reads n bytes, a multiple of 512, and discards them: the ceiling for streaming weights.
 //
 //go:noescape

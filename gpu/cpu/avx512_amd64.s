@@ -12599,6 +12599,150 @@ vectors_done:
 	VZEROUPPER
 	RET
 
+// func rotateAVX512(x *float32, cos *float32, sin *float32, half int, heads int, dim int)
+// Requires: AVX, AVX512F
+TEXT ·rotateAVX512(SB), NOSPLIT, $0-48
+	MOVQ x+0(FP), AX
+	MOVQ heads+32(FP), CX
+	MOVQ dim+40(FP), DX
+	SHLQ $0x02, DX
+
+heads:
+	CMPQ CX, $0x00000001
+	JLT  heads_done
+	MOVQ cos+8(FP), DI
+	MOVQ sin+16(FP), R8
+	MOVQ half+24(FP), R9
+	MOVQ AX, SI
+	LEAQ (SI)(R9*4), BX
+
+vectors:
+	CMPQ    R9, $0x00000010
+	JLT     vectors_done
+	VMOVUPS (SI), Z0
+	VMOVUPS (BX), Z1
+	VMOVUPS (DI), Z2
+	VMOVUPS (R8), Z3
+	VMULPS  Z1, Z3, Z4
+	VMULPS  Z0, Z3, Z3
+	VMULPS  Z0, Z2, Z0
+	VSUBPS  Z4, Z0, Z0
+	VMULPS  Z1, Z2, Z1
+	VADDPS  Z3, Z1, Z1
+	VMOVUPS Z0, (SI)
+	VMOVUPS Z1, (BX)
+	ADDQ    $0x40, SI
+	ADDQ    $0x40, BX
+	ADDQ    $0x40, DI
+	ADDQ    $0x40, R8
+	SUBQ    $0x00000010, R9
+	JMP     vectors
+
+vectors_done:
+	ADDQ DX, AX
+	SUBQ $0x00000001, CX
+	JMP  heads
+
+heads_done:
+	VZEROUPPER
+	RET
+
+// func narrowAVX512(dst *uint16, src *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·narrowAVX512(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+
+vectors:
+	CMPQ      DX, $0x00000010
+	JLT       vectors_done
+	VMOVUPS   (CX), Z0
+	VPSRLD    $0x10, Z0, Z2
+	VPANDD    narrowOneAVX512<>+0(SB), Z2, Z1
+	VPORD     narrowQuietAVX512<>+0(SB), Z2, Z2
+	VPADDD    narrowBiasAVX512<>+0(SB), Z1, Z1
+	VPADDD    Z0, Z1, Z1
+	VPSRLD    $0x10, Z1, Z1
+	VCMPPS    $0x03, Z0, Z0, K1
+	VMOVDQA32 Z2, K1, Z1
+	VPMOVDW   Z1, (AX)
+	ADDQ      $0x40, CX
+	ADDQ      $0x20, AX
+	SUBQ      $0x00000010, DX
+	JMP       vectors
+
+vectors_done:
+	VZEROUPPER
+	RET
+
+DATA narrowOneAVX512<>+0(SB)/4, $0x00000001
+DATA narrowOneAVX512<>+4(SB)/4, $0x00000001
+DATA narrowOneAVX512<>+8(SB)/4, $0x00000001
+DATA narrowOneAVX512<>+12(SB)/4, $0x00000001
+DATA narrowOneAVX512<>+16(SB)/4, $0x00000001
+DATA narrowOneAVX512<>+20(SB)/4, $0x00000001
+DATA narrowOneAVX512<>+24(SB)/4, $0x00000001
+DATA narrowOneAVX512<>+28(SB)/4, $0x00000001
+DATA narrowOneAVX512<>+32(SB)/4, $0x00000001
+DATA narrowOneAVX512<>+36(SB)/4, $0x00000001
+DATA narrowOneAVX512<>+40(SB)/4, $0x00000001
+DATA narrowOneAVX512<>+44(SB)/4, $0x00000001
+DATA narrowOneAVX512<>+48(SB)/4, $0x00000001
+DATA narrowOneAVX512<>+52(SB)/4, $0x00000001
+DATA narrowOneAVX512<>+56(SB)/4, $0x00000001
+DATA narrowOneAVX512<>+60(SB)/4, $0x00000001
+GLOBL narrowOneAVX512<>(SB), RODATA|NOPTR, $64
+
+DATA narrowBiasAVX512<>+0(SB)/4, $0x00007fff
+DATA narrowBiasAVX512<>+4(SB)/4, $0x00007fff
+DATA narrowBiasAVX512<>+8(SB)/4, $0x00007fff
+DATA narrowBiasAVX512<>+12(SB)/4, $0x00007fff
+DATA narrowBiasAVX512<>+16(SB)/4, $0x00007fff
+DATA narrowBiasAVX512<>+20(SB)/4, $0x00007fff
+DATA narrowBiasAVX512<>+24(SB)/4, $0x00007fff
+DATA narrowBiasAVX512<>+28(SB)/4, $0x00007fff
+DATA narrowBiasAVX512<>+32(SB)/4, $0x00007fff
+DATA narrowBiasAVX512<>+36(SB)/4, $0x00007fff
+DATA narrowBiasAVX512<>+40(SB)/4, $0x00007fff
+DATA narrowBiasAVX512<>+44(SB)/4, $0x00007fff
+DATA narrowBiasAVX512<>+48(SB)/4, $0x00007fff
+DATA narrowBiasAVX512<>+52(SB)/4, $0x00007fff
+DATA narrowBiasAVX512<>+56(SB)/4, $0x00007fff
+DATA narrowBiasAVX512<>+60(SB)/4, $0x00007fff
+GLOBL narrowBiasAVX512<>(SB), RODATA|NOPTR, $64
+
+DATA narrowQuietAVX512<>+0(SB)/4, $0x00000040
+DATA narrowQuietAVX512<>+4(SB)/4, $0x00000040
+DATA narrowQuietAVX512<>+8(SB)/4, $0x00000040
+DATA narrowQuietAVX512<>+12(SB)/4, $0x00000040
+DATA narrowQuietAVX512<>+16(SB)/4, $0x00000040
+DATA narrowQuietAVX512<>+20(SB)/4, $0x00000040
+DATA narrowQuietAVX512<>+24(SB)/4, $0x00000040
+DATA narrowQuietAVX512<>+28(SB)/4, $0x00000040
+DATA narrowQuietAVX512<>+32(SB)/4, $0x00000040
+DATA narrowQuietAVX512<>+36(SB)/4, $0x00000040
+DATA narrowQuietAVX512<>+40(SB)/4, $0x00000040
+DATA narrowQuietAVX512<>+44(SB)/4, $0x00000040
+DATA narrowQuietAVX512<>+48(SB)/4, $0x00000040
+DATA narrowQuietAVX512<>+52(SB)/4, $0x00000040
+DATA narrowQuietAVX512<>+56(SB)/4, $0x00000040
+DATA narrowQuietAVX512<>+60(SB)/4, $0x00000040
+GLOBL narrowQuietAVX512<>(SB), RODATA|NOPTR, $64
+
+// func prefetchAVX512(p *byte, n int)
+// Requires: MMX+
+TEXT ·prefetchAVX512(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ n+8(FP), CX
+
+line:
+	PREFETCHT0 (AX)
+	ADDQ       $0x40, AX
+	SUBQ       $0x40, CX
+	JG         line
+	RET
+
 // func readLoopAVX512(p *byte, n int)
 // Requires: AVX, AVX512F
 TEXT ·readLoopAVX512(SB), NOSPLIT, $0-16

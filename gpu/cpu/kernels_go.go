@@ -19,6 +19,9 @@ var goTier = tier{
 		gpu.F16:  {{tokens: 1, panels: 1, many: panelF16, one: panelF16}},
 		gpu.F32:  {{tokens: 1, panels: 1, many: panelF32, one: panelF32}},
 	},
+	rotate:      rotate,
+	narrow:      narrow,
+	prefetch:    func([]byte) {}, // Go has no way to say it
 	interleave4: interleave4,
 	transpose:   [kvFormats]func(dst *float32, src, ahead *byte, dim int){kvF32: transposeF32, kvBF16: transposeBF16},
 	rows: []rowKernel{{rows: 1, scores: scoresRow,
@@ -84,6 +87,26 @@ func panelF32(out *float32, _ uintptr, w *byte, _ uintptr, x *float32, k, mode i
 			s3 += v * row[3]
 		}
 		finishPanel(out, r, mode, [4]float32{s0, s1, s2, s3})
+	}
+}
+
+func rotate(heads, cos, sin []float32, dim int) {
+	half := len(cos)
+	sin = sin[:half]
+	for ; len(heads) >= dim; heads = heads[dim:] {
+		low, high := heads[:half], heads[half:][:half]
+		for i, c := range cos {
+			u, v, s := low[i], high[i], sin[i]
+			low[i] = u*c - v*s
+			high[i] = v*c + u*s
+		}
+	}
+}
+
+func narrow(dst []uint16, src []float32) {
+	dst = dst[:len(src)]
+	for i, v := range src {
+		dst[i] = toBF16(v)
 	}
 }
 

@@ -37,7 +37,15 @@ func (p *ropeTableTask) run(_, from, to int) {
 }
 
 // rope executes gpu.RoPE.
-func (d *Device) rope(a *gpu.RoPE) error {
+func (d *Device) rope(t *tier, a *gpu.RoPE) error {
+	p := &d.work.rope
+	*p = d.ropeTask(t, a)
+	d.share(p, a.X.Dims[0], p.ns(a.X.Dims[0]))
+	*p = ropeTask{}
+	return nil
+}
+
+func (d *Device) ropeTask(t *tier, a *gpu.RoPE) ropeTask {
 	tokens, stride, half := a.X.Dims[0], a.X.Dims[1], a.Cos.Dims[1]
 	mustShape(gpu.OpRoPE, "X", a.X, tokens, stride)
 	mustShape(gpu.OpRoPE, "Cos", a.Cos, tokens, half)
@@ -46,41 +54,33 @@ func (d *Device) rope(a *gpu.RoPE) error {
 		panic(fmt.Sprintf("cpu: rope: %d heads of %d at column %d of %v, rotating %d",
 			a.Heads, a.HeadDim, a.Column, a.X, 2*half))
 	}
-	p := &d.work.rope
-	*p = ropeTask{x: d.Float32s(a.X), cos: d.Float32s(a.Cos), sin: d.Float32s(a.Sin),
+	return ropeTask{tier: t, x: d.Float32s(a.X), cos: d.Float32s(a.Cos), sin: d.Float32s(a.Sin),
 		stride: stride, half: half, column: a.Column, heads: a.Heads, headDim: a.HeadDim}
-	d.share(p, tokens, float64(tokens*a.Heads*half))
-	*p = ropeTask{}
-	return nil
 }
 
 type ropeTask struct {
+	tier                                 *tier
 	x, cos, sin                          []float32
 	stride, half, column, heads, headDim int
 }
 
+// ns estimates the work of some tokens.
+func (p *ropeTask) ns(tokens int) float64 {
+	return 4 * float64(tokens*p.heads*p.half) / p.tier.macsPerNs
+}
+
 func (p *ropeTask) run(_, from, to int) {
+	if p.heads == 0 || p.half == 0 {
+		return
+	}
 	for t := from; t < to; t++ {
-		cos, sin := p.cos[t*p.half:][:p.half], p.sin[t*p.half:][:p.half]
-		for h := range p.heads {
-			head := p.x[t*p.stride+p.column+h*p.headDim:][:2*p.half]
-			low, high := head[:len(cos)], head[len(cos):][:len(cos)]
-			for i, c := range cos {
-				u, v, s := low[i], high[i], sin[i]
-				low[i] = u*c - v*s
-				high[i] = v*c + u*s
-			}
-		}
+		heads := p.x[t*p.stride+p.column:][:p.heads*p.headDim]
+		p.tier.rotate(heads, p.cos[t*p.half:][:p.half], p.sin[t*p.half:][:p.half], p.headDim)
 	}
 }
 
-// kvWrite executes gpu.KVWrite.
-func (d *Device) kvWrite(a *gpu.KVWrite) error {
-	if a.RoPE != nil {
-		if err := d.Launch(gpu.OpRoPE, a.RoPE); err != nil {
-			return err
-		}
-	}
+// kvWrite executes gpu.KVWrite, a work item being a token.
+func (d *Device) kvWrite(t *tier, a *gpu.KVWrite) error {
 	slots := d.Int32s(a.SlotMapping)
 	blocks, heads, blockSize, dim := a.KPool.Dims[0], a.KPool.Dims[1], a.KPool.Dims[2], a.KPool.Dims[3]
 	stride := a.KV.Dims[1]
@@ -92,35 +92,60 @@ func (d *Device) kvWrite(a *gpu.KVWrite) error {
 		}
 	}
 	p := &d.work.kvWrite
-	*p = kvWriteTask{kv: d.Float32s(a.KV), kPool: d.Float32s(a.KPool), vPool: d.Float32s(a.VPool), slots: slots,
-		stride: stride, kColumn: a.KColumn, vColumn: a.VColumn, heads: heads, blockSize: blockSize, dim: dim}
+	*p = kvWriteTask{tier: t, kv: d.Float32s(a.KV), kPool: d.bytes(a.KPool), vPool: d.bytes(a.VPool), format: kvFormatOf(gpu.OpKVWrite, a.KPool, a.VPool),
+		row: dim * a.KPool.DType.Size(), slots: slots, stride: stride, kColumn: a.KColumn, vColumn: a.VColumn, heads: heads, blockSize: blockSize, dim: dim}
 	// Places of different tokens are far apart: every copy waits for memory.
-	const copyNs = 150
-	d.share(p, len(slots), float64(len(slots)*heads*2*copyNs))
+	const copyNs = 100
+	ns := float64(len(slots) * heads * 2 * copyNs)
+	if a.RoPE != nil {
+		mustLen(gpu.OpKVWrite, "RoPE.X", a.RoPE.X, a.KV.Len())
+		p.rope = d.ropeTask(t, a.RoPE)
+		ns += p.rope.ns(len(slots))
+	}
+	d.share(p, len(slots), ns)
 	*p = kvWriteTask{}
 	return nil
 }
 
 type kvWriteTask struct {
-	kv, kPool, vPool                                []float32
+	tier                                            *tier
+	rope                                            ropeTask // of no heads if there is nothing to rotate
+	kv                                              []float32
+	kPool, vPool                                    []byte
+	format                                          kvFormat
+	row                                             int // bytes of a key in the pools
 	slots                                           []int32
 	stride, kColumn, vColumn, heads, blockSize, dim int
 }
 
-func (p *kvWriteTask) run(_, from, to int) {
+func (p *kvWriteTask) run(worker, from, to int) {
+	p.rope.run(worker, from, to)
 	for t := from; t < to; t++ {
 		slot := int(p.slots[t])
 		if slot == -1 {
 			continue
 		}
-		row := p.kv[t*p.stride:][:p.stride]
+		kv := p.kv[t*p.stride:][:p.stride]
 		block, offset := slot/p.blockSize, slot%p.blockSize
 		for h := range p.heads {
-			at := ((block*p.heads+h)*p.blockSize + offset) * p.dim
-			copy(p.kPool[at:at+p.dim], row[p.kColumn+h*p.dim:][:p.dim])
-			copy(p.vPool[at:at+p.dim], row[p.vColumn+h*p.dim:][:p.dim])
+			at := ((block*p.heads+h)*p.blockSize + offset) * p.row
+			p.store(p.kPool[at:][:p.row], kv[p.kColumn+h*p.dim:][:p.dim])
+			p.store(p.vPool[at:][:p.row], kv[p.vColumn+h*p.dim:][:p.dim])
+			if next := at + p.row; offset+1 < p.blockSize {
+				// Where the sequence's next token goes; by then it will be in cache.
+				p.tier.prefetch(p.kPool[next:][:p.row])
+				p.tier.prefetch(p.vPool[next:][:p.row])
+			}
 		}
 	}
+}
+
+func (p *kvWriteTask) store(to []byte, from []float32) {
+	if p.format == kvBF16 {
+		p.tier.narrow(cast[uint16](to), from)
+		return
+	}
+	copy(cast[float32](to), from)
 }
 
 // kvCopy executes gpu.KVCopy.

@@ -39,8 +39,6 @@ func (d *Device) registerAll(tierName string) {
 	simple(d, gpu.OpFeedTokens, (*Device).feedTokens)
 	simple(d, gpu.OpEmbed, (*Device).embed)
 	simple(d, gpu.OpRoPETable, (*Device).ropeTable)
-	simple(d, gpu.OpRoPE, (*Device).rope)
-	simple(d, gpu.OpKVWrite, (*Device).kvWrite)
 	simple(d, gpu.OpKVCopy, (*Device).kvCopy)
 	simple(d, gpu.OpAdd, (*Device).add)
 	simple(d, gpu.OpGatherRows, (*Device).gatherRows)
@@ -51,6 +49,8 @@ func (d *Device) registerAll(tierName string) {
 	for _, t := range tiers() {
 		tiered(d, gpu.OpRMSNorm, t, (*Device).rmsNorm)
 		tiered(d, gpu.OpMatMul, t, (*Device).matMul)
+		tiered(d, gpu.OpRoPE, t, (*Device).rope)
+		tiered(d, gpu.OpKVWrite, t, (*Device).kvWrite)
 		tiered(d, gpu.OpAttention, t, (*Device).attention)
 		tiered(d, gpu.OpActMul, t, (*Device).actMul)
 		tiered(d, gpu.OpMoEExperts, t, (*Device).moeExperts)

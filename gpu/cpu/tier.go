@@ -26,6 +26,13 @@ type tier struct {
 	// quant is what quantized weights take.
 	quant *quantTier
 
+	// rotate applies rotary positions to consecutive heads of dim elements: of each, the pairs
+	// (i, i+len(cos)) turn by the angles.
+	rotate func(heads, cos, sin []float32, dim int)
+	// narrow rounds to bfloat16, ties to even.
+	narrow func(dst []uint16, src []float32)
+	// prefetch hints that x, which is not empty, is used soon.
+	prefetch func(x []byte)
 	// interleave4 stores element i of four rows, of one length, at dst[i*width:].
 	interleave4 func(dst []float32, width int, a, b, c, d []float32)
 	// transpose turns a page of keys around: [16][dim] of a format to [dim][16]. dim is a

@@ -42,6 +42,22 @@ var avx2Tier = tier{
 			{tokens: 6, panels: 1, many: matmulF32T6P1AVX2, one: matmulF32T6P1AVX2},
 		},
 	},
+	rotate: func(heads, cos, sin []float32, dim int) {
+		half := len(cos)
+		if half == 0 || half%8 != 0 {
+			rotate(heads, cos, sin, dim)
+			return
+		}
+		rotateAVX2(&heads[0], &cos[0], &sin[:half][0], half, len(heads)/dim, dim)
+	},
+	narrow: func(dst []uint16, src []float32) {
+		whole := len(src) &^ 15
+		if whole > 0 {
+			narrowAVX2(&dst[:whole][0], &src[0], whole)
+		}
+		narrow(dst[whole:], src[whole:])
+	},
+	prefetch: func(x []byte) { prefetchAVX2(&x[0], len(x)) },
 	interleave4: func(dst []float32, width int, a, b, c, d []float32) {
 		whole := len(a) &^ 7
 		if whole > 0 {
@@ -139,6 +155,22 @@ var avx512Tier = tier{
 			{tokens: 12, panels: 2, many: matmulF32T12P2AVX512, one: matmulF32T12P1AVX512},
 		},
 	},
+	rotate: func(heads, cos, sin []float32, dim int) {
+		half := len(cos)
+		if half == 0 || half%16 != 0 {
+			avx2Tier.rotate(heads, cos, sin, dim)
+			return
+		}
+		rotateAVX512(&heads[0], &cos[0], &sin[:half][0], half, len(heads)/dim, dim)
+	},
+	narrow: func(dst []uint16, src []float32) {
+		whole := len(src) &^ 15
+		if whole > 0 {
+			narrowAVX512(&dst[:whole][0], &src[0], whole)
+		}
+		narrow(dst[whole:], src[whole:])
+	},
+	prefetch: func(x []byte) { prefetchAVX512(&x[0], len(x)) },
 	interleave4: func(dst []float32, width int, a, b, c, d []float32) {
 		whole := len(a) &^ 15
 		if whole > 0 {

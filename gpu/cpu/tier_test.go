@@ -114,6 +114,13 @@ func TestTwins(t *testing.T) {
 			}
 			exact(t, "scaleRow", odd, func(tr *tier, out []float32) { tr.scaleRow(out, odd, odd, 0.7, 1) }, tr)
 			exact(t, "addTo", odd, func(tr *tier, out []float32) { tr.addTo(out, odd) }, tr)
+			heads, angles := 1+rng.IntN(5), 1+rng.IntN(40)
+			rows := random(rng, heads*(2*angles+round%3), 1)
+			cos, sin := random(rng, angles, 1), random(rng, angles, 1)
+			exact(t, "rotate", rows, func(tr *tier, out []float32) {
+				copy(out, rows)
+				tr.rotate(out, cos, sin, len(rows)/heads)
+			}, tr)
 			four := [4][]float32{random(rng, len(odd), 1), random(rng, len(odd), 1), random(rng, len(odd), 1), random(rng, len(odd), 1)}
 			exact(t, "interleave4", make([]float32, 7*len(odd)), func(tr *tier, out []float32) {
 				tr.interleave4(out[2:], 7, four[0], four[1], four[2], four[3])
@@ -228,6 +235,39 @@ func TestHalf(t *testing.T) {
 			t.Fatalf("f16(%#04x) = %v, want %v", h, got, want)
 		}
 	}
+}
+
+// TestNarrow: the nearest bfloat16, in every tier.
+func TestNarrow(t *testing.T) {
+	var x []float32
+	for h := range 1 << 16 {
+		for _, low := range []uint32{0, 1, 0x7fff, 0x8000, 0x8001, 0xffff} {
+			x = append(x, math.Float32frombits(uint32(h)<<16|low))
+		}
+	}
+	eachTier(t, func(t *testing.T, tr *tier) {
+		got := make([]uint16, len(x))
+		tr.narrow(got, x)
+		for i, v := range x {
+			below, low := uint16(i/6), []float64{0, 1, 0x7fff, 0x8000, 0x8001, 0xffff}[i%6]
+			want := below
+			if low > 0x8000 || low == 0x8000 && below&1 == 1 {
+				want++
+			}
+			if v != v {
+				if w := bf16(got[i]); w == w {
+					t.Fatalf("NaN %#08x became %#04x", math.Float32bits(v), got[i])
+				}
+			} else if got[i] != want {
+				t.Fatalf("%#08x became %#04x, want %#04x", math.Float32bits(v), got[i], want)
+			}
+		}
+		odd := make([]uint16, 21)
+		tr.narrow(odd, x[6*0x3f80:][:21])
+		if !slices.Equal(odd, got[6*0x3f80:][:21]) {
+			t.Fatalf("21 elements became %x", odd)
+		}
+	})
 }
 
 func TestTanh(t *testing.T) {

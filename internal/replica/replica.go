@@ -3,10 +3,12 @@
 package replica
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,7 +39,9 @@ type Config struct {
 	KVBytesMax     int64 // default: a quarter of the free memory, at most KVBytesDefault
 	PipelineDepth  int
 	Policy         string
-	Quantize       string // see model.Options
+	Quantize       string    // see model.Options
+	KV             gpu.DType // see model.Options
+	KVAsStored     bool      // instead of KV: the checkpoint's own type, where the device has it
 	PrefixCacheOff bool
 	StepTimeMax    time.Duration // a step without a result for so long is recomputed
 	Apart          bool          // the actors share no mailbox, as if each ran in a process of its own
@@ -115,14 +119,17 @@ func (r *Replica) open(node *bus.Node, cfg Config, log zerolog.Logger) error {
 	if cfg.ContextMax < 1 || cfg.ContextMax > spec.ContextMax {
 		return schemas.Errorf(schemas.KindInvalid, "replica", "context_max is %d; expected 1 to the model's %d", cfg.ContextMax, spec.ContextMax).WithParam("context_max")
 	}
-	blockBytes := spec.KVBytesPerBlock(cfg.BlockSize, r.dev.Info().Compute)
+	if cfg.KVAsStored && slices.Contains(r.dev.Info().KV, spec.Stored) {
+		cfg.KV = spec.Stored
+	}
+	blockBytes := spec.KVBytesPerBlock(cfg.BlockSize, cmp.Or(cfg.KV, r.dev.Info().Compute))
 	if cfg.KVBlocks == 0 {
 		if cfg.KVBlocks, err = r.kvBlocks(cfg, blockBytes); err != nil {
 			return err
 		}
 	}
 	r.Model, err = model.Load(r.dev, cfg.Files, model.Options{SequencesMax: cfg.SequencesMax, TokensPerStepMax: cfg.TokensStepMax,
-		ContextMax: cfg.ContextMax, BlockSize: cfg.BlockSize, KVBlocks: cfg.KVBlocks, RoPEBF16: cfg.RoPEBF16, Quantize: cfg.Quantize}, cfg.Progress)
+		ContextMax: cfg.ContextMax, BlockSize: cfg.BlockSize, KVBlocks: cfg.KVBlocks, RoPEBF16: cfg.RoPEBF16, Quantize: cfg.Quantize, KV: cfg.KV}, cfg.Progress)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,8 @@ package model
 import (
 	"fmt"
 	"math"
+
+	"github.com/troupe-engine/troupe/gpu"
 )
 
 // architecture is one supported model family: the defaults of its transformers config class,
@@ -176,7 +178,7 @@ func (s *Spec) readGemma(c *object) {
 	s.OutputBias = s.QKVBias
 	s.AttentionScale = float32(invSqrt(c.number("query_pre_attn_scalar", 256, 1e-3, 1e6)))
 	s.EmbedScale = float32(math.Sqrt(float64(s.HiddenSize)))
-	if c.text(c.firstKey("dtype", "torch_dtype"), "") == "bfloat16" {
+	if s.Stored == gpu.BF16 {
 		// The scale has the weights' type where the model was trained, and in transformers.
 		s.EmbedScale = roundBF16(s.EmbedScale)
 	}

@@ -28,8 +28,9 @@ const (
 // Spec describes a decoder-only transformer. One forward pass executes every supported
 // architecture from it; nothing after the config asks which architecture it was.
 type Spec struct {
-	Architecture string // "LlamaForCausalLM", as config.json names it
-	ModelType    string // "llama"
+	Architecture string    // "LlamaForCausalLM", as config.json names it
+	ModelType    string    // "llama"
+	Stored       gpu.DType // what config.json calls the checkpoint's type: BF16, F16, F32 or, where it says nothing known, 0
 
 	VocabSize  int
 	HiddenSize int
@@ -173,11 +174,14 @@ func architectureOf(c *object) (*architecture, error) {
 	return nil, fmt.Errorf("config.json: architectures is %q; supported: %s", clip(names[0]), strings.Join(supported, ", "))
 }
 
+var storedTypes = map[string]gpu.DType{"bfloat16": gpu.BF16, "float16": gpu.F16, "float32": gpu.F32}
+
 // readCommon reads what every architecture has, with arch's defaults.
 func (s *Spec) readCommon(c *object, arch *architecture) {
 	if c.has("quantization_config") {
 		c.failf("quantization_config", "is set: pre-quantized checkpoints are not supported, use the F32, F16 or BF16 one")
 	}
+	s.Stored = storedTypes[c.text(c.firstKey("dtype", "torch_dtype"), "")]
 	s.VocabSize = c.required("vocab_size", 1, VocabMax)
 	s.HiddenSize = c.required("hidden_size", 1, HiddenMax)
 	layers := c.required("num_hidden_layers", 1, LayersMax)

@@ -1,11 +1,13 @@
 package model
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math"
+	"slices"
 
 	"github.com/troupe-engine/troupe/gpu"
 )
@@ -35,6 +37,8 @@ type Options struct {
 	// Quantize makes weights that are not quantized so when they are loaded: QuantizeQ8, QuantizeQ4 or, as
 	// they are stored, QuantizeOff. Norms, biases and experts' routers stay as they are.
 	Quantize string
+	// KV is the type of keys and values in their pools, one of gpu.Info.KV; 0 is the type that the device computes in.
+	KV gpu.DType
 	// RandomSeed, if not nil, draws the weights from a seed; files then need a config.json alone.
 	RandomSeed *uint64
 }
@@ -52,7 +56,7 @@ type Model struct {
 	// parameters counts the elements of all weights.
 	parameters int64
 
-	kPools, vPools []gpu.Tensor // per layer [blocks, kv_heads, block_size, D], compute type
+	kPools, vPools []gpu.Tensor // per layer [blocks, kv_heads, block_size, D], Options.KV
 	blockTables    gpu.Tensor   // [SequencesMax * blocksPerSequence] I32, row by slot
 	tableColumns   int          // blocks per sequence
 	lastToken      gpu.Tensor   // [SequencesMax] I32, the newest token of each slot
@@ -86,7 +90,7 @@ func Load(dev gpu.Device, files fs.FS, opts Options, progress func(done, total i
 
 // load is Load for a spec that was read, and in tests changed, before.
 func load(dev gpu.Device, files fs.FS, spec *Spec, opts Options, progress func(done, total int64)) (*Model, error) {
-	if err := opts.check(spec); err != nil {
+	if err := opts.check(spec, dev.Info()); err != nil {
 		return nil, err
 	}
 	file, err := opts.open(files)
@@ -104,7 +108,11 @@ func load(dev gpu.Device, files fs.FS, spec *Spec, opts Options, progress func(d
 }
 
 // check validates o and fills in what has a default.
-func (o *Options) check(s *Spec) error {
+func (o *Options) check(s *Spec, dev gpu.Info) error {
+	o.KV = cmp.Or(o.KV, dev.Compute)
+	if !slices.Contains(dev.KV, o.KV) {
+		return fmt.Errorf("model: %w: Options.KV is %v, %s has %v", gpu.ErrNotSupported, o.KV, dev.Name, dev.KV)
+	}
 	if o.ContextMax == 0 {
 		o.ContextMax = s.ContextMax
 	}
@@ -165,8 +173,8 @@ func (m *Model) allocate() error {
 		return t
 	}
 	for range s.Layers {
-		m.kPools = append(m.kPools, alloc(compute, o.KVBlocks, s.KVHeads, o.BlockSize, s.HeadDim))
-		m.vPools = append(m.vPools, alloc(compute, o.KVBlocks, s.KVHeads, o.BlockSize, s.HeadDim))
+		m.kPools = append(m.kPools, alloc(o.KV, o.KVBlocks, s.KVHeads, o.BlockSize, s.HeadDim))
+		m.vPools = append(m.vPools, alloc(o.KV, o.KVBlocks, s.KVHeads, o.BlockSize, s.HeadDim))
 	}
 	m.kvCopy.Pools = append(append([]gpu.Tensor(nil), m.kPools...), m.vPools...)
 	m.tableColumns = (o.ContextMax + o.BlockSize - 1) / o.BlockSize

@@ -52,6 +52,9 @@ func main() {
 	target.scaleRow()
 	target.addTo()
 	target.divide()
+	target.rotate()
+	target.narrow()
+	target.prefetch()
 	target.readLoop()
 	target.fmaLoop()
 	if *name == "avx2" { // the oldest instruction set hosts what needs none
