@@ -20,15 +20,16 @@ const instanceBytesMax = 64
 
 // Actor is a named set of endpoints on a node. Build it with NewActor and Handle, then Start it.
 type Actor struct {
-	node     *Node
-	service  string
-	instance schemas.Instance
-	doc      string
-	ports    []startable
-	micro    micro.Service
-	gate     gate
-	started  bool
-	stopping sync.Once
+	node       *Node
+	service    string
+	instance   schemas.Instance
+	doc        string
+	ports      []startable
+	micro      micro.Service
+	gate       gate
+	started    bool
+	ownJournal bool
+	stopping   sync.Once
 }
 
 type startable interface {
@@ -43,6 +44,10 @@ type startable interface {
 func NewActor(n *Node, service string, instance schemas.Instance, doc string) *Actor {
 	return &Actor{node: n, service: service, instance: instance, doc: doc, gate: gate{idle: make(chan struct{}, 1)}}
 }
+
+// JournalsItself says that what the actor is told is in a journal already, its own or that of an actor that it works
+// for: its deliveries are not noted a second time. Call before Start.
+func (a *Actor) JournalsItself() { a.ownJournal = true }
 
 // Name is service and instance: "scheduler.replica0".
 func (a *Actor) Name() string { return a.service + "." + string(a.instance) }

@@ -66,10 +66,11 @@ type Node struct {
 	account *server.Account
 	login   []nats.Option // how the process identifies itself to its own server
 
-	data   *nats.Conn // calls and streams
-	mirror *nats.Conn // taps: a slow recorder must not delay calls
-	taps   *tapper
-	wire   transport
+	data    *nats.Conn // calls and streams
+	mirror  *nats.Conn // taps: a slow recorder must not delay calls
+	taps    *tapper
+	journal *journal
+	wire    transport
 
 	mu     sync.Mutex
 	routes map[string][]any // subject -> *port[Req, Resp] that answer it here
@@ -140,6 +141,7 @@ func (n *Node) connect() (err error) {
 		return err
 	}
 	n.taps = newTapper(n.id, n.mirror, n.account.SubscriptionInterest, n.log)
+	n.journal = newJournal(n.id, n.mirror, n.account.SubscriptionInterest, n.log)
 	n.wire = natsTransport{n.data}
 	if n.opts.Faults != nil {
 		n.wire = n.opts.Faults.wrap(n.wire)
@@ -228,6 +230,7 @@ func (n *Node) Close() {
 	}
 	if n.taps != nil {
 		n.taps.close()
+		n.journal.close()
 	}
 	if n.data != nil {
 		_ = n.data.FlushTimeout(drainTimeout) // the last replies; an error means that nobody gets them

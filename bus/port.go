@@ -49,6 +49,8 @@ type port[Req, Resp any] struct {
 	owner           *Actor
 	ep              schemas.Endpoint[Req, Resp]
 	subject, shared string // with and without the instance
+	replySubject    string
+	journaled       bool // deliveries go to the node's journal
 	timeout         time.Duration
 	mailbox         Mailbox
 	concurrent      bool // the mailbox is a Pool
@@ -84,7 +86,9 @@ func (p *port[Req, Resp]) localStats() portStats {
 // of the service share, where a queue group picks one of them for each request.
 func (p *port[Req, Resp]) open(a *Actor, svc micro.Service) error {
 	p.request = a.node.taps.point(p.subject)
-	p.reply = a.node.taps.point(p.subject + schemas.ReplySuffix)
+	p.replySubject = p.subject + schemas.ReplySuffix
+	p.reply = a.node.taps.point(p.replySubject)
+	p.journaled = !a.ownJournal
 	p.inbox = newInbox(p.concurrent, p.answer)
 	if err := a.node.addRoute(p.subject, p, true); err != nil {
 		return err
@@ -136,6 +140,7 @@ func (p *port[Req, Resp]) drain() {
 // deliver runs the handler under its mailbox and mirrors both directions to the taps.
 func (p *port[Req, Resp]) deliver(ctx context.Context, req *Req) (*Resp, error) {
 	p.request.mirror(req)
+	p.journal(p.subject, req)
 	err := ctx.Err()
 	if err == nil {
 		call := p.pool.get()
@@ -145,6 +150,7 @@ func (p *port[Req, Resp]) deliver(ctx context.Context, req *Req) (*Resp, error) 
 			p.pool.put(call)
 			if failure == nil {
 				p.reply.mirror(resp)
+				p.journal(p.replySubject, resp)
 				return resp, nil
 			}
 			err = failure
@@ -154,7 +160,15 @@ func (p *port[Req, Resp]) deliver(ctx context.Context, req *Req) (*Resp, error) 
 	p.failed.Add(1)
 	e := p.fail(err)
 	p.reply.mirror(e)
+	p.journal(p.replySubject, e)
 	return nil, e
+}
+
+// journal notes a delivery of an actor that keeps no journal of its own.
+func (p *port[Req, Resp]) journal(subject string, message any) {
+	if p.journaled {
+		p.owner.node.journal.deliver(p.owner, subject, message)
+	}
 }
 
 // fail gives an error the name of the actor that reports it.

@@ -114,6 +114,8 @@ var (
 		"The scheduler's state for debugging and metrics.")
 	Policy = define[PolicyRequest, PolicyReply]("scheduler", "policy", askTimeout, 3,
 		"Show or choose the scheduling policy.")
+	Checkpoint = define[CheckpointRequest, CheckpointReply]("scheduler", "checkpoint", askTimeout, 1,
+		"Begin a new epoch and journal a state from which a replay can start.")
 
 	Reserve = define[ReserveRequest, ReserveReply]("memory", "reserve", hotTimeout, hotAttempts,
 		"Account for what changed since the last step and grant KV blocks to the rows of the next.")

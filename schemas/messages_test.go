@@ -45,6 +45,7 @@ func messages(t *testing.T) map[string]any {
 	}
 	add(reflect.TypeFor[Error]())
 	add(reflect.TypeFor[TensorHandle]())
+	add(reflect.TypeFor[JournalBatch]())
 	return found
 }
 

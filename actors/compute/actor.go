@@ -58,6 +58,7 @@ func New(node *bus.Node, mb bus.Mailbox, cfg Config, dev gpu.Device, m *model.Mo
 			queue: make(chan *schemas.StepPlan, QueuedMax), launched: make(chan *launch, QueuedMax)}}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.actor = bus.NewActor(node, "compute", cfg.Replica, "Executes step plans with a model on a device.")
+	a.actor.JournalsItself() // in its scheduler's
 	bus.Handle(a.actor, schemas.Execute, mb, a.execute)
 	bus.Handle(a.actor, schemas.Compile, bus.NewPool(compilersMax), a.compileGuide)
 	bus.Handle(a.actor, schemas.ComputeInfo, mb, func(context.Context, *schemas.InfoRequest) (*schemas.ComputeState, error) {

@@ -24,5 +24,6 @@ func New(node *bus.Node, mb bus.Mailbox, replica schemas.Instance, cfg Config) (
 	bus.Handle(a, schemas.MemoryInfo, mb, func(context.Context, *schemas.InfoRequest) (*schemas.MemoryState, error) {
 		return core.State(), nil
 	})
+	a.JournalsItself() // in its scheduler's
 	return a, nil
 }

@@ -67,6 +67,8 @@ func New(node *bus.Node, group *bus.Group, cfg Config, log zerolog.Logger) (*Act
 		return st, nil
 	})
 	bus.Handle(a.actor, schemas.Policy, group, a.policy)
+	bus.Handle(a.actor, schemas.Checkpoint, group, a.checkpoint)
+	a.actor.JournalsItself()
 	return a, nil
 }
 
@@ -124,6 +126,11 @@ func (a *Actor) policy(ctx context.Context, req *schemas.PolicyRequest) (*schema
 	return &schemas.PolicyReply{Active: a.core.policy.Name(), Policies: Policies()}, nil
 }
 
+func (a *Actor) checkpoint(ctx context.Context, _ *schemas.CheckpointRequest) (*schemas.CheckpointReply, error) {
+	p := a.step(ctx, CheckpointWanted{}).Checkpoint
+	return &schemas.CheckpointReply{Epoch: p.Epoch, NowNs: a.now(), Seqs: int32(len(p.Seqs))}, nil
+}
+
 // step gives the core an event, carries out what follows until the pipeline is full, and only then
 // hands on tokens: the device never waits for anybody's text. It returns the effects of the event itself.
 func (a *Actor) step(ctx context.Context, event Event) Effects {
@@ -162,7 +169,11 @@ func (a *Actor) step(ctx context.Context, event Event) Effects {
 
 // advance steps the core, and says so if that cost a step.
 func (a *Actor) advance(event Event) Effects {
-	fx := a.core.Step(a.now(), event)
+	now := a.now()
+	fx := a.core.Step(now, event)
+	if a.node.Journaling() {
+		a.node.Journal(schemas.JournalEntry{Actor: a.actor.Name(), Scheduler: JournalOf(now, event, &fx)})
+	}
 	if fx.Lost != nil {
 		a.log.Error().Err(fx.Lost).Msg("a step is lost; running sequences are recomputed")
 	}

@@ -67,16 +67,19 @@ type (
 	More struct{}
 	// PolicyChosen: the policy changes for all that is queued and running.
 	PolicyChosen struct{ Policy Policy }
+	// CheckpointWanted: somebody is about to record. Effects.Checkpoint is where a replay can start.
+	CheckpointWanted struct{}
 )
 
-func (Submitted) event()    {}
-func (Cancelled) event()    {}
-func (Granted) event()      {}
-func (Done) event()         {}
-func (Lost) event()         {}
-func (Tick) event()         {}
-func (More) event()         {}
-func (PolicyChosen) event() {}
+func (Submitted) event()        {}
+func (Cancelled) event()        {}
+func (Granted) event()          {}
+func (Done) event()             {}
+func (Lost) event()             {}
+func (Tick) event()             {}
+func (More) event()             {}
+func (PolicyChosen) event()     {}
+func (CheckpointWanted) event() {}
 
 // Effects is what the shell must do after an event, in field order.
 type Effects struct {
@@ -93,6 +96,8 @@ type Effects struct {
 	Accepted  *schemas.SubmitReply
 	Refused   *schemas.Error
 	Cancelled int32
+
+	Checkpoint *schemas.SchedulerCheckpoint
 
 	// Lost says why all that was in flight is given up, for the log.
 	Lost *schemas.Error
@@ -231,9 +236,7 @@ func NewCore(cfg Config, epoch schemas.Epoch) (*Core, error) {
 	c := &Core{cfg: cfg, policy: policy, epoch: epoch, alive: map[schemas.SeqID]*Sequence{},
 		contextMax: int32(min(int64(cfg.ContextMax), int64(cfg.Blocks)*int64(cfg.BlockSize)))}
 	c.recent.max = cfg.RecentlyDoneMax
-	for slot := schemas.Slot(cfg.SequencesMax) - 1; slot >= 0; slot-- {
-		c.slots = append(c.slots, slot)
-	}
+	c.freeAllSlots()
 	return c, nil
 }
 
@@ -263,6 +266,8 @@ func (c *Core) Step(nowNs int64, event Event) Effects {
 	case More:
 	case PolicyChosen:
 		c.setPolicy(e.Policy)
+	case CheckpointWanted:
+		fx.Checkpoint = c.checkpoint()
 	default:
 		panic(fmt.Sprintf("scheduler: unknown event %T", event))
 	}

@@ -26,6 +26,12 @@ func TestRandomHistories(t *testing.T) {
 }
 
 func randomHistory(t *testing.T, seed uint64) *world {
+	t.Helper()
+	return randomHistoryWith(t, seed, func(*world) {}, func(*world) {})
+}
+
+// randomHistoryWith is a random history that begin prepares and whose every turn starts with turn.
+func randomHistoryWith(t *testing.T, seed uint64, begin, turn func(*world)) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	between := func(low, high int) int32 { return int32(low + rng.IntN(high-low+1)) }
 	t.Helper()
@@ -41,10 +47,12 @@ func randomHistory(t *testing.T, seed uint64) *world {
 		cfg.Policy = "priority"
 	}
 	w := newWorld(t, cfg)
+	begin(w)
 	next := uint32(0)
 	var known []*schemas.SubmitRequest
 	for range 120 {
 		w.now += int64(rng.IntN(1e9))
+		turn(w)
 		switch n := rng.IntN(100); {
 		case n < 25:
 			next++

@@ -212,10 +212,7 @@ func (c *Core) embedded(s *Sequence, embedding *schemas.Embedding) {
 	c.end(s)
 }
 
-// lost recovers from a step that memory or compute did not do: a new epoch makes both forget
-// everything, and every running sequence is recomputed from its tokens. Sampling depends only on seed
-// and position, so the tokens that were in flight come out the same. A sequence that was part of too many
-// lost steps without getting on ends with the error: it may be what breaks them.
+// lost recovers from a step that memory or compute did not do. A sequence that was part of too many lost steps without getting on ends with the error: it may be what breaks them.
 func (c *Core) lost(err *schemas.Error) {
 	c.count.stepErrors++
 	c.lostBy = err
@@ -223,7 +220,6 @@ func (c *Core) lost(err *schemas.Error) {
 	for _, f := range c.flights {
 		for _, s := range f.rows {
 			suspects[s] = true
-			s.inFlight, s.pending = 0, 0
 		}
 	}
 	if c.asked != nil {
@@ -231,15 +227,8 @@ func (c *Core) lost(err *schemas.Error) {
 			suspects[s] = true
 		}
 	}
-	c.epoch++
-	// Memory hears of it with the next rows or, if there are none, at once; but it is not asked for ever.
-	c.forget = c.asked == nil || len(c.asked.rows) > 0
-	c.flights, c.asked, c.release = nil, nil, nil
-	for _, s := range slices.Clone(c.running) {
-		c.preempt(s)
-	}
+	c.restart()
 	for _, s := range slices.Clone(c.waiting) {
-		s.admitted, s.learned = false, 0
 		if suspects[s] {
 			if s.recoveries++; s.recoveries > c.cfg.RecoveriesMax {
 				c.fail(s, err)

@@ -23,6 +23,16 @@ type world struct {
 	now    int64
 
 	answers map[schemas.SeqID]*answer
+	journal func(*schemas.SchedulerStep) // nil: nobody listens
+}
+
+// step steps the core and, as the shell does, journals that.
+func (w *world) step(e Event) Effects {
+	fx := w.core.Step(w.now, e)
+	if w.journal != nil {
+		w.journal(JournalOf(w.now, e, &fx))
+	}
+	return fx
 }
 
 // answer is what a sequence has emitted.
@@ -61,7 +71,7 @@ func newWorld(t testing.TB, cfg Config) *world {
 // event steps the core and performs the effects as the shell does. It returns the plans it queued.
 func (w *world) event(e Event) (first Effects, plans []*schemas.StepPlan) {
 	w.t.Helper()
-	fx := w.core.Step(w.now, e)
+	fx := w.step(e)
 	first = fx
 	w.take(fx.Emit)
 	for rounds := 0; fx.Reserve != nil || fx.Execute != nil; rounds++ {
@@ -76,11 +86,11 @@ func (w *world) event(e Event) (first Effects, plans []*schemas.StepPlan) {
 			if err := w.memory.Check(); err != nil {
 				w.t.Fatalf("memory: %v", err)
 			}
-			fx = w.core.Step(w.now, Granted{reply})
+			fx = w.step(Granted{reply})
 		} else {
 			plans = append(plans, fx.Execute)
 			w.queue = append(w.queue, fx.Execute)
-			fx = w.core.Step(w.now, More{})
+			fx = w.step(More{})
 		}
 		w.take(fx.Emit)
 	}

@@ -1,0 +1,119 @@
+package scheduler
+
+import (
+	"slices"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// restart begins a new epoch: memory and compute forget everything, and every running sequence is recomputed from its
+// tokens. Sampling depends only on seed and position, so the tokens that were in flight come out the same.
+func (c *Core) restart() {
+	for _, f := range c.flights {
+		for _, s := range f.rows {
+			s.inFlight, s.pending = 0, 0
+		}
+	}
+	c.epoch++
+	// Memory hears of it with the next rows or, if there are none, at once; but it is not asked for ever.
+	c.forget = c.asked == nil || len(c.asked.rows) > 0
+	c.flights, c.asked, c.release = nil, nil, nil
+	for _, s := range slices.Clone(c.running) {
+		c.preempt(s)
+	}
+	for _, s := range c.waiting {
+		s.admitted, s.learned = false, 0
+	}
+}
+
+// checkpoint begins a new epoch and describes the core as it is then. A core that is restored from that goes on as
+// this one does.
+func (c *Core) checkpoint() *schemas.SchedulerCheckpoint {
+	c.restart()
+	c.freeAllSlots() // their order depends on what ran before
+	c.headNs = 0
+	p := &schemas.SchedulerCheckpoint{Info: *c.Info(), ContextMax: c.cfg.ContextMax, RecoveriesMax: c.cfg.RecoveriesMax, StepTimeMaxMs: c.cfg.StepTimeMaxMs,
+		RecentlyDoneMax: int32(c.cfg.RecentlyDoneMax), Epoch: c.epoch, Step: c.step, Arrivals: c.arrivals}
+	for _, r := range slices.Concat(c.recent.ring[c.recent.next:], c.recent.ring[:c.recent.next]) {
+		p.Recent = append(p.Recent, uint64(r))
+	}
+	requests := map[schemas.RequestID]int32{}
+	for _, s := range c.waiting {
+		at, known := requests[s.request.Request]
+		if !known {
+			at = int32(len(p.Requests))
+			requests[s.request.Request] = at
+			p.Requests = append(p.Requests, *s.request)
+		}
+		logprobs := s.promptLogprobs
+		if logprobs != nil { // the core goes on to write into its own
+			l := *logprobs
+			l.Tokens, l.Values = slices.Clone(l.Tokens), slices.Clone(l.Values)
+			logprobs = &l
+		}
+		p.Seqs = append(p.Seqs, schemas.SeqCheckpoint{Seq: s.id, Request: at, Arrival: s.arrival, ArrivedNs: s.arrivedNs, MaxTokens: s.maxTokens,
+			Output: slices.Clone(s.output), Cached: s.cached, Started: s.started, Preemptions: s.preemptions, Recoveries: s.recoveries, PromptLogprobs: logprobs})
+	}
+	return p
+}
+
+// ConfigOf is the configuration that a checkpoint was made with.
+func ConfigOf(p *schemas.SchedulerCheckpoint) Config {
+	i := &p.Info
+	return Config{Model: i.Model, Replica: i.Replica, Device: i.Device, VocabSize: i.VocabSize, ContextMax: p.ContextMax, SequencesMax: i.SequencesMax,
+		WaitingMax: i.WaitingMax, TokensStepMax: i.TokensStepMax, BlockSize: i.BlockSize, Blocks: i.Blocks, PipelineDepth: i.PipelineDepth,
+		Policy: i.Policy, EndTokens: i.EndTokens, PrefixCacheOff: i.PrefixCacheOff, RecoveriesMax: p.RecoveriesMax, StepTimeMaxMs: p.StepTimeMaxMs,
+		RecentlyDoneMax: int(p.RecentlyDoneMax)}
+}
+
+// Restore makes a core that goes on from a checkpoint. The configuration may differ from the checkpoint's own, ConfigOf(p):
+// that is what an experiment changes. The core is as the checkpoint's event left it before it proposed a step: a More event
+// at the same time does that. Errors name the field of p.
+func Restore(cfg Config, p *schemas.SchedulerCheckpoint) (*Core, error) {
+	c, err := NewCore(cfg, p.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	c.step, c.arrivals, c.forget = p.Step, p.Arrivals, true
+	for _, id := range p.Recent {
+		c.recent.add(schemas.RequestID(id))
+	}
+	bad := func(param, format string, args ...any) error {
+		return schemas.Errorf(schemas.KindInvalid, "restore", param+": "+format, args...).WithParam(param)
+	}
+	for i := range p.Seqs {
+		q := &p.Seqs[i]
+		if q.Request < 0 || int(q.Request) >= len(p.Requests) {
+			return nil, bad("seqs", "element %d is of request %d of %d", i, q.Request, len(p.Requests))
+		}
+		r := &p.Requests[q.Request]
+		if q.Seq.Request() != r.Request || c.alive[q.Seq] != nil || len(r.Tokens) == 0 {
+			return nil, bad("seqs", "element %d, sequence %s, is twice there, has no prompt or is not of its request %s", i, q.Seq, r.Request)
+		}
+		s := &Sequence{id: q.Seq, request: r, arrival: q.Arrival, arrivedNs: q.ArrivedNs, maxTokens: q.MaxTokens, output: slices.Clone(q.Output),
+			slot: noSlot, cached: q.Cached, started: q.Started, preemptions: q.Preemptions, recoveries: q.Recoveries}
+		if l := q.PromptLogprobs; l != nil {
+			own := *l
+			own.Tokens, own.Values = slices.Clone(l.Tokens), slices.Clone(l.Values)
+			s.promptLogprobs = &own
+		}
+		c.alive[s.id] = s
+		c.waiting = append(c.waiting, s)
+	}
+	for _, s := range c.waiting {
+		if s.id.Choice() > 0 {
+			if s.parent = c.alive[s.request.Request.Seq(0)]; s.parent == nil {
+				s.parent = &Sequence{id: s.request.Request.Seq(0), request: s.request, ended: true}
+			}
+		}
+	}
+	c.setPolicy(c.policy)
+	return c, nil
+}
+
+func (c *Core) freeAllSlots() {
+	c.slots = c.slots[:0]
+	for slot := schemas.Slot(c.cfg.SequencesMax) - 1; slot >= 0; slot-- {
+		c.slots = append(c.slots, slot)
+	}
+}

@@ -1,0 +1,158 @@
+package bus
+
+import (
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+const (
+	// JournalQueueMax bounds the entries that wait to be published. Beyond it entries are dropped, which the gap in
+	// their numbers shows; the actors never wait.
+	JournalQueueMax = 64 << 10
+	// journalLinger is how long entries wait for others to travel with: a message for each would cost more than the
+	// actors' own work.
+	journalLinger = 5 * time.Millisecond
+	// journalBatchMax is how many entries travel together at most.
+	journalBatchMax = 256
+)
+
+// journal publishes what a node's actors were told and decided, while somebody listens. Messages are immutable once sent,
+// so encoding waits for a goroutine of its own.
+type journal struct {
+	node       schemas.NodeID
+	subject    string
+	conn       *nats.Conn
+	interested func(subject string) bool
+	log        zerolog.Logger
+	start      time.Time
+
+	mu      sync.Mutex
+	waiting []journaled
+	first   uint64 // number of waiting[0]
+	skipped uint64 // entries after waiting that were dropped
+	warned  bool
+
+	wake    chan struct{}
+	stop    chan struct{}
+	stopped sync.WaitGroup
+}
+
+// journaled is an entry before it is encoded.
+type journaled struct {
+	entry   schemas.JournalEntry
+	message any // of a Delivery
+}
+
+func newJournal(node schemas.NodeID, conn *nats.Conn, interested func(string) bool, log zerolog.Logger) *journal {
+	j := &journal{node: node, subject: schemas.JournalPrefix + string(node), conn: conn, interested: interested, log: log,
+		start: time.Now(), first: 1, wake: make(chan struct{}, 1), stop: make(chan struct{})}
+	j.stopped.Add(1)
+	go j.publish()
+	return j
+}
+
+// Journaling says whether somebody listens to the node's journal: only then are entries worth making.
+func (n *Node) Journaling() bool { return n.journal.interested(n.journal.subject) }
+
+// Journal adds an entry and sets its clocks. Like every message, what it points to does not change afterwards.
+func (n *Node) Journal(e schemas.JournalEntry) { n.journal.add(journaled{entry: e}) }
+
+func (j *journal) add(x journaled) {
+	now := time.Now()
+	x.entry.UnixNs, x.entry.MonoNs = now.UnixNano(), now.Sub(j.start).Nanoseconds()
+	j.mu.Lock()
+	if len(j.waiting) < JournalQueueMax {
+		j.waiting = append(j.waiting, x)
+	} else {
+		j.skipped++
+	}
+	warn := j.skipped > 0 && !j.warned
+	j.warned = j.warned || warn
+	j.mu.Unlock()
+	if warn {
+		j.log.Warn().Int("queue_max", JournalQueueMax).Msg("the journal falls behind: entries are dropped (their numbers are skipped)")
+	}
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
+}
+
+// deliver adds what an actor got, or its reply.
+func (j *journal) deliver(to *Actor, subject string, message any) {
+	if j.interested(j.subject) {
+		j.add(journaled{schemas.JournalEntry{Actor: to.Name(), Delivery: &schemas.Delivery{Subject: subject}}, message})
+	}
+}
+
+func (j *journal) publish() {
+	defer j.stopped.Done()
+	for stopping := false; !stopping; {
+		select {
+		case <-j.wake:
+		case <-j.stop:
+			stopping = true
+		}
+		if !stopping {
+			select {
+			case <-time.After(journalLinger):
+			case <-j.stop:
+				stopping = true
+			}
+		}
+		j.mu.Lock()
+		entries, number := j.waiting, j.first
+		j.waiting, j.first, j.skipped = nil, number+uint64(len(entries))+j.skipped, 0
+		j.mu.Unlock()
+		j.send(entries, number)
+	}
+	_ = j.conn.FlushTimeout(drainTimeout)
+}
+
+// send publishes successive entries, the first of which has the number.
+func (j *journal) send(entries []journaled, number uint64) {
+	for len(entries) > 0 {
+		n := min(len(entries), journalBatchMax)
+		j.sendBatch(entries[:n], number)
+		entries, number = entries[n:], number+uint64(n)
+	}
+}
+
+func (j *journal) sendBatch(entries []journaled, number uint64) {
+	batch := schemas.JournalBatch{Version: schemas.JournalVersion, Node: j.node, Build: BuildVersion, Number: number, Entries: make([]schemas.JournalEntry, len(entries))}
+	for i, x := range entries {
+		if x.message != nil {
+			body, err := msgpackEncoding.encode(x.message)
+			if err != nil {
+				j.log.Error().Err(err).Str("subject", x.entry.Delivery.Subject).Msg("cannot journal a delivery")
+			}
+			x.entry.Delivery.Message = body
+		}
+		batch.Entries[i] = x.entry
+	}
+	body, err := msgpackEncoding.encode(&batch)
+	if err == nil && int64(len(body)) > j.conn.MaxPayload() {
+		if half := len(entries) / 2; half > 0 {
+			j.sendBatch(entries[:half], number)
+			j.sendBatch(entries[half:], number+uint64(half))
+			return
+		}
+		err = tooLarge("journal entry", len(body), j.conn.MaxPayload())
+	}
+	if err == nil {
+		err = j.conn.Publish(j.subject, body)
+	}
+	if err != nil {
+		j.log.Warn().Err(err).Uint64("number", number).Int("entries", len(entries)).Msg("journal entries are lost")
+	}
+}
+
+func (j *journal) close() {
+	close(j.stop)
+	j.stopped.Wait()
+}
