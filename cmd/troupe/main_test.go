@@ -47,6 +47,10 @@ func TestMistakesHaveExitCodesAndHints(t *testing.T) {
 		{[]string{"run", "--temperature", "-1", "x"}, 1, []string{"temperature is -1"}},
 		{[]string{"run", "--nats", "nats://127.0.0.1:1", "x"}, 1, []string{"nats://127.0.0.1:1", "hint: is `troupe serve` running there?"}},
 		{[]string{"schema", "inf.v1.caht"}, 1, []string{"inf.v1.caht", "did you mean inf.v1.chat?"}},
+		{[]string{"quantize", "troupe-tiny"}, 2, []string{"-o FILE.gguf", "hint: troupe quantize --help"}},
+		{[]string{"quantize", "troupe-tiny", "-o", "x.bin"}, 2, []string{"x.bin", ".gguf"}},
+		{[]string{"quantize", "/nowhere", "-o", "x.gguf"}, 1, []string{"/nowhere"}},
+		{[]string{"quantize", "troupe-tiny", "-o", file + ".gguf", "--type", "q1"}, 1, []string{`"q1"`, "q8"}},
 		{[]string{"verify", t.TempDir()}, 1, []string{"golden.json", "docs/verify.md"}},
 	} {
 		_, stderr, code := command(t, c.args...)

@@ -3,8 +3,6 @@ package model
 import (
 	"errors"
 	"fmt"
-	"runtime"
-	"sync"
 
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/gguf"
@@ -114,27 +112,6 @@ func convert(t checkpoint.Tensor, to gguf.Type, k int) ([]byte, error) {
 			return out, nil
 		}
 	}
-	rows := len(t.Data) / t.Type.Bytes(k)
-	out := make([]byte, rows*to.Bytes(k))
-	workers := min(runtime.GOMAXPROCS(0), rows)
-	errs := make([]error, workers)
-	var done sync.WaitGroup
-	for w := range workers {
-		done.Go(func() { errs[w] = convertRows(out, t, to, k, rows*w/workers, rows*(w+1)/workers) })
-	}
-	done.Wait()
-	return out, errors.Join(errs...)
-}
-
-// convertRows converts rows [from, end) in place in out.
-func convertRows(out []byte, t checkpoint.Tensor, to gguf.Type, k, from, end int) error {
-	values := make([]float32, k)
-	for row := from; row < end; row++ {
-		gguf.Dequantize(t.Type, values, t.Data[row*t.Type.Bytes(k):][:t.Type.Bytes(k)])
-		at, size := row*to.Bytes(k), to.Bytes(k)
-		if _, err := gguf.Quantize(to, out[at:at:at+size], values); err != nil {
-			return fmt.Errorf("row %d: %w", row, err)
-		}
-	}
-	return nil
+	out := make([]byte, len(t.Data)/t.Type.Bytes(k)*to.Bytes(k))
+	return out, gguf.ConvertRows(out, to, t.Data, t.Type, k)
 }

@@ -46,7 +46,7 @@ func familyOf(f *gguf.File) (string, family, error) {
 	}
 	fam, ok := families[arch]
 	if !ok {
-		m.failf("metadata \"general.architecture\" is %q, supported are %s", clip(arch), strings.Join(slices.Sorted(maps.Keys(families)), ", "))
+		m.failf("metadata \"general.architecture\" is %q, supported are %s and %s", clip(arch), ArchiveArchitecture, strings.Join(slices.Sorted(maps.Keys(families)), ", "))
 	}
 	return arch, fam, m.err()
 }

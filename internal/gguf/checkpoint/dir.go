@@ -23,7 +23,13 @@ const FileName = "model.gguf"
 type Dir struct {
 	files fs.FS
 	name  string
-	texts func() (map[string][]byte, error)
+	texts func() (map[string]text, error)
+}
+
+// text is a file made of the metadata, or what is wrong with that.
+type text struct {
+	data []byte
+	err  error
 }
 
 var _ fs.ReadDirFS = (*Dir)(nil)
@@ -39,13 +45,16 @@ func NewDirFS(files fs.FS, name string) *Dir {
 }
 
 // describe makes the files that stand for the metadata.
-func (d *Dir) describe() (map[string][]byte, error) {
+func (d *Dir) describe() (map[string]text, error) {
 	f, err := gguf.OpenFS(d.files, d.name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close() // nothing made from it aliases it
-	texts := map[string][]byte{}
+	if isArchive(f) {
+		return archived(f)
+	}
+	texts := map[string]text{}
 	for name, make := range map[string]func(*gguf.File) (map[string]any, error){
 		"config.json":            config,
 		"generation_config.json": generation,
@@ -53,16 +62,13 @@ func (d *Dir) describe() (map[string][]byte, error) {
 		"tokenizer_config.json":  tokenizerConfig,
 	} {
 		value, err := make(f)
-		if err != nil {
-			return nil, err
-		}
-		var text bytes.Buffer
-		enc := json.NewEncoder(&text)
+		var b bytes.Buffer
+		enc := json.NewEncoder(&b)
 		enc.SetEscapeHTML(false)
-		if err := enc.Encode(value); err != nil {
-			return nil, err
+		if err == nil {
+			err = enc.Encode(value)
 		}
-		texts[name] = text.Bytes()
+		texts[name] = text{b.Bytes(), err}
 	}
 	return texts, nil
 }
@@ -77,7 +83,7 @@ func (d *Dir) Open(name string) (fs.File, error) {
 		return d.files.Open(d.name)
 	case name == ".":
 		return fail(errors.New("is a directory; use ReadDir"))
-	case filepath.Ext(name) != ".json":
+	case !slices.Contains(ArchivedFiles, name):
 		return fail(fs.ErrNotExist)
 	}
 	texts, err := d.texts()
@@ -88,7 +94,10 @@ func (d *Dir) Open(name string) (fs.File, error) {
 	if !ok {
 		return fail(fs.ErrNotExist)
 	}
-	return &memoryFile{Reader: bytes.NewReader(text), name: name, size: int64(len(text))}, nil
+	if text.err != nil {
+		return nil, text.err
+	}
+	return &memoryFile{Reader: bytes.NewReader(text.data), name: name, size: int64(len(text.data))}, nil
 }
 
 // ReadDir implements fs.ReadDirFS.
@@ -106,7 +115,10 @@ func (d *Dir) ReadDir(name string) ([]fs.DirEntry, error) {
 	}
 	list := []fs.DirEntry{fs.FileInfoToDirEntry(memoryFile{name: FileName, size: info.Size()})}
 	for name, text := range texts {
-		list = append(list, fs.FileInfoToDirEntry(memoryFile{name: name, size: int64(len(text))}))
+		if text.err != nil {
+			return nil, text.err
+		}
+		list = append(list, fs.FileInfoToDirEntry(memoryFile{name: name, size: int64(len(text.data))}))
 	}
 	slices.SortFunc(list, func(a, b fs.DirEntry) int { return bytes.Compare([]byte(a.Name()), []byte(b.Name())) })
 	return list, nil

@@ -9,6 +9,9 @@
 // Gemma files have 1 added; experts, which GGUF stacks in one tensor; rotary scaling, which GGUF may store
 // as a tensor of factors; and the vocabulary, which GGUF spells as arrays.
 //
+// A file whose architecture is "troupe" is a Hugging Face directory in one file, as `troupe quantize` writes it: the
+// directory's own files in the metadata, and its tensors by their own names.
+//
 // Step 5. In: a GGUF file. Out: the files and tensors of a model. Next: actors/tokenizer and
 // actors/compute/model, which read them.
 package checkpoint

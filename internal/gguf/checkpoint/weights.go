@@ -61,6 +61,13 @@ func Open(files fs.FS, name string) (*Weights, error) {
 }
 
 func newWeights(f *gguf.File) (*Weights, error) {
+	if isArchive(f) {
+		w := &Weights{file: f, origin: map[string]source{}}
+		for _, t := range f.Tensors() {
+			w.add(t.Name, source{t.Name, -1})
+		}
+		return w, nil
+	}
 	arch, fam, err := familyOf(f)
 	if err != nil {
 		return nil, err

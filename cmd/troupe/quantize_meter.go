@@ -1,0 +1,56 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+)
+
+// meter shows how far a long command is: one line that is rewritten on a terminal, a line now and then elsewhere.
+type meter struct {
+	w        io.Writer
+	now      func() time.Time
+	terminal bool
+	shown    bool
+	began    time.Time
+	last     time.Time // when a line was last written
+}
+
+const meterPeriodTime = 100 * time.Millisecond // between two states of a line that is rewritten
+
+func newMeter(w io.Writer, now func() time.Time) *meter {
+	at := now()
+	return &meter{w: w, now: now, terminal: isTerminal(w), began: at, last: at}
+}
+
+// progress writes what is done, of total, with a text about it and the time that is left.
+func (m *meter) progress(done, total int64, text string) {
+	now := m.now()
+	period := plainPeriodTime
+	if m.terminal {
+		period = meterPeriodTime
+	}
+	if now.Sub(m.last) < period || total <= 0 {
+		return
+	}
+	m.last = now
+	line := fmt.Sprintf("%3d%%  %s", 100*done/total, text)
+	if took := now.Sub(m.began).Seconds(); took > 1 && done > 0 {
+		line += "  " + left(took/float64(done)*float64(total-done)) + " left"
+	}
+	line = shorten(line, columnsMax-1)
+	if !m.terminal {
+		fmt.Fprintln(m.w, line)
+		return
+	}
+	fmt.Fprintf(m.w, "\r\x1b[K%s", line)
+	m.shown = true
+}
+
+// clear removes the line that is rewritten.
+func (m *meter) clear() {
+	if m.shown {
+		fmt.Fprint(m.w, "\r\x1b[K")
+		m.shown = false
+	}
+}
