@@ -114,6 +114,10 @@ func (g *Gateway) serveJob(a *api) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id := g.newRequestID()
 		w.Header().Set("X-Request-Id", id.String())
+		if err := g.requests.refuse(keyOf(r.Context())); err != nil { // what is wrong with it can wait
+			g.writeError(w, err)
+			return
+		}
 		j, ok := g.readJob(w, r, a)
 		if !ok {
 			return

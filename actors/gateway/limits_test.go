@@ -28,6 +28,10 @@ func TestTooManyRequestsAreRefusedAtOnce(t *testing.T) {
 	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "1" || time.Since(began) > time.Second {
 		t.Fatalf("%d %s after %s", resp.StatusCode, body, time.Since(began))
 	}
+	// Not even the body is read: refusing must cost little. So it does not matter what is wrong with it.
+	if resp, body := post(t, server, "/v1/completions", `{"prompt":`); resp.StatusCode != 429 {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
 	e.send(delta{seq: first.Request.Seq(0), tokens: 1, finish: schemas.FinishStop})
 	eventually(t, "there is room again", func() bool { return g.requests.count() == 0 })
 	e.play = recite

@@ -41,20 +41,35 @@ func newRequests(limit, perKey int) *requests {
 	return &requests{parts: map[schemas.RequestID]*part{}, flights: map[*flight]struct{}{}, limit: limit, keys: map[string]int{}, perKey: perKey}
 }
 
+// refuse says why no request with an API key ("" for none) may start now, or nil. Asked before a body is read, it
+// makes a refusal cheap; admit decides.
+func (q *requests) refuse(key string) *schemas.Error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.why(key)
+}
+
+func (q *requests) why(key string) *schemas.Error {
+	switch {
+	case q.closed != nil:
+		return q.closed
+	case len(q.flights) >= q.limit:
+		return tooBusy("%d requests are running already; the limit is %d", len(q.flights), q.limit)
+	case key != "" && q.perKey > 0 && q.keys[key] >= q.perKey:
+		return tooBusy("%d requests with this API key are running already; the limit is %d", q.keys[key], q.perKey)
+	}
+	return nil
+}
+
 // admit registers a flight, or says why it may not start.
 func (q *requests) admit(f *flight) *schemas.Error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.closed != nil {
-		return q.closed
+	key := f.job.key
+	if err := q.why(key); err != nil {
+		return err
 	}
-	if len(q.flights) >= q.limit {
-		return tooBusy("%d requests are running already; the limit is %d", len(q.flights), q.limit)
-	}
-	if key := f.job.key; key != "" && q.perKey > 0 {
-		if q.keys[key] >= q.perKey {
-			return tooBusy("%d requests with this API key are running already; the limit is %d", q.keys[key], q.perKey)
-		}
+	if key != "" && q.perKey > 0 {
 		q.keys[key]++
 	}
 	q.flights[f] = struct{}{}

@@ -18,6 +18,9 @@ type outcome struct {
 	input   int             // tokens, as the server counted
 	output  int
 	err     error
+
+	refusal    time.Duration // when a 429 had been read; 0 if there was none
+	retryAfter bool          // it said when to come back
 }
 
 // latency is until the last token.

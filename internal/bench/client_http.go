@@ -76,6 +76,9 @@ func (c *httpClient) stream(ctx context.Context, o *outcome, began time.Time) er
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, errorBytesMax)) // whatever there is of the reason
+		if resp.StatusCode == http.StatusTooManyRequests {
+			o.refusal, o.retryAfter = time.Since(began), resp.Header.Get("Retry-After") != ""
+		}
 		return fmt.Errorf("%s: %s", resp.Status, bytes.TrimSpace(body))
 	}
 	r := bufio.NewReader(resp.Body)
