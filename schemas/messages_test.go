@@ -46,6 +46,7 @@ func messages(t *testing.T) map[string]any {
 	add(reflect.TypeFor[Error]())
 	add(reflect.TypeFor[TensorHandle]())
 	add(reflect.TypeFor[JournalBatch]())
+	add(reflect.TypeFor[ReplicaReport]())
 	return found
 }
 

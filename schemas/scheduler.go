@@ -18,6 +18,7 @@ type SubmitRequest struct {
 	CacheSalt  uint64         `json:"cache_salt,omitempty"` // requests share prefix blocks only within a salt
 	User       string         `json:"user,omitempty"`       // for fair sharing
 	Embed      bool           `json:"embed,omitempty"`      // yields the prompt's Embedding instead of tokens
+	Resume     *Resumed       `json:"resume,omitempty"`     // output that is known already: the request ran elsewhere before
 }
 
 // SubmitReply acknowledges a SubmitRequest.
@@ -90,6 +91,8 @@ type SchedulerState struct {
 	MoreSeqs    int32      `json:"more_seqs"`   // how many were left out
 	Overloads   uint64     `json:"overloads"`   // requests refused because the queue was full
 	StepErrors  uint64     `json:"step_errors"` // steps the device failed
+
+	QueuedTokens int64 `json:"queued_tokens"` // known tokens of all sequences that are still to be computed
 }
 
 // SeqStatesMax bounds the sequences a SchedulerState lists.

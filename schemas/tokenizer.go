@@ -29,6 +29,7 @@ type DetokSpec struct {
 	Stop        []string `json:"stop,omitempty"`         // stop strings; matched across token boundaries
 	KeepStop    bool     `json:"keep_stop,omitempty"`    // leave the stop string in the text
 	KeepSpecial bool     `json:"keep_special,omitempty"` // leave special tokens in the text
+	Resume      *Resumed `json:"resume,omitempty"`       // output whose text has been delivered already
 }
 
 // EncodeReply carries the prompt's tokens.
