@@ -14,9 +14,9 @@ const (
 	// JournalQueueMax bounds the entries that wait to be published. Beyond it entries are dropped, which the gap in
 	// their numbers shows; the actors never wait.
 	JournalQueueMax = 64 << 10
-	// journalLinger is how long entries wait for others to travel with: a message for each would cost more than the
+	// JournalLinger is how long entries wait for others to travel with: a message for each would cost more than the
 	// actors' own work.
-	journalLinger = 5 * time.Millisecond
+	JournalLinger = 5 * time.Millisecond
 	// journalBatchMax is how many entries travel together at most.
 	journalBatchMax = 256
 )
@@ -100,7 +100,7 @@ func (j *journal) publish() {
 		}
 		if !stopping {
 			select {
-			case <-time.After(journalLinger):
+			case <-time.After(JournalLinger):
 			case <-j.stop:
 				stopping = true
 			}

@@ -73,6 +73,7 @@ func (g *Gateway) begin(parent context.Context, id schemas.RequestID, j *job) (*
 		f.free()
 		return nil, err
 	}
+	f.journalRequest()
 	if err := f.start(engine); err != nil {
 		f.end(err)
 		return nil, err
@@ -391,6 +392,7 @@ func (f *flight) end(err *schemas.Error) {
 	f.abort(nil)
 	f.free()
 	f.g.requests.remove(f)
+	f.journalAnswer(err)
 	f.g.report(f, err)
 }
 

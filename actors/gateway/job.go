@@ -21,7 +21,7 @@ func (a *api) read(f fields, cfg *Config) (*job, *schemas.Error) {
 	if err != nil {
 		return nil, err
 	}
-	j.api = a
+	j.api, j.fields = a, f
 	return j, nil
 }
 
@@ -31,6 +31,7 @@ const sseDone = "data: [DONE]\n\n"
 // job is a valid client request: what to encode and what to submit.
 type job struct {
 	api     *api
+	fields  fields                  // as the client sent them, for the journal
 	model   string                  // as the client named it
 	prompts []schemas.EncodeRequest // without request id and session
 	n       int                     // choices per prompt

@@ -1,0 +1,184 @@
+package recording
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"slices"
+	"strings"
+
+	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// editor leaves out of batches what is not to be recorded.
+type editor struct {
+	filter  Filter
+	serving map[string]bool // schedulers that serve Filter.Model; nil: all
+	redact  *redactor       // nil: nothing is hidden
+}
+
+func newEditor(opts Options, sources []SchedulerSource) *editor {
+	e := &editor{filter: opts.Filter}
+	if opts.Filter.Model != "" {
+		e.serving = map[string]bool{}
+		for i := range sources {
+			if info := &sources[i].Info; info.Model == opts.Filter.Model {
+				e.serving["scheduler."+string(info.Replica)] = true
+			}
+		}
+	}
+	if opts.Redact {
+		e.redact = newRedactor()
+	}
+	return e
+}
+
+// batch returns what is to be recorded of a batch: one batch per run of entries that follow each other.
+func (e *editor) batch(wire []byte) ([][]byte, error) {
+	var b schemas.JournalBatch
+	if err := bus.Unmarshal(wire, &b); err != nil {
+		return nil, err
+	}
+	var out [][]byte
+	for at := 0; at < len(b.Entries); {
+		end := at
+		for end < len(b.Entries) && e.keeps(&b.Entries[end]) {
+			if e.redact != nil {
+				e.redact.entry(&b.Entries[end])
+			}
+			end++
+		}
+		if end > at {
+			run := b
+			run.Number, run.Entries = b.Number+uint64(at), b.Entries[at:end]
+			wire, err := bus.Marshal(&run)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, wire)
+		}
+		at = end + 1
+	}
+	return out, nil
+}
+
+func (e *editor) keeps(entry *schemas.JournalEntry) bool {
+	if e.serving != nil && strings.HasPrefix(entry.Actor, "scheduler.") && !e.serving[entry.Actor] {
+		return false
+	}
+	return e.filter.keepsEntry(entry)
+}
+
+// redactor hides what was said and keeps how it went: texts go, and token ids are exchanged by a permutation that nobody
+// keeps, the same for all entries, so that equal prefixes stay equal and a scheduler decides as before.
+type redactor struct {
+	key [4]uint32 // of the permutation's rounds
+}
+
+func newRedactor() *redactor {
+	var r redactor
+	var seed [16]byte
+	rand.Read(seed[:]) // never fails
+	for i := range r.key {
+		r.key[i] = binary.LittleEndian.Uint32(seed[4*i:])
+	}
+	return &r
+}
+
+// tokenBits is the width of the permutation: ids below 1<<tokenBits are exchanged among themselves.
+const tokenBits = 30
+
+// token is another id for an id; negative ones, which mean no token, stay.
+func (r *redactor) token(t int32) int32 {
+	if t < 0 || t >= 1<<tokenBits {
+		return t
+	}
+	// A Feistel network over two halves of 15 bits (Luby and Rackoff 1988): a permutation, whatever its rounds compute.
+	const half, mask = tokenBits / 2, 1<<(tokenBits/2) - 1
+	left, right := uint32(t)>>half, uint32(t)&mask
+	for _, k := range r.key {
+		x := (right ^ k) * 0x9e3779b1
+		x ^= x >> 15
+		x *= 0x85ebca77
+		left, right = right, left^(x>>13)&mask
+	}
+	return int32(left<<half | right)
+}
+
+// tokens is a copy of a column: messages may be shared.
+func (r *redactor) tokens(c schemas.I32) schemas.I32 {
+	c = slices.Clone(c)
+	for i, t := range c {
+		c[i] = r.token(t)
+	}
+	return c
+}
+
+// entry changes e in place; what it points to is decoded for us alone.
+func (r *redactor) entry(e *schemas.JournalEntry) {
+	if s := e.Scheduler; s != nil {
+		r.step(s)
+	}
+	if e.Request != nil {
+		e.Request.Body = ""
+	}
+	if e.Answer != nil && e.Answer.Error != nil {
+		e.Answer.Error = r.error(e.Answer.Error)
+	}
+	if e.Delivery != nil {
+		e.Delivery.Message = nil
+	}
+}
+
+func (r *redactor) step(s *schemas.SchedulerStep) {
+	if s.Submit != nil {
+		r.submit(s.Submit)
+	}
+	if s.Reserve != nil {
+		s.Reserve.LearnTokens = r.tokens(s.Reserve.LearnTokens)
+		for i := range s.Reserve.Admit {
+			s.Reserve.Admit[i].Tokens = r.tokens(s.Reserve.Admit[i].Tokens)
+		}
+	}
+	if p := s.Execute; p != nil {
+		p.Tokens = r.tokens(p.Tokens)
+		for i := range p.Rules {
+			rules := &p.Rules[i]
+			rules.Tokens, rules.StopTokens = r.tokens(rules.Tokens), r.tokens(rules.StopTokens)
+			r.rules(&rules.Rules)
+		}
+	}
+	if d := s.Done; d != nil {
+		d.Token, d.Logprobs, d.Embeddings = r.tokens(d.Token), nil, nil
+	}
+	if s.Emit != nil {
+		s.Emit.Token = r.tokens(s.Emit.Token)
+	}
+	if c := s.Checkpoint; c != nil {
+		c.Info.EndTokens = r.tokens(c.Info.EndTokens)
+		c.Info.VocabSize = 1 << tokenBits
+		for i := range c.Requests {
+			r.submit(&c.Requests[i])
+		}
+		for i := range c.Seqs {
+			c.Seqs[i].Output, c.Seqs[i].PromptLogprobs = r.tokens(c.Seqs[i].Output), nil
+		}
+	}
+}
+
+func (r *redactor) submit(s *schemas.SubmitRequest) {
+	s.Tokens, s.StopTokens, s.User = r.tokens(s.Tokens), r.tokens(s.StopTokens), ""
+	if s.Sampling.Rules != nil {
+		r.rules(s.Sampling.Rules)
+	}
+}
+
+func (r *redactor) rules(rules *schemas.SamplingRules) {
+	rules.BiasTokens = r.tokens(rules.BiasTokens)
+	rules.Logprobs, rules.PromptLogprobs, rules.Guide = 0, 0, nil
+}
+
+// error keeps the kind: details quote what was sent.
+func (r *redactor) error(e *schemas.Error) *schemas.Error {
+	return &schemas.Error{Kind: e.Kind, Op: e.Op, Actor: e.Actor, Param: e.Param, Detail: "redacted"}
+}

@@ -1,0 +1,273 @@
+package recording
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+const (
+	findTime       = 300 * time.Millisecond // for actors on all nodes to say that they are there
+	askTimeMax     = 5 * time.Second
+	pendingBytes   = 512 << 20       // of batches that the disk has yet to take
+	checkpointRest = 5 * time.Second // between checkpoints that gaps make necessary
+)
+
+// Options say what of the journals is recorded.
+type Options struct {
+	Source string // the bus, for the manifest
+	Filter Filter
+	Redact bool // no texts, token ids permuted
+	// Warn hears of gaps and of schedulers that give no checkpoint; nil is nobody.
+	Warn func(error)
+}
+
+// Recorder writes the journals of all nodes that a connection reaches.
+type Recorder struct {
+	conn *nats.Conn
+	opts Options
+	w    *Writer
+	sub  *nats.Subscription
+	edit *editor // nil: batches are written as they come
+
+	mu     sync.Mutex
+	next   map[schemas.NodeID]uint64
+	stats  Stats
+	failed error
+	asked  time.Time // for checkpoints
+
+	busy sync.WaitGroup
+	stop context.CancelFunc
+}
+
+// Stats count what a Recorder did.
+type Stats struct {
+	Batches uint64 `json:"batches"`
+	Entries uint64 `json:"entries"` // that came
+	Lost    uint64 `json:"lost"`    // that did not
+	Gaps    uint64 `json:"gaps"`
+	Bytes   int64  `json:"bytes"` // in the file
+}
+
+// Start begins to record at path, or continues the recording that is there; lost counts the bytes that a killed recorder
+// left of its last frame. Every scheduler begins a new epoch, from which it can be run again.
+func Start(ctx context.Context, conn *nats.Conn, path string, opts Options) (r *Recorder, lost int64, err error) {
+	if opts.Warn == nil {
+		opts.Warn = func(error) {}
+	}
+	sources, err := findSchedulers(ctx, conn)
+	if err != nil {
+		return nil, 0, err
+	}
+	r = &Recorder{conn: conn, opts: opts, next: map[schemas.NodeID]uint64{}}
+	if opts.Redact || opts.Filter.Active() {
+		r.edit = newEditor(opts, sources)
+	}
+	r.w, lost, err = Create(path, &Manifest{Created: time.Now().UTC(), Build: bus.BuildVersion, Source: opts.Source, Filter: opts.Filter.String(),
+		Partial: opts.Filter.Active(), Redacted: opts.Redact, Schedulers: sources})
+	if err != nil {
+		return nil, 0, err
+	}
+	background, stop := context.WithCancel(context.Background())
+	r.stop = stop
+	if r.sub, err = conn.Subscribe(schemas.JournalPrefix+">", func(m *nats.Msg) { r.take(background, m.Data) }); err == nil {
+		err = errors.Join(r.sub.SetPendingLimits(-1, pendingBytes), conn.FlushWithContext(ctx))
+	}
+	if err != nil {
+		stop()
+		return nil, 0, errors.Join(fmt.Errorf("recording: subscribe: %w", err), r.w.Close())
+	}
+	r.checkpoint(ctx)
+	return r, lost, nil
+}
+
+// take writes a batch.
+func (r *Recorder) take(ctx context.Context, wire []byte) {
+	node, number, n, err := headOf(wire)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		r.opts.Warn(fmt.Errorf("recording: a batch is not understood: %w", err))
+		return
+	}
+	want, known := r.next[node]
+	r.next[node] = number + uint64(n)
+	r.stats.Batches++
+	r.stats.Entries += uint64(n)
+	if known && number > want {
+		r.stats.Gaps++
+		r.stats.Lost += number - want
+		r.opts.Warn(fmt.Errorf("recording: %w", errors.New(Gap{node, want, number - 1, "the journal, or this recorder, fell behind"}.String())))
+		if time.Since(r.asked) > checkpointRest { // from there on, the recording is whole again
+			r.asked = time.Now()
+			r.busy.Go(func() { r.checkpoint(ctx) })
+		}
+	}
+	batches := [][]byte{wire}
+	if r.edit != nil {
+		if batches, err = r.edit.batch(wire); err != nil {
+			r.opts.Warn(fmt.Errorf("recording: a batch is not understood: %w", err))
+			return
+		}
+	}
+	for _, b := range batches {
+		if err := r.w.Add(b); err != nil && r.failed == nil {
+			r.failed = err
+			r.opts.Warn(err)
+		}
+	}
+}
+
+// headOf reads the beginning of a batch: its node, the number of its first entry, and how many there are.
+func headOf(wire []byte) (node schemas.NodeID, number uint64, entries int, err error) {
+	d := msgpack.NewDecoder(bytes.NewReader(wire))
+	fields, err := d.DecodeArrayLen()
+	if err == nil && fields < 5 {
+		err = fmt.Errorf("%d fields", fields)
+	}
+	read := func(f func() error) {
+		if err == nil {
+			err = f()
+		}
+	}
+	read(func() error { _, err := d.DecodeInt(); return err })
+	read(func() error { s, err := d.DecodeString(); node = schemas.NodeID(s); return err })
+	read(func() error { _, err := d.DecodeString(); return err })
+	read(func() (err error) { number, err = d.DecodeUint64(); return err })
+	read(func() (err error) { entries, err = d.DecodeArrayLen(); return err })
+	if err == nil && (node == "" || number == 0 || entries < 0) {
+		err = errors.New("no node, number or entries")
+	}
+	return node, number, entries, err
+}
+
+// checkpoint asks every scheduler for a place from which a replay can start.
+func (r *Recorder) checkpoint(ctx context.Context) {
+	instances, err := instancesOf(ctx, r.conn, "scheduler")
+	if err != nil {
+		r.opts.Warn(err)
+	}
+	for _, instance := range instances {
+		if _, err := ask(ctx, r.conn, schemas.Checkpoint, instance, &schemas.CheckpointRequest{}); err != nil && ctx.Err() == nil {
+			r.opts.Warn(fmt.Errorf("recording: scheduler.%s gives no checkpoint: it cannot be run from this recording: %w", instance, err))
+		}
+	}
+}
+
+// Stats are the counts so far.
+func (r *Recorder) Stats() Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.stats
+	s.Bytes = r.w.Bytes()
+	return s
+}
+
+// Err is why nothing is written any more, or nil.
+func (r *Recorder) Err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failed
+}
+
+// Close takes what is on its way, ends the recording and closes the file. The connection stays.
+func (r *Recorder) Close() error {
+	// Nodes hold entries back for a moment, so that they travel together.
+	time.Sleep(4 * bus.JournalLinger)
+	err := r.conn.FlushTimeout(askTimeMax)
+	for deadline := time.Now().Add(askTimeMax); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if n, _, e := r.sub.Pending(); e != nil || n == 0 {
+			break
+		}
+	}
+	_ = r.sub.Unsubscribe() // an error means that the connection is gone, and the subscription with it
+	r.stop()
+	r.busy.Wait()
+	return errors.Join(err, r.w.Close())
+}
+
+// findSchedulers describes the replicas that the connection reaches.
+func findSchedulers(ctx context.Context, conn *nats.Conn) ([]SchedulerSource, error) {
+	instances, err := instancesOf(ctx, conn, "scheduler")
+	if err != nil {
+		return nil, err
+	}
+	var sources []SchedulerSource
+	for _, instance := range instances {
+		info, err := ask(ctx, conn, schemas.Engine, instance, &schemas.InfoRequest{})
+		if err != nil {
+			return nil, fmt.Errorf("recording: scheduler.%s: %w", instance, err)
+		}
+		s := SchedulerSource{Info: *info}
+		if s.Memory, err = ask(ctx, conn, schemas.MemoryInfo, instance, &schemas.InfoRequest{}); err == nil {
+			s.Memory.Tables, s.Memory.MoreTables = nil, 0
+		}
+		s.Compute, _ = ask(ctx, conn, schemas.ComputeInfo, instance, &schemas.InfoRequest{}) // it may be elsewhere, or of another kind
+		sources = append(sources, s)
+	}
+	return sources, nil
+}
+
+// instancesOf lists the actors of a service, sorted.
+func instancesOf(ctx context.Context, conn *nats.Conn, service string) ([]schemas.Instance, error) {
+	subject, err := micro.ControlSubject(micro.PingVerb, service, "")
+	if err != nil {
+		return nil, err
+	}
+	inbox := conn.NewInbox()
+	sub, err := conn.SubscribeSync(inbox)
+	if err == nil {
+		defer func() { _ = sub.Unsubscribe() }()
+		err = conn.PublishRequest(subject, inbox, nil)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("recording: look for actors: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, findTime)
+	defer cancel()
+	var list []schemas.Instance
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil { // no more in time, or nobody at all
+			slices.Sort(list)
+			return slices.Compact(list), nil
+		}
+		var ping micro.Ping
+		if jsonErr := unmarshalJSON(m.Data, &ping); jsonErr == nil && ping.Metadata["instance"] != "" {
+			list = append(list, schemas.Instance(ping.Metadata["instance"]))
+		}
+	}
+}
+
+// ask calls an endpoint from outside the company of actors.
+func ask[Req, Resp any](ctx context.Context, conn *nats.Conn, e schemas.Endpoint[Req, Resp], instance schemas.Instance, req *Req) (*Resp, error) {
+	body, err := bus.Marshal(req)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeMax)
+	defer cancel()
+	m := nats.NewMsg(e.Subject(instance))
+	m.Header.Set("Content-Type", "application/msgpack")
+	m.Data = body
+	answer, err := conn.RequestMsgWithContext(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	if text := answer.Header.Get(micro.ErrorHeader); text != "" {
+		return nil, errors.New(text)
+	}
+	resp := new(Resp)
+	return resp, bus.Unmarshal(answer.Data, resp)
+}
