@@ -24,7 +24,7 @@ type DetokSpec struct {
 	_msgpack struct{} `msgpack:",as_array"`
 
 	Gateway     Instance `json:"gateway"`                // receives the DeltaBatches
-	Scheduler   Instance `json:"scheduler"`              // is told to stop when a stop string appears
+	Scheduler   Instance `json:"scheduler"`              // is told to stop when a stop string appears; "" is the one whose tokens come
 	Choices     int32    `json:"choices"`                // sequences of the request
 	Stop        []string `json:"stop,omitempty"`         // stop strings; matched across token boundaries
 	KeepStop    bool     `json:"keep_stop,omitempty"`    // leave the stop string in the text

@@ -24,6 +24,9 @@ func New(node *bus.Node, mb bus.Mailbox, replica schemas.Instance, cfg Config) (
 	bus.Handle(a, schemas.MemoryInfo, mb, func(context.Context, *schemas.InfoRequest) (*schemas.MemoryState, error) {
 		return core.State(), nil
 	})
+	bus.Handle(a, schemas.Prefixes, mb, func(_ context.Context, req *schemas.PrefixRequest) (*schemas.PrefixReply, error) {
+		return core.Prefixes(req.Since), nil
+	})
 	a.JournalsItself() // in its scheduler's
 	return a, nil
 }

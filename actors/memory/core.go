@@ -20,13 +20,14 @@ type Config struct {
 
 // Core is the memory manager's state machine. It is not safe for concurrent use.
 type Core struct {
-	cfg   Config
-	epoch schemas.Epoch
-	step  schemas.StepID        // last step answered; 0 before the first
-	last  *schemas.ReserveReply // its answer, for repeats
-	seqs  map[schemas.SeqID]*sequence
-	pool  *pool
-	grown []*sequence // granted by the last step: their places count as computed from the next one on
+	cfg     Config
+	epoch   schemas.Epoch
+	step    schemas.StepID        // last step answered; 0 before the first
+	last    *schemas.ReserveReply // its answer, for repeats
+	seqs    map[schemas.SeqID]*sequence
+	pool    *pool
+	changes changes     // of prefixes, for routers
+	grown   []*sequence // granted by the last step: their places count as computed from the next one on
 
 	round    uint64                      // counts requests looked at; sequences carry it as a mark instead of sets per request
 	incoming map[schemas.SeqID]*sequence // admissions of the request being looked at
@@ -145,7 +146,8 @@ func (c *Core) reset(e schemas.Epoch) {
 	c.epoch, c.step, c.last = e, 0, nil
 	c.seqs = map[schemas.SeqID]*sequence{}
 	c.grown = c.grown[:0]
-	c.pool = newPool(c.cfg, uint64(e))
+	c.changes.forget()
+	c.pool = newPool(c.cfg, uint64(e), &c.changes)
 	c.pool.evictions = evictions
 }
 

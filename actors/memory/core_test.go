@@ -11,7 +11,7 @@ import (
 // prefix with the same salt, and none that lost its prefix.
 func TestCollision(t *testing.T) {
 	const hash = 42
-	x := newPrefixIndex(8, 2, 0)
+	x := newPrefixIndex(8, 2, 0, &changes{})
 	a := x.add(0, noName, 0, hash, []int32{1, 2})
 	b := x.add(1, noName, 0, hash, []int32{1, 3})
 	salted := x.add(2, noName, 5, hash, []int32{1, 2})

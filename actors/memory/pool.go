@@ -20,7 +20,7 @@ type block struct {
 	twinPrev, twinNext schemas.BlockID
 }
 
-func newPool(cfg Config, seed uint64) *pool {
+func newPool(cfg Config, seed uint64, changes *changes) *pool {
 	p := &pool{
 		blocks: make([]block, cfg.Blocks),
 		free:   make([]schemas.BlockID, cfg.Blocks),
@@ -31,7 +31,7 @@ func newPool(cfg Config, seed uint64) *pool {
 		p.free[i] = schemas.BlockID(len(p.blocks) - 1 - i)
 	}
 	if !cfg.PrefixCacheOff {
-		p.prefix = newPrefixIndex(cfg.Blocks, cfg.BlockSize, seed)
+		p.prefix = newPrefixIndex(cfg.Blocks, cfg.BlockSize, seed, changes)
 	}
 	return p
 }

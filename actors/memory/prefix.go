@@ -21,6 +21,7 @@ type prefixIndex struct {
 	heads   []nameID // hash table: first name of each bucket; a power of two
 	serials uint64
 	seed    uint64 // the epoch: what collides in one run of an engine does not in the next
+	changes *changes
 
 	blockSize int32
 }
@@ -35,6 +36,7 @@ const (
 
 type name struct {
 	hash   uint64
+	key    uint64 // what routers call it, see schemas.PrefixKey
 	salt   uint64
 	serial uint64 // never repeats, while indices are reused
 	// parent is noName for a first block. It is the same prefix only while it has parentSerial.
@@ -44,13 +46,14 @@ type name struct {
 	next         nameID          // in the bucket
 }
 
-func newPrefixIndex(blocks, blockSize int32, seed uint64) prefixIndex {
+func newPrefixIndex(blocks, blockSize int32, seed uint64, changes *changes) prefixIndex {
 	x := prefixIndex{
 		names:     make([]name, blocks),
 		tokens:    make([]int32, int(blocks)*int(blockSize)),
 		unused:    make([]nameID, blocks),
 		heads:     make([]nameID, 1<<bits.Len32(uint32(blocks))),
 		seed:      seed,
+		changes:   changes,
 		blockSize: blockSize,
 	}
 	for i := range x.unused {
@@ -116,10 +119,15 @@ func (x *prefixIndex) add(b schemas.BlockID, parent nameID, salt, hash uint64, t
 	x.unused = x.unused[:last]
 	x.serials++
 	head := x.bucket(hash)
-	x.names[n] = name{hash: hash, salt: salt, serial: x.serials, parent: parent, block: b, next: *head}
+	before := schemas.FirstPrefixKey(salt)
+	if parent != noName {
+		before = x.names[parent].key
+	}
+	x.names[n] = name{hash: hash, key: schemas.PrefixKey(before, tokens), salt: salt, serial: x.serials, parent: parent, block: b, next: *head}
 	if parent != noName {
 		x.names[n].parentSerial = x.names[parent].serial
 	}
+	x.changes.note(x.names[n].key, true)
 	*head = n
 	copy(x.tokensOf(n), tokens)
 	return n
@@ -132,6 +140,7 @@ func (x *prefixIndex) remove(n nameID) {
 		at = &x.names[*at].next
 	}
 	*at = x.names[n].next
+	x.changes.note(x.names[n].key, false)
 	x.names[n] = name{block: noBlock, parent: noName, next: noName}
 	x.unused = append(x.unused, n)
 }

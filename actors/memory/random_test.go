@@ -58,6 +58,7 @@ func randomRun(t *testing.T, cfg Config, seed uint64) *schemas.MemoryState {
 	}
 	w := &world{rng: rand.New(rand.NewPCG(seed, 0)), cfg: cfg, epoch: 1, seqs: map[uint64]*truth{}}
 	oracle, device := newOracle(cfg, 1), newDevice(cfg)
+	known := router{keys: map[uint64]bool{}}
 	for range *stepsFlag {
 		req := w.request()
 		fail := func(format string, args ...any) {
@@ -75,6 +76,9 @@ func randomRun(t *testing.T, cfg Config, seed uint64) *schemas.MemoryState {
 			fail("%v", rerr)
 		}
 		if err := core.Check(); err != nil {
+			fail("%v", err)
+		}
+		if err := known.follow(w.rng.IntN(4) == 0, core); err != nil {
 			fail("%v", err)
 		}
 		if want := oracle.reserve(cfg, req); !reflect.DeepEqual(reply, want) {

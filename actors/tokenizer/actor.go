@@ -105,6 +105,9 @@ func (a *Actor) encode(_ context.Context, req *schemas.EncodeRequest) (*schemas.
 		if d.Choices < 1 || d.Choices > schemas.ChoicesMax {
 			return nil, schemas.Errorf(schemas.KindInvalid, "encode", "detok.choices is %d; expected 1 to %d", d.Choices, schemas.ChoicesMax).WithParam("n")
 		}
+		if err := d.Resume.Validate(d.Choices); err != nil {
+			return nil, err
+		}
 		for _, stop := range d.Stop {
 			if stop == "" {
 				return nil, schemas.Errorf(schemas.KindInvalid, "encode", "a stop string is empty").WithParam("stop")

@@ -1,6 +1,8 @@
 package tokenizer
 
 import (
+	"cmp"
+
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -19,7 +21,8 @@ type Delta struct {
 	Embedding schemas.F32
 }
 
-// Stop tells a scheduler that a sequence met a stop string.
+// Stop tells a scheduler that a sequence met a stop string: the one that the session names or, if it names none,
+// the one whose tokens they are.
 type Stop struct {
 	Scheduler schemas.Instance
 	Seq       schemas.SeqID
@@ -96,10 +99,16 @@ func (c *Core) Open(nowNs int64, request schemas.RequestID, prompt schemas.I32, 
 	}
 	tail := prompt[max(0, len(prompt)-promptTailMax):]
 	for i := range int(spec.Choices) {
-		if c.sessions[request.Seq(i)] != nil {
+		output, ended := spec.Resume.Of(i)
+		if c.sessions[request.Seq(i)] != nil || ended {
 			continue
 		}
-		c.sessions[request.Seq(i)] = &session{spec: spec, decoder: c.newDecoder(spec.KeepSpecial, tail), idleSinceNs: nowNs}
+		s := &session{spec: spec, decoder: c.newDecoder(spec.KeepSpecial, tail), idleSinceNs: nowNs}
+		for _, token := range output {
+			s.push(token) // its text was delivered by an earlier session
+		}
+		s.next = int32(len(output))
+		c.sessions[request.Seq(i)] = s
 	}
 	return nil
 }
@@ -206,7 +215,7 @@ func (c *Core) row(fx *Effects, b *schemas.TokenBatch, i int, id schemas.SeqID, 
 	switch {
 	case index != s.next:
 		d.ID, d.Finish, d.Err = -1, schemas.FinishError, gap(id, index, s.next)
-		fx.Stops = append(fx.Stops, Stop{s.spec.Scheduler, id})
+		fx.Stops = append(fx.Stops, Stop{cmp.Or(s.spec.Scheduler, b.From), id})
 	case finish == schemas.FinishError:
 		d.Err = errorFor(b.Errors, id)
 	case token >= 0:
@@ -224,7 +233,7 @@ func (c *Core) row(fx *Effects, b *schemas.TokenBatch, i int, id schemas.SeqID, 
 	if stopped {
 		d.Finish = schemas.FinishStop
 		if finish == schemas.FinishNone {
-			fx.Stops = append(fx.Stops, Stop{s.spec.Scheduler, id})
+			fx.Stops = append(fx.Stops, Stop{cmp.Or(s.spec.Scheduler, b.From), id})
 		}
 	}
 	if d.Finish != schemas.FinishNone {

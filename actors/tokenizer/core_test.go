@@ -199,3 +199,49 @@ func TestSessionsThatSeeNoTokenExpire(t *testing.T) {
 		t.Errorf("%d closed, %d left", n, len(c.sessions))
 	}
 }
+
+// A session that goes on elsewhere says exactly what the first one would have said from there on.
+func TestResumedSessionsGoOnWhereTheyWere(t *testing.T) {
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 9))
+		spec := schemas.DetokSpec{Stop: []string{"ab", "Bc", "aba"}[:rng.IntN(4)], KeepStop: rng.IntN(2) == 0, Choices: 2}
+		var rows []row
+		for i := range 1 + rng.IntN(20) {
+			token := rng.IntN(3)
+			if rng.IntN(4) == 0 {
+				token += 26
+			}
+			rows = append(rows, row{choice: 1, index: i, token: token})
+		}
+		rows[len(rows)-1].finish = schemas.FinishLength
+		texts := func(fx Effects) (all []string) {
+			for _, d := range fx.Deltas {
+				all = append(all, d.Text+"/"+d.Finish.String())
+			}
+			return all
+		}
+		want := texts(give(t, open(spec), rows...))
+		cut := rng.IntN(len(want)) // what was delivered before
+		resumed := spec
+		resumed.Resume = &schemas.Resumed{Counts: schemas.I32{-1, int32(cut)}}
+		for _, r := range rows[:cut] {
+			resumed.Resume.Tokens = append(resumed.Resume.Tokens, int32(r.token))
+		}
+		c := open(resumed)
+		if len(c.sessions) != 1 {
+			t.Fatalf("seed %d: %d sessions are open; want that of the choice that has not ended", seed, len(c.sessions))
+		}
+		if got := texts(give(t, c, rows[cut:]...)); strings.Join(got, "|") != strings.Join(want[cut:], "|") {
+			t.Fatalf("seed %d, after %d tokens:\ngot  %q\nwant %q", seed, cut, got, want[cut:])
+		}
+	}
+}
+
+// A session that names no scheduler tells the one that feeds it to stop.
+func TestTheSenderIsToldToStop(t *testing.T) {
+	c := newCore(func(bool, []int32) decoder { return &letters{} }, func(id int32) []byte { return nil })
+	c.Open(1, request, schemas.I32{1}, &schemas.DetokSpec{Gateway: "g", Choices: 1, Stop: []string{"a"}})
+	if fx := give(t, c, row{token: 0}); len(fx.Stops) != 1 || fx.Stops[0].Scheduler != "s" {
+		t.Errorf("stops are %+v, want one for the sender s", fx.Stops)
+	}
+}
