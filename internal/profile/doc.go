@@ -1,0 +1,6 @@
+// Package profile holds what steps cost on a device: measured over a grid of batch shapes, fitted by a model of a few
+// terms, kept as a versioned JSON file. The simulator computes with it in virtual time.
+//
+//	shape.go     what the cost of a step depends on
+//	profile.go   the file: origin, terms, fit error
+package profile
