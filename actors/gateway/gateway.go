@@ -49,8 +49,8 @@ type Gateway struct {
 	engine    atomic.Pointer[schemas.EngineInfo] // nil until the engine has answered
 	tools     atomic.Value                       // of toolcalls.Format: what the chat template speaks of
 	silence   atomic.Pointer[schemas.Error]      // why it is not ready although it once was
-	readers   chan struct{}                      // bounds request bodies in memory by count …
-	reading   budget                             // … and by bytes
+	readers   chan struct{}                      // bounds bodies being parsed
+	uploads   uploads                            // and those being read
 	prefix    uint32                             // of request ids; its low 24 bits count
 	counter   atomic.Uint32
 	startedAt time.Time
@@ -81,7 +81,7 @@ func New(node *bus.Node, cfg Config) (*Gateway, error) {
 		closeSessions: bus.NewRef(node, schemas.CloseSessions, cfg.Tokenizer),
 		readers:       make(chan struct{}, 2*cfg.RequestsMax),
 		prefix:        binary.LittleEndian.Uint32(random[:]) & 0xffffff, startedAt: time.Now(), stop: make(chan struct{})}
-	g.reading.left.Store(cfg.ReadBytesMax)
+	g.uploads.left, g.uploads.max = cfg.ReadBytesMax, cfg.ConnectionsMax // HTTP/2 has more requests than connections
 	g.metrics = newMetrics(g)
 	g.actor = bus.NewActor(node, "gateway", cfg.Instance, "Takes requests over HTTP and NATS and streams the answers.")
 	bus.Handle(g.actor, schemas.Deltas, bus.NewGroup(), g.deltas)

@@ -32,7 +32,7 @@ func (g *Gateway) HTTPServer() *http.Server {
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true) // for clients that begin with it, as proxies do
-	return &http.Server{Handler: g.Handler(), ReadHeaderTimeout: g.cfg.HeaderTimeMax, IdleTimeout: g.cfg.IdleTimeMax,
+	return &http.Server{Handler: whileServing(g.Handler()), ConnContext: withConn, ReadHeaderTimeout: g.cfg.HeaderTimeMax, IdleTimeout: g.cfg.IdleTimeMax,
 		MaxHeaderBytes: g.cfg.HeaderBytesMax, ErrorLog: stdlog.New(g.log, "", 0), Protocols: protocols,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: http2StreamsMax, SendPingTimeout: g.cfg.IdleTimeMax, PingTimeout: g.cfg.WriteTimeMax,
 			WriteByteTimeout: g.cfg.WriteTimeMax, MaxReceiveBufferPerConnection: http2BufferMax, MaxReceiveBufferPerStream: http2BufferMax}}
@@ -177,17 +177,17 @@ func (g *Gateway) readJob(w http.ResponseWriter, r *http.Request, a *api) (j *jo
 }
 
 // readFields reads a body and hands its fields to use, as one of a limited number that do so at a time. If it
-// reports false, it has answered.
+// reports false, it has answered. Only whole bodies count: slow clients must not use the number up.
 func (g *Gateway) readFields(w http.ResponseWriter, r *http.Request, use func(fields) *schemas.Error) bool {
+	body, ok := g.readBody(w, r)
+	if !ok {
+		return false
+	}
 	select {
 	case g.readers <- struct{}{}:
 		defer func() { <-g.readers }()
 	default:
 		g.writeError(w, g.tooManyReaders())
-		return false
-	}
-	body, ok := g.readBody(w, r)
-	if !ok {
 		return false
 	}
 	f, err := fieldsOfJSON(body)
@@ -233,9 +233,16 @@ func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool
 	}
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(g.cfg.BodyTimeMax)) // not supported by test recorders only
-	part := &share{of: &g.reading, from: http.MaxBytesReader(w, r.Body, g.cfg.BodyBytesMax)}
-	defer part.giveBack() // what follows is over soon; it is slow senders that could pile up
-	body, err := io.ReadAll(part)
+	up := g.uploads.begin(http.MaxBytesReader(w, r.Body, g.cfg.BodyBytesMax), func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) })
+	if up == nil {
+		closeConnection(w, r)
+		g.writeError(w, g.tooManyReaders())
+		return nil, false
+	}
+	body, err := io.ReadAll(up)
+	if expelled := up.end(); expelled != nil { // what follows is over soon; it is slow senders that could pile up
+		err = expelled
+	}
 	if err == nil {
 		_ = rc.SetReadDeadline(time.Time{})
 		return body, true
@@ -247,6 +254,9 @@ func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool
 		g.writeError(w, tooBusy("requests of %d bytes are being read already", g.cfg.ReadBytesMax))
 	case errors.As(err, &limit):
 		tooLarge()
+	case errors.Is(err, errExpelled):
+		closeConnection(w, r)
+		g.writeErrorStatus(w, http.StatusRequestTimeout, schemas.Errorf(schemas.KindTimeout, "read body", "the body did not arrive within %s, and others wait", uploadSlow))
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		closeConnection(w, r)
 		g.writeErrorStatus(w, http.StatusRequestTimeout, schemas.Errorf(schemas.KindTimeout, "read body", "the body did not arrive within %s", g.cfg.BodyTimeMax))

@@ -2,9 +2,7 @@ package gateway
 
 import (
 	"context"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -209,66 +207,6 @@ func TestHTTP2(t *testing.T) {
 		t.Errorf("the stream that stayed got %s", text)
 	}
 	settled(t, g, e)
-}
-
-func TestBodiesShareABudget(t *testing.T) {
-	e := startEngine(t, recite)
-	g, server := startGateway(t, e, func(c *Config) { c.BodyBytesMax, c.ReadBytesMax = 1000, 1500 })
-	conn, err := net.Dial("tcp", server.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	fmt.Fprintf(conn, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n%s", strings.Repeat(" ", 999))
-	eventually(t, "most of the budget is taken", func() bool { return g.reading.left.Load() == 501 })
-	if resp, body := post(t, server, "/v1/completions", `{"prompt":"`+strings.Repeat("a", 600)+`"}`); resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" {
-		t.Errorf("%d %s", resp.StatusCode, body)
-	}
-	if resp, body := post(t, server, "/v1/completions", `{"prompt":"a"}`); resp.StatusCode != 200 {
-		t.Errorf("%d %s", resp.StatusCode, body)
-	}
-	conn.Close()
-	eventually(t, "the budget is whole again", func() bool { return g.reading.left.Load() == 1500 })
-}
-
-func TestConnectionsAreBounded(t *testing.T) {
-	e := startEngine(t, nil)
-	g, err := New(e.node, Config{Instance: "gateway1", Scheduler: "replica0", Tokenizer: "tokenizer0", ConnectionsMax: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	plain, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, done := g.HTTPServer(), make(chan error)
-	go func() { done <- server.Serve(g.Listener(plain)) }()
-	dial := func() net.Conn {
-		conn, err := net.Dial("tcp", plain.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return conn
-	}
-	healthy := func(conn net.Conn) bool {
-		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
-		fmt.Fprintf(conn, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-		line := make([]byte, 12)
-		_, err := io.ReadFull(conn, line)
-		return err == nil && string(line) == "HTTP/1.1 200"
-	}
-	one, two := dial(), dial()
-	if !healthy(one) || !healthy(two) {
-		t.Fatal("the first two connections do not work")
-	}
-	if three := dial(); healthy(three) {
-		t.Error("a third connection was served")
-	}
-	one.Close()
-	eventually(t, "there is room again", func() bool { conn := dial(); defer conn.Close(); return healthy(conn) })
-	two.Close()
-	server.Close()
-	<-done
 }
 
 func TestPromptLimit(t *testing.T) {

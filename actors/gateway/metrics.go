@@ -60,7 +60,7 @@ func newMetrics(g *Gateway) *metrics {
 			Help: "Requests that got an error, by kind."}, []string{"kind"}),
 		running: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefixOurs + "gateway_requests_running",
 			Help: "Client requests in the gateway."}, func() float64 { return float64(g.requests.count()) }),
-		connectionsRefused: counter("gateway_connections_refused_total", "TCP connections closed because there were too many."),
+		connectionsRefused: counter("gateway_connections_refused_total", "TCP connections closed because there were too many: silent ones, to make room, or new ones."),
 		engine:             newEngineCollector(g.node, g.cfg.Scheduler),
 	}
 	for _, reason := range []string{"stop", "length", "abort", "error"} {
