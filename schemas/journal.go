@@ -57,6 +57,8 @@ type SchedulerStep struct {
 	GaveUp     *Error               `json:"gave_up,omitempty"` // why what was in flight is lost
 	Emit       *Emissions           `json:"emit,omitempty"`
 	Checkpoint *SchedulerCheckpoint `json:"checkpoint,omitempty"`
+
+	Ranked *RankOutcome `json:"ranked,omitempty"` // an event: what a policy in another process said
 }
 
 // The events of a SchedulerStep.
@@ -70,6 +72,7 @@ const (
 	EventMore       = "more"
 	EventPolicy     = "policy"
 	EventCheckpoint = "checkpoint"
+	EventRanked     = "ranked"
 )
 
 // Emissions are the tokens and endings that a scheduler hands on, one per row.

@@ -114,7 +114,8 @@ type SeqState struct {
 	AgeMs       int64  `json:"age_ms"`
 }
 
-// PolicyRequest chooses the scheduling policy; an empty Name only asks which one is active.
+// PolicyRequest chooses the scheduling policy: a registered one, or one in another process by nats:NAME. An empty
+// Name only asks which one is active.
 type PolicyRequest struct {
 	_msgpack struct{} `msgpack:",as_array"`
 
@@ -127,4 +128,6 @@ type PolicyReply struct {
 
 	Active   string   `json:"active"`
 	Policies []string `json:"policies"`
+
+	Rank *RankState `json:"rank,omitempty"` // of a policy in another process
 }

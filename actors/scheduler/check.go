@@ -15,9 +15,11 @@ func (c *Core) Check() error {
 	if err := c.checkFlights(); err != nil {
 		return err
 	}
-	for i := 1; i < len(c.waiting); i++ {
-		if c.policy.Before(c.waiting[i], c.waiting[i-1]) {
-			return fmt.Errorf("waiting[%d] %s should come before its predecessor", i, c.waiting[i].id)
+	for name, queue := range map[string][]*Sequence{"waiting": c.waiting, "running": c.running} {
+		for i := 1; i < len(queue); i++ {
+			if before(queue[i], queue[i-1]) {
+				return fmt.Errorf("%s[%d] %s should come before its predecessor", name, i, queue[i].id)
+			}
 		}
 	}
 	return nil
@@ -97,6 +99,7 @@ func (c *Core) State(nowNs int64) *schemas.SchedulerState {
 		CachedTotal: c.count.cached, Discarded: c.count.discarded, Overloads: c.count.overloads, StepErrors: c.count.stepErrors}
 	for _, queue := range [][]*Sequence{c.running, c.waiting} {
 		for _, s := range queue {
+			st.QueuedTokens += int64(max(s.PromptTokens()+s.OutputTokens()-s.planned, 0))
 			if len(st.Seqs) == schemas.SeqStatesMax {
 				st.MoreSeqs++
 				continue

@@ -32,6 +32,7 @@ func (c *Core) checkpoint() *schemas.SchedulerCheckpoint {
 	c.restart()
 	c.freeAllSlots() // their order depends on what ran before
 	c.headNs = 0
+	c.renewPolicy()
 	p := &schemas.SchedulerCheckpoint{Info: *c.Info(), ContextMax: c.cfg.ContextMax, RecoveriesMax: c.cfg.RecoveriesMax, StepTimeMaxMs: c.cfg.StepTimeMaxMs,
 		RecentlyDoneMax: int32(c.cfg.RecentlyDoneMax), Epoch: c.epoch, Step: c.step, Arrivals: c.arrivals}
 	for _, r := range slices.Concat(c.recent.ring[c.recent.next:], c.recent.ring[:c.recent.next]) {
@@ -57,6 +58,22 @@ func (c *Core) checkpoint() *schemas.SchedulerCheckpoint {
 	return p
 }
 
+// renewPolicy makes the policy forget what it has learned, as a restored one has not learned it either.
+func (c *Core) renewPolicy() {
+	c.questions = questionsFrom(c.step)
+	for _, s := range c.waiting {
+		s.reached, s.startedNs = 0, 0
+	}
+	p, err := PolicyByName(c.policy.Name())
+	if err != nil {
+		p = c.policy // one that only its maker knows; it cannot be restored
+	}
+	c.setPolicy(p)
+}
+
+// questionsFrom numbers questions so that no two have the same number: a step is asked about only a few times.
+func questionsFrom(step schemas.StepID) uint64 { return uint64(step) << 12 }
+
 // ConfigOf is the configuration that a checkpoint was made with.
 func ConfigOf(p *schemas.SchedulerCheckpoint) Config {
 	i := &p.Info
@@ -75,6 +92,7 @@ func Restore(cfg Config, p *schemas.SchedulerCheckpoint) (*Core, error) {
 		return nil, err
 	}
 	c.step, c.arrivals, c.forget = p.Step, p.Arrivals, true
+	c.questions = questionsFrom(c.step)
 	for _, id := range p.Recent {
 		c.recent.add(schemas.RequestID(id))
 	}

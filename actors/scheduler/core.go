@@ -25,6 +25,15 @@ type Config struct {
 	RecoveriesMax   int32 // lost steps in which a sequence may be, without a token between them, before it fails
 	StepTimeMaxMs   int64 // a step without a result for this long is lost; 0 waits for ever
 	RecentlyDoneMax int   // finished requests remembered, so that a late repeat is not run again
+	// Stopwatch reads nanoseconds, to measure what policies cost. No decision depends on it; nil measures nothing.
+	Stopwatch func() int64
+}
+
+func (c *Config) stopwatch() int64 {
+	if c.Stopwatch == nil {
+		return 0
+	}
+	return c.Stopwatch()
 }
 
 // Validate names the first field that makes no sense.
@@ -67,6 +76,8 @@ type (
 	More struct{}
 	// PolicyChosen: the policy changes for all that is queued and running.
 	PolicyChosen struct{ Policy Policy }
+	// Ranked is what became of an Effects.Rank: an answer, or why there is none.
+	Ranked struct{ Outcome *schemas.RankOutcome }
 	// CheckpointWanted: somebody is about to record. Effects.Checkpoint is where a replay can start.
 	CheckpointWanted struct{}
 )
@@ -79,6 +90,7 @@ func (Lost) event()             {}
 func (Tick) event()             {}
 func (More) event()             {}
 func (PolicyChosen) event()     {}
+func (Ranked) event()           {}
 func (CheckpointWanted) event() {}
 
 // Effects is what the shell must do after an event, in field order.
@@ -98,6 +110,13 @@ type Effects struct {
 	Cancelled int32
 
 	Checkpoint *schemas.SchedulerCheckpoint
+
+	// Rank asks a policy in another process. If it is to wait, there is no Reserve, and the answer (Ranked) must be
+	// the next event; otherwise Ranked may come at any time, once for each question.
+	Rank *Question
+	// PolicyFell says why the fallback took over from such a policy, PolicyBack that it decides again; for the log.
+	PolicyFell *schemas.Error
+	PolicyBack bool
 
 	// Lost says why all that was in flight is given up, for the log.
 	Lost *schemas.Error
@@ -124,14 +143,16 @@ type Emission struct {
 type Core struct {
 	cfg        Config
 	policy     Policy
-	contextMax int32 // what both the model and the KV pool allow
+	dynamic    Dynamic   // policy, if it is one
+	external   *External // policy, if it is one
+	contextMax int32     // what both the model and the KV pool allow
 
 	epoch schemas.Epoch
 	step  schemas.StepID // last number given to a reserve request
 
 	alive   map[schemas.SeqID]*Sequence // waiting and running; looked up, never ranged over
-	waiting []*Sequence                 // in policy order; preempted ones included
-	running []*Sequence                 // in policy order; these have slots
+	waiting []*Sequence                 // in order (see before); preempted ones included
+	running []*Sequence                 // in order; these have slots
 	slots   []schemas.Slot              // free ones; the last is taken first
 	flights []*flight                   // planned steps that have not finished, oldest first
 	headNs  int64                       // since when the device owes the result of flights[0]
@@ -141,10 +162,14 @@ type Core struct {
 	release  []*Sequence // ended sequences that memory has yet to hear of
 	forget   bool        // memory holds blocks of an epoch that is over and has yet to hear of the new one
 	arrivals uint64
-	recent   recentRequests
-	emit     []Emission
-	lostBy   *schemas.Error // what made the current event give up what was in flight
-	now      int64          // nanoseconds, of the current event
+
+	questions uint64 // to policies in other processes
+	recent    recentRequests
+	emit      []Emission
+	fell      *schemas.Error // why the current event made the external policy's fallback take over
+	back      bool           // the current event brought the external policy back
+	lostBy    *schemas.Error // what made the current event give up what was in flight
+	now       int64          // nanoseconds, of the current event
 
 	count counters
 }
@@ -175,30 +200,20 @@ type Sequence struct {
 
 	promptLogprobs *schemas.TokenLogprobs // as far as computed; nil if nobody asked, or once they went out
 
+	key     int64 // the policy's; queues are in the order of (key, arrival)
+	note    int64 // the policy's own
+	rank    int32 // in the last order of an external policy, or unranked
+	reached int32 // tokens that were computed or planned at any time
+
+	startedNs int64 // of the first grant
+	finish    schemas.FinishReason
+
 	parent      *Sequence // choice 0 of the same request, whose prompt blocks this one shares; nil for choice 0
 	preemptions int32
 	recoveries  int32 // lost steps that it was in since its last token
 }
 
 const noSlot schemas.Slot = -1
-
-// Arrival orders sequences by when they came; unique.
-func (s *Sequence) Arrival() uint64 { return s.arrival }
-
-// ArrivedNs is when the request came, on the events' clock.
-func (s *Sequence) ArrivedNs() int64 { return s.arrivedNs }
-
-// Priority is the request's; lower runs earlier.
-func (s *Sequence) Priority() int32 { return s.request.Priority }
-
-// PromptTokens is the length of the prompt.
-func (s *Sequence) PromptTokens() int32 { return int32(len(s.request.Tokens)) }
-
-// OutputTokens counts the tokens known so far.
-func (s *Sequence) OutputTokens() int32 { return int32(len(s.output)) }
-
-// User is the request's user, for fair sharing.
-func (s *Sequence) User() string { return s.request.User }
 
 // known counts the tokens whose ids the host has.
 func (s *Sequence) known() int32 { return int32(len(s.request.Tokens) + len(s.output)) }
@@ -233,10 +248,11 @@ func NewCore(cfg Config, epoch schemas.Epoch) (*Core, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Core{cfg: cfg, policy: policy, epoch: epoch, alive: map[schemas.SeqID]*Sequence{},
+	c := &Core{cfg: cfg, epoch: epoch, alive: map[schemas.SeqID]*Sequence{},
 		contextMax: int32(min(int64(cfg.ContextMax), int64(cfg.Blocks)*int64(cfg.BlockSize)))}
 	c.recent.max = cfg.RecentlyDoneMax
 	c.freeAllSlots()
+	c.setPolicy(policy)
 	return c, nil
 }
 
@@ -249,6 +265,7 @@ func (c *Core) Step(nowNs int64, event Event) Effects {
 	default:
 		c.refused = false
 	}
+	c.unanswered(event)
 	switch e := event.(type) {
 	case Submitted:
 		fx.Accepted, fx.Refused = c.submit(e.Request)
@@ -266,15 +283,23 @@ func (c *Core) Step(nowNs int64, event Event) Effects {
 	case More:
 	case PolicyChosen:
 		c.setPolicy(e.Policy)
+	case Ranked:
+		c.ranked(e.Outcome)
 	case CheckpointWanted:
 		fx.Checkpoint = c.checkpoint()
 	default:
 		panic(fmt.Sprintf("scheduler: unknown event %T", event))
 	}
 	if fx.Execute == nil {
-		fx.Reserve = c.propose()
+		if fx.Rank = c.askFirst(); fx.Rank == nil {
+			fx.Reserve = c.propose()
+		}
+	}
+	if fx.Rank == nil {
+		fx.Rank = c.askAhead()
 	}
 	fx.Emit, c.emit = c.emit, nil
+	fx.PolicyFell, fx.PolicyBack, c.fell, c.back = c.fell, c.back, nil, false
 	fx.Lost, c.lostBy = c.lostBy, nil
 	return fx
 }

@@ -30,6 +30,8 @@ func JournalOf(nowNs int64, event Event, fx *Effects) *schemas.SchedulerStep {
 		s.Event = schemas.EventMore
 	case PolicyChosen:
 		s.Event, s.Policy = schemas.EventPolicy, e.Policy.Name()
+	case Ranked:
+		s.Event, s.Ranked = schemas.EventRanked, e.Outcome
 	case CheckpointWanted:
 		s.Event = schemas.EventCheckpoint
 	default:
@@ -77,6 +79,11 @@ func EventOf(s *schemas.SchedulerStep) (Event, error) {
 			return nil, err
 		}
 		return PolicyChosen{p}, nil
+	case schemas.EventRanked:
+		if s.Ranked == nil {
+			return nil, missing
+		}
+		return Ranked{s.Ranked}, nil
 	case schemas.EventCheckpoint:
 		return CheckpointWanted{}, nil
 	}

@@ -45,13 +45,19 @@ func (c *Core) propose() *schemas.ReserveRequest {
 // chooseRows lists who could run, in policy order: running sequences that have something to compute, and as
 // many waiting ones as there are free slots.
 func (c *Core) chooseRows(p *proposal) {
+	if c.dynamic != nil {
+		c.rekey()
+	}
+	if c.external != nil {
+		c.external.decided()
+	}
 	free := len(c.slots)
 	run, wait := c.running, c.waiting
 	rowsMax := len(run) + min(len(wait), free)
 	p.rows, p.wants = make([]*Sequence, 0, rowsMax), make([]int32, 0, rowsMax)
 	for len(run) > 0 || (len(wait) > 0 && free > 0) {
 		var s *Sequence
-		if len(wait) == 0 || free == 0 || (len(run) > 0 && c.policy.Before(run[0], wait[0])) {
+		if len(wait) == 0 || free == 0 || (len(run) > 0 && before(run[0], wait[0])) {
 			s, run = run[0], run[1:]
 		} else {
 			s, wait = wait[0], wait[1:]
@@ -104,7 +110,11 @@ func (c *Core) request(p *proposal) *schemas.ReserveRequest {
 		}
 		r.Seq = append(r.Seq, uint64(s.id))
 		r.WantMax = append(r.WantMax, p.wants[i])
-		r.MayPreempt = append(r.MayPreempt, 1)
+		mayPreempt := byte(0)
+		if c.mayPreempt(s) {
+			mayPreempt = 1
+		}
+		r.MayPreempt = append(r.MayPreempt, mayPreempt)
 	}
 	// Single tokens are set aside first, so that a long prefill never keeps a decode from its step.
 	r.TokensMax = budget
@@ -262,6 +272,7 @@ func (c *Core) addRow(plan *schemas.StepPlan, f *flight, s *Sequence, g rowGrant
 		c.count.prefilled += uint64(min(end, prompt) - g.start)
 	}
 	s.planned = end
+	c.plannedRow(s, g.start, end, sample)
 	s.inFlight++
 	if sample {
 		s.pending++
@@ -278,7 +289,7 @@ func (c *Core) start(plan *schemas.StepPlan, s *Sequence, g rowGrant) {
 	last := len(c.slots) - 1
 	s.slot, c.slots = c.slots[last], c.slots[:last]
 	if !s.started {
-		s.started = true
+		s.started, s.startedNs = true, c.now
 		s.cached = min(g.cached, s.PromptTokens())
 		c.count.cached += uint64(s.cached)
 	}

@@ -196,7 +196,7 @@ func (c *Core) sampled(s *Sequence, token int32, x extra) {
 	}
 	c.emit = append(c.emit, e)
 	if e.Finish != schemas.FinishNone {
-		c.end(s)
+		c.end(s, e.Finish)
 	}
 }
 
@@ -209,7 +209,7 @@ func (c *Core) embedded(s *Sequence, embedding *schemas.Embedding) {
 	}
 	c.emit = append(c.emit, Emission{Tokenizer: s.request.Tokenizer, Seq: s.id, Token: -1, Finish: schemas.FinishStop,
 		Cached: s.cached, Embedding: embedding})
-	c.end(s)
+	c.end(s, schemas.FinishStop)
 }
 
 // lost recovers from a step that memory or compute did not do. A sequence that was part of too many lost steps without getting on ends with the error: it may be what breaks them.

@@ -27,16 +27,21 @@ func (c *Core) submit(r *schemas.SubmitRequest) (*schemas.SubmitReply, *schemas.
 	}
 	var parent *Sequence
 	for i := range int(r.Choices) {
-		s := &Sequence{id: r.Request.Seq(i), request: r, arrival: c.arrivals, arrivedNs: c.now, slot: noSlot,
+		output, ended := r.Resume.Of(i)
+		if ended {
+			continue
+		}
+		s := &Sequence{id: r.Request.Seq(i), request: r, output: slices.Clone(output), arrival: c.arrivals, arrivedNs: c.now, slot: noSlot, rank: unranked,
 			maxTokens: min(r.MaxTokens, c.contextMax-int32(len(r.Tokens))), parent: parent}
 		if r.Embed {
 			s.maxTokens = 1 // one row yields the embedding
 		}
-		if i == 0 {
+		if i == 0 && r.Resume == nil {
 			parent = s
 		}
 		c.arrivals++
 		c.alive[s.id] = s
+		c.arrived(s)
 		c.waiting = c.insert(c.waiting, s)
 	}
 	return ahead, nil
@@ -65,6 +70,9 @@ func (c *Core) refuse(r *schemas.SubmitRequest) *schemas.Error {
 	}
 	if r.Embed && r.Choices != 1 {
 		return bad("n", "n is %d; expected 1 for an embedding", r.Choices)
+	}
+	if err := c.refuseResume(r); err != nil {
+		return err
 	}
 	if r.MaxTokens < 1 {
 		return bad("max_tokens", "max_tokens is %d; expected at least 1", r.MaxTokens)
@@ -104,6 +112,35 @@ func (c *Core) refuse(r *schemas.SubmitRequest) *schemas.Error {
 	return nil
 }
 
+// refuseResume says why the output that r brings along cannot be gone on from.
+func (c *Core) refuseResume(r *schemas.SubmitRequest) *schemas.Error {
+	if err := r.Resume.Validate(r.Choices); err != nil || r.Resume == nil {
+		return err
+	}
+	bad := func(format string, args ...any) *schemas.Error {
+		return schemas.Errorf(schemas.KindInvalid, "submit", "resume: "+format, args...).WithParam("resume")
+	}
+	if r.Embed {
+		return bad("an embedding has no output to go on from")
+	}
+	going := false
+	for i, n := range r.Resume.Counts {
+		going = going || n >= 0
+		if n >= min(r.MaxTokens, c.contextMax-int32(len(r.Tokens))) {
+			return bad("choice %d has %d tokens of output already, with %d prompt tokens and max_tokens %d", i, n, len(r.Tokens), r.MaxTokens)
+		}
+	}
+	if !going {
+		return bad("all choices have ended")
+	}
+	for i, t := range r.Resume.Tokens {
+		if t < 0 || t >= c.cfg.VocabSize {
+			return bad("token %d is %d; the vocabulary has 0 to %d", i, t, c.cfg.VocabSize-1)
+		}
+	}
+	return nil
+}
+
 // promptLogprobsMax bounds what is kept of one prompt: tokens × candidates.
 const promptLogprobsMax = 1 << 20
 
@@ -135,7 +172,7 @@ func (c *Core) cancel(r *schemas.CancelRequest) (n int32, err *schemas.Error) {
 			// The end goes out like any other, so that nobody keeps a session for the sequence.
 			c.emit = append(c.emit, Emission{Tokenizer: s.request.Tokenizer, Seq: s.id, Index: s.OutputTokens(), Token: -1,
 				Finish: r.Finish, Cached: s.cached})
-			c.end(s)
+			c.end(s, r.Finish)
 			n++
 		}
 	}
@@ -160,13 +197,14 @@ func (c *Core) fail(s *Sequence, err *schemas.Error) {
 	e.Request = s.id.Request()
 	c.emit = append(c.emit, Emission{Tokenizer: s.request.Tokenizer, Seq: s.id, Index: s.OutputTokens(), Token: -1,
 		Finish: schemas.FinishError, Cached: s.cached, Err: &e})
-	c.end(s)
+	c.end(s, schemas.FinishError)
 }
 
 // end takes s out of the engine. Rows of it that are still in flight will be discarded. Its blocks may
 // be reused at once: the device runs steps in order.
-func (c *Core) end(s *Sequence) {
-	s.ended = true
+func (c *Core) end(s *Sequence, finish schemas.FinishReason) {
+	s.ended, s.finish = true, finish
+	c.endedSequence(s)
 	delete(c.alive, s.id)
 	if s.slot != noSlot {
 		c.running = remove(c.running, s)

@@ -25,16 +25,14 @@ const agingNs = 1_000_000
 
 func (shortestFirst) Name() string { return "shortest-first" }
 
-func (shortestFirst) Before(a, b *scheduler.Sequence) bool {
-	keyA := a.ArrivedNs() + int64(a.PromptTokens())*agingNs
-	keyB := b.ArrivedNs() + int64(b.PromptTokens())*agingNs
-	if keyA != keyB {
-		return keyA < keyB
-	}
-	return a.Arrival() < b.Arrival()
+// Key orders sequences: the smaller goes first, and of equal ones the earlier.
+func (shortestFirst) Key(s *scheduler.Sequence, _ int64) int64 {
+	return s.ArrivedNs() + int64(s.PromptTokens())*agingNs
 }
 
-func init() { scheduler.RegisterPolicy(shortestFirst{}) }
+func init() {
+	scheduler.RegisterPolicy("shortest-first", func() scheduler.Policy { return shortestFirst{} })
+}
 
 func main() {
 	for _, policy := range []string{"fcfs", "shortest-first"} {
