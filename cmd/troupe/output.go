@@ -106,3 +106,10 @@ func progress(w io.Writer, name string) func(done, total int64) {
 
 // progressBytesMin is the size from which loading takes long enough to watch.
 const progressBytesMin = 256 << 20
+
+// printJSONLine prints one of many values.
+func printJSONLine(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}

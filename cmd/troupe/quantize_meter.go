@@ -25,19 +25,27 @@ func newMeter(w io.Writer, now func() time.Time) *meter {
 
 // progress writes what is done, of total, with a text about it and the time that is left.
 func (m *meter) progress(done, total int64, text string) {
+	if total <= 0 {
+		return
+	}
+	line := fmt.Sprintf("%3d%%  %s", 100*done/total, text)
+	if took := m.now().Sub(m.began).Seconds(); took > 1 && done > 0 {
+		line += "  " + left(took/float64(done)*float64(total-done)) + " left"
+	}
+	m.status(line)
+}
+
+// status writes a line in place of the one before, if that is long enough ago.
+func (m *meter) status(line string) {
 	now := m.now()
 	period := plainPeriodTime
 	if m.terminal {
 		period = meterPeriodTime
 	}
-	if now.Sub(m.last) < period || total <= 0 {
+	if now.Sub(m.last) < period {
 		return
 	}
 	m.last = now
-	line := fmt.Sprintf("%3d%%  %s", 100*done/total, text)
-	if took := now.Sub(m.began).Seconds(); took > 1 && done > 0 {
-		line += "  " + left(took/float64(done)*float64(total-done)) + " left"
-	}
 	line = shorten(line, columnsMax-1)
 	if !m.terminal {
 		fmt.Fprintln(m.w, line)

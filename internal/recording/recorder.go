@@ -82,7 +82,7 @@ func Start(ctx context.Context, conn *nats.Conn, path string, opts Options) (r *
 	background, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	if r.sub, err = conn.Subscribe(schemas.JournalPrefix+">", func(m *nats.Msg) { r.take(background, m.Data) }); err == nil {
-		err = errors.Join(r.sub.SetPendingLimits(-1, pendingBytes), conn.FlushWithContext(ctx))
+		err = errors.Join(r.sub.SetPendingLimits(-1, pendingBytes), conn.FlushTimeout(askTimeMax))
 	}
 	if err != nil {
 		stop()
