@@ -39,11 +39,18 @@ type Actor struct {
 
 	stop    chan struct{}
 	stopped sync.WaitGroup
+
+	asking     context.Context // ends when the actor stops: nobody waits for policies in other processes then
+	stopAsking context.CancelFunc
 }
 
 // New prepares the scheduler of a replica: cfg.Replica names it, its memory and its compute.
 func New(node *bus.Node, group *bus.Group, cfg Config, log zerolog.Logger) (*Actor, error) {
-	core, err := NewCore(cfg, schemas.Epoch(time.Now().UnixNano()))
+	began := time.Now()
+	if cfg.Stopwatch == nil {
+		cfg.Stopwatch = func() int64 { return time.Since(began).Nanoseconds() }
+	}
+	core, err := NewCore(cfg, schemas.Epoch(began.UnixNano()))
 	if err != nil {
 		return nil, err
 	}
@@ -51,8 +58,9 @@ func New(node *bus.Node, group *bus.Group, cfg Config, log zerolog.Logger) (*Act
 		memory:  bus.NewRef(node, schemas.Reserve, cfg.Replica),
 		compute: bus.NewRef(node, schemas.Execute, cfg.Replica),
 		self:    bus.NewRef(node, schemas.CancelSeqs, cfg.Replica),
-		start:   time.Now(),
+		start:   began,
 		stop:    make(chan struct{})}
+	a.asking, a.stopAsking = context.WithCancel(context.Background())
 	a.outboxes = bus.NewOutboxes(outboxRowsMax, a.sender)
 	a.actor = bus.NewActor(node, "scheduler", cfg.Replica, "Decides what runs in the next step.")
 	bus.Handle(a.actor, schemas.Submit, group, a.submit)
@@ -67,6 +75,7 @@ func New(node *bus.Node, group *bus.Group, cfg Config, log zerolog.Logger) (*Act
 		return st, nil
 	})
 	bus.Handle(a.actor, schemas.Policy, group, a.policy)
+	bus.Handle(a.actor, schemas.Shadow, group, a.shadow)
 	bus.Handle(a.actor, schemas.Checkpoint, group, a.checkpoint)
 	a.actor.JournalsItself()
 	return a, nil
@@ -77,6 +86,9 @@ func (a *Actor) Start() error {
 	if err := a.actor.Start(); err != nil {
 		return err
 	}
+	if a.node.Journaling() { // whoever records from the start has a place to replay from
+		bus.Run(a.group, a.actor, func(ctx context.Context) { a.step(ctx, CheckpointWanted{}) })
+	}
 	a.stopped.Add(1)
 	go a.tick()
 	return nil
@@ -85,6 +97,7 @@ func (a *Actor) Start() error {
 // Stop ends the clock and the outboxes. Sequences that still run are abandoned; drain first.
 func (a *Actor) Stop() {
 	close(a.stop)
+	a.stopAsking()
 	a.stopped.Wait()
 	a.actor.Stop()
 	a.outboxes.Close()
@@ -115,17 +128,6 @@ func (a *Actor) stepDone(ctx context.Context, r *schemas.StepResult) (*schemas.A
 	return &schemas.Ack{}, nil
 }
 
-func (a *Actor) policy(ctx context.Context, req *schemas.PolicyRequest) (*schemas.PolicyReply, error) {
-	if req.Name != "" {
-		p, err := PolicyByName(req.Name)
-		if err != nil {
-			return nil, err
-		}
-		a.step(ctx, PolicyChosen{p})
-	}
-	return &schemas.PolicyReply{Active: a.core.policy.Name(), Policies: Policies()}, nil
-}
-
 func (a *Actor) checkpoint(ctx context.Context, _ *schemas.CheckpointRequest) (*schemas.CheckpointReply, error) {
 	p := a.step(ctx, CheckpointWanted{}).Checkpoint
 	return &schemas.CheckpointReply{Epoch: p.Epoch, NowNs: a.now(), Seqs: int32(len(p.Seqs))}, nil
@@ -140,18 +142,24 @@ func (a *Actor) step(ctx context.Context, event Event) Effects {
 	var memory, launch time.Duration
 	fx := a.advance(event)
 	first := fx
-	emit := fx.Emit
-	for fx.Reserve != nil || fx.Execute != nil {
+	emit, questions := fx.Emit, fx.later()
+	for fx.Reserve != nil || fx.Execute != nil || fx.waits() {
 		at := time.Now()
-		if fx.Reserve != nil {
+		switch {
+		case fx.Reserve != nil:
 			event = a.reserve(ctx, fx.Reserve)
 			memory += time.Since(at)
-		} else {
+		case fx.Execute != nil:
 			event = a.execute(ctx, fx.Execute)
 			launch += time.Since(at)
+		default:
+			event = Ranked{Ask(ctx, a.node.Conn(), fx.Rank)}
 		}
 		fx = a.advance(event)
-		emit = append(emit, fx.Emit...)
+		emit, questions = append(emit, fx.Emit...), append(questions, fx.later()...)
+	}
+	for _, q := range questions { // the device has its work
+		a.askPolicy(q)
 	}
 	if first.Repeat != nil {
 		if _, err := a.compute.Call(ctx, first.Repeat); err != nil {
@@ -177,6 +185,7 @@ func (a *Actor) advance(event Event) Effects {
 	if fx.Lost != nil {
 		a.log.Error().Err(fx.Lost).Msg("a step is lost; running sequences are recomputed")
 	}
+	a.tell(&fx)
 	return fx
 }
 

@@ -117,6 +117,10 @@ type Effects struct {
 	// PolicyFell says why the fallback took over from such a policy, PolicyBack that it decides again; for the log.
 	PolicyFell *schemas.Error
 	PolicyBack bool
+	// ShadowRank asks a shadow policy in another process; its outcome goes to Core.ShadowRanked. Disagreed is a decision
+	// that the shadow would have made otherwise, for the log.
+	ShadowRank *Question
+	Disagreed  *schemas.ShadowExample
 
 	// Lost says why all that was in flight is given up, for the log.
 	Lost *schemas.Error
@@ -145,6 +149,7 @@ type Core struct {
 	policy     Policy
 	dynamic    Dynamic   // policy, if it is one
 	external   *External // policy, if it is one
+	shadow     *shadow   // a second policy that only watches, or nil
 	contextMax int32     // what both the model and the KV pool allow
 
 	epoch schemas.Epoch
@@ -163,13 +168,15 @@ type Core struct {
 	forget   bool        // memory holds blocks of an epoch that is over and has yet to hear of the new one
 	arrivals uint64
 
-	questions uint64 // to policies in other processes
-	recent    recentRequests
-	emit      []Emission
-	fell      *schemas.Error // why the current event made the external policy's fallback take over
-	back      bool           // the current event brought the external policy back
-	lostBy    *schemas.Error // what made the current event give up what was in flight
-	now       int64          // nanoseconds, of the current event
+	questions  uint64 // to policies in other processes
+	recent     recentRequests
+	emit       []Emission
+	fell       *schemas.Error // why the current event made the external policy's fallback take over
+	back       bool           // the current event brought the external policy back
+	shadowRank *Question      // of the current event
+	disagreed  *schemas.ShadowExample
+	lostBy     *schemas.Error // what made the current event give up what was in flight
+	now        int64          // nanoseconds, of the current event
 
 	count counters
 }
@@ -299,6 +306,7 @@ func (c *Core) Step(nowNs int64, event Event) Effects {
 		fx.Rank = c.askAhead()
 	}
 	fx.Emit, c.emit = c.emit, nil
+	fx.ShadowRank, fx.Disagreed, c.shadowRank, c.disagreed = c.shadowRank, c.disagreed, nil, nil
 	fx.PolicyFell, fx.PolicyBack, c.fell, c.back = c.fell, c.back, nil, false
 	fx.Lost, c.lostBy = c.lostBy, nil
 	return fx

@@ -57,6 +57,9 @@ func (c *Core) arrived(s *Sequence) {
 	if o, ok := c.policy.(Observer); ok {
 		o.Arrived(s, c.now)
 	}
+	if c.shadow != nil {
+		c.shadow.arrived(s, c.now)
+	}
 }
 
 // plannedRow tells the policies what a row computes that was not computed before.
@@ -66,20 +69,24 @@ func (c *Core) plannedRow(s *Sequence, start, end int32, sample bool) {
 		return // again, after a preemption
 	}
 	s.reached = end
-	o, ok := c.policy.(Observer)
-	if !ok {
-		return
-	}
-	output := int32(0)
+	prompt, output := max(0, min(end, s.PromptTokens())-from), int32(0)
 	if sample {
 		output = 1
 	}
-	o.Planned(s, max(0, min(end, s.PromptTokens())-from), output, c.now)
+	if o, ok := c.policy.(Observer); ok {
+		o.Planned(s, prompt, output, c.now)
+	}
+	if c.shadow != nil {
+		c.shadow.planned(s, prompt, output, c.now)
+	}
 }
 
 // endedSequence tells the policies that s is over.
 func (c *Core) endedSequence(s *Sequence) {
 	if o, ok := c.policy.(Observer); ok {
 		o.Ended(s, c.now)
+	}
+	if c.shadow != nil {
+		c.shadow.ended(s, c.now)
 	}
 }

@@ -51,6 +51,10 @@ func (c *Core) chooseRows(p *proposal) {
 	if c.external != nil {
 		c.external.decided()
 	}
+	if c.shadow != nil {
+		v := c.view()
+		c.disagreed, c.shadowRank = c.shadow.decide(&v)
+	}
 	free := len(c.slots)
 	run, wait := c.running, c.waiting
 	rowsMax := len(run) + min(len(wait), free)

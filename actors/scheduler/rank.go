@@ -4,6 +4,20 @@ import "github.com/troupe-engine/troupe/schemas"
 
 // How the core works with a policy in another process.
 
+// waits reports whether a policy must be asked before anything else.
+func (fx *Effects) waits() bool { return fx.Rank != nil && fx.Rank.Wait }
+
+// later are the questions that can wait until the device has its work.
+func (fx *Effects) later() []*Question {
+	var questions []*Question
+	for _, q := range []*Question{fx.Rank, fx.ShadowRank} {
+		if q != nil && !q.Wait {
+			questions = append(questions, q)
+		}
+	}
+	return questions
+}
+
 // view is the queue as it is now.
 func (c *Core) view() queueView {
 	return queueView{cfg: &c.cfg, nowNs: c.now, stamp: rankStamp{c.step, c.arrivals, c.count.finished}, slotsFree: len(c.slots),
