@@ -244,12 +244,15 @@ func (n *Node) Close() {
 	n.server.WaitForShutdown()
 }
 
+// Served reports whether somebody subscribes to subject, on this node or on one that is connected now.
+func (n *Node) Served(subject string) bool { return n.account.SubscriptionInterest(subject) }
+
 // interestPoll is how often WaitForService looks.
 const interestPoll = 5 * time.Millisecond
 
 // WaitForService returns when an actor on any node serves subject, or ctx ends.
 func (n *Node) WaitForService(ctx context.Context, subject string) error {
-	for !n.account.SubscriptionInterest(subject) {
+	for !n.Served(subject) {
 		if sleep(ctx, interestPoll); ctx.Err() != nil {
 			return schemas.Errorf(schemas.KindUnavailable, "wait for "+subject, "nobody serves it: %v", ctx.Err()).
 				WithHint("`nats micro ls` lists the actors that run")

@@ -26,6 +26,8 @@ type Config struct {
 	ToolFormat toolcalls.Format       // how the model writes calls; default: what its chat template speaks of, or else Hermes
 	Defaults   schemas.SamplingParams // from generation_config; a zero TopP means temperature 1, top_p 1
 
+	Cluster *Cluster // route to all replicas that report, and go on elsewhere when one is lost; nil: work with Scheduler alone
+
 	APIKeys      []string // over HTTP every request must carry one of them; none lets everybody in
 	KeylessPaths []string // need no key, nor do the paths below them. Default /health and /metrics
 	CORSOrigins  []string // whose pages may use the API: "https://example.org", or "*" for all

@@ -44,6 +44,7 @@ type flight struct {
 	queued int   // bytes of text in rows
 	latest time.Time
 	wake   chan struct{}
+	lost   chan struct{} // a replica of its parts was given up
 }
 
 // sink is where an answer goes. Only one goroutine uses it.
@@ -57,7 +58,7 @@ type sink interface {
 
 // begin admits a job, encodes its prompts and submits them. The caller must call end.
 func (g *Gateway) begin(parent context.Context, id schemas.RequestID, j *job) (*flight, *schemas.Error) {
-	engine, err := g.ready()
+	_, err := g.ready()
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func (g *Gateway) begin(parent context.Context, id schemas.RequestID, j *job) (*
 		return nil, err
 	}
 	f.journalRequest()
-	if err := f.start(engine); err != nil {
+	if err := f.start(); err != nil {
 		f.end(err)
 		return nil, err
 	}
@@ -83,7 +84,7 @@ func (g *Gateway) begin(parent context.Context, id schemas.RequestID, j *job) (*
 
 func (g *Gateway) newFlight(parent context.Context, id schemas.RequestID, j *job) *flight {
 	now := time.Now()
-	f := &flight{g: g, job: j, id: id, began: now, latest: now, wake: make(chan struct{}, 1),
+	f := &flight{g: g, job: j, id: id, began: now, latest: now, wake: make(chan struct{}, 1), lost: make(chan struct{}, 1),
 		answer: newAnswer(j.api.id+id.String(), now.Unix(), j)}
 	deadline := schemas.Errorf(schemas.KindTimeout, "answer", "the request took longer than %s", g.cfg.RequestTimeMax).
 		WithHint("ask for fewer tokens, or raise request_time_max")
@@ -98,17 +99,24 @@ func (g *Gateway) newFlight(parent context.Context, id schemas.RequestID, j *job
 		for c := range arrived {
 			arrived[c] = now
 		}
-		f.parts = append(f.parts, &part{flight: f, index: i, id: id, tokens: make([]int32, j.n), ended: make([]bool, j.n), arrived: arrived})
+		p := &part{flight: f, index: i, id: id, tokens: make([]int32, j.n), ended: make([]bool, j.n), arrived: arrived}
+		if g.replicas != nil {
+			p.output = make([][]int32, j.n)
+		}
+		f.parts = append(f.parts, p)
 	}
 	return f
 }
 
 // start encodes every prompt before it submits the first: most of what is wrong shows by then.
-func (f *flight) start(engine *schemas.EngineInfo) *schemas.Error {
+func (f *flight) start() *schemas.Error {
 	defer f.arm() // not earlier: a cancellation must not overtake the submission
 	for i, p := range f.parts {
 		spec := f.job.detok
-		spec.Gateway, spec.Scheduler = f.g.cfg.Instance, f.g.cfg.Scheduler
+		spec.Gateway = f.g.cfg.Instance
+		if f.g.replicas == nil {
+			spec.Scheduler = f.g.cfg.Scheduler
+		}
 		req := f.job.prompts[i]
 		req.Request, req.Detok = p.id, &spec
 		f.encoded++ // even if the call fails: the tokenizer may have opened the session
@@ -120,6 +128,10 @@ func (f *flight) start(engine *schemas.EngineInfo) *schemas.Error {
 			}
 			return e
 		}
+		engine, refused := f.place(p, reply.Tokens, f.job.salt(p.id), "")
+		if refused != nil {
+			return refused
+		}
 		submit, refused := f.job.submission(p.id, reply.Tokens, engine, &f.g.cfg)
 		if refused != nil {
 			return refused
@@ -129,7 +141,7 @@ func (f *flight) start(engine *schemas.EngineInfo) *schemas.Error {
 		if err := f.setPrompt(i, reply.Tokens); err != nil {
 			return err
 		}
-		if err := f.compile(submit, engine); err != nil {
+		if err := f.compile(p, submit); err != nil {
 			return err
 		}
 	}
@@ -146,13 +158,13 @@ func (f *flight) submitMore() *schemas.Error {
 			return nil
 		}
 		f.submitted.Store(int32(next + 1)) // even if the call fails: the scheduler may have heard it
-		_, err := f.g.submit.Call(f.ctx, f.requests[next])
-		if err != nil && running > 0 && f.job.embed != nil && schemas.AsError(err, "submit").Kind == schemas.KindOverloaded {
+		err := f.submit(next)
+		if err != nil && running > 0 && f.job.embed != nil && err.Kind == schemas.KindOverloaded {
 			f.submitted.Store(int32(next))
 			return nil
 		}
 		if err != nil {
-			return f.reason(err, "submit")
+			return err
 		}
 		f.g.metrics.admitted(f.requests[next])
 	}
@@ -190,13 +202,14 @@ func (f *flight) setPrompt(i int, tokens schemas.I32) *schemas.Error {
 }
 
 // compile makes a guide ready, so that no step waits for it, and finds what is wrong with it.
-func (f *flight) compile(r *schemas.SubmitRequest, engine *schemas.EngineInfo) *schemas.Error {
+func (f *flight) compile(p *part, r *schemas.SubmitRequest) *schemas.Error {
 	guide := f.job.guide()
 	if guide == nil {
 		return nil
 	}
-	compute := bus.NewRef(f.g.node, schemas.Compile, engine.Replica)
-	_, err := compute.Call(f.ctx, &schemas.CompileRequest{Guide: *guide, MaxTokens: r.MaxTokens})
+	ctx, cancel := p.replica.while(f.ctx)
+	defer cancel()
+	_, err := p.replica.compile.Call(ctx, &schemas.CompileRequest{Guide: *guide, MaxTokens: r.MaxTokens})
 	if err == nil {
 		return nil
 	}
@@ -345,6 +358,10 @@ func (f *flight) next(s sink, idle, stall <-chan time.Time) ([]row, error) {
 			if rows := f.take(); len(rows) > 0 {
 				return rows, nil
 			}
+		case <-f.lost:
+			if err := f.rescue(); err != nil {
+				return nil, err
+			}
 		case <-idle:
 			if err := s.idle(); err != nil {
 				return nil, err
@@ -367,15 +384,21 @@ func (f *flight) resubmit() error {
 		return nil
 	}
 	over := true
-	for _, r := range f.requests[:f.submitted.Load()] {
-		reply, err := f.g.submit.Call(f.ctx, r)
+	for i, r := range f.requests[:f.submitted.Load()] {
+		at := f.parts[i].replica
+		ctx, cancel := at.while(f.ctx)
+		reply, err := at.submit.Call(ctx, r)
+		cancel()
 		if err != nil {
+			if at.lost() != nil { // rescue is told
+				return nil
+			}
 			return err
 		}
 		over = over && reply.Ended
 	}
 	if over && f.over {
-		return schemas.Errorf(schemas.KindUnavailable, "answer", "the answer was computed, but its text was lost on the way from %s over %s", f.g.cfg.Scheduler, f.g.cfg.Tokenizer).
+		return schemas.Errorf(schemas.KindUnavailable, "answer", "the answer was computed, but its text was lost on the way from %s over %s", f.parts[0].replica.name, f.g.cfg.Tokenizer).
 			WithHint("was the tokenizer restarted? try again")
 	}
 	f.over = over
@@ -392,6 +415,11 @@ func (f *flight) end(err *schemas.Error) {
 	f.abort(nil)
 	f.free()
 	f.g.requests.remove(f)
+	if f.g.replicas != nil {
+		for _, p := range f.parts {
+			f.g.replicas.leave(p)
+		}
+	}
 	f.journalAnswer(err)
 	f.g.report(f, err)
 }
@@ -400,10 +428,15 @@ func (f *flight) end(err *schemas.Error) {
 func (f *flight) release() {
 	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeMax)
 	defer cancel()
-	if seqs := f.g.requests.unfinished(f, int(f.submitted.Load())); len(seqs) > 0 {
-		if _, err := f.g.cancel.Call(ctx, &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel}); err != nil {
+	for at, seqs := range f.g.requests.held(f, int(f.submitted.Load())) {
+		if len(seqs) == 0 || at.lost() != nil {
+			continue
+		}
+		bound, free := at.while(ctx)
+		if _, err := at.cancel.Call(bound, &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel}); err != nil {
 			f.g.log.Warn().Err(err).Stringer("request", f.id).Msg("sequences could not be cancelled")
 		}
+		free()
 	}
 	if seqs := f.g.requests.unfinished(f, f.encoded); len(seqs) > 0 {
 		if _, err := f.g.closeSessions.Call(ctx, &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel}); err != nil {

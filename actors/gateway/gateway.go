@@ -39,12 +39,12 @@ type Gateway struct {
 
 	encode *bus.Ref[schemas.EncodeRequest, schemas.EncodeReply]
 	decode *bus.Ref[schemas.DecodeRequest, schemas.DecodeReply]
-	submit *bus.Ref[schemas.SubmitRequest, schemas.SubmitReply]
-	cancel *bus.Ref[schemas.CancelRequest, schemas.CancelReply]
-	ask    *bus.Ref[schemas.InfoRequest, schemas.EngineInfo]
 	vocab  *bus.Ref[schemas.InfoRequest, schemas.TokenizerState]
 
 	closeSessions *bus.Ref[schemas.CancelRequest, schemas.CancelReply] // at the tokenizer
+
+	home     *replica  // cfg.Scheduler, which a gateway without replicas works with
+	replicas *replicas // nil outside of a cluster
 
 	engine    atomic.Pointer[schemas.EngineInfo] // nil until the engine has answered
 	tools     atomic.Value                       // of toolcalls.Format: what the chat template speaks of
@@ -74,14 +74,19 @@ func New(node *bus.Node, cfg Config) (*Gateway, error) {
 		requests:      newRequests(cfg.RequestsMax, cfg.KeyRequestsMax),
 		encode:        bus.NewRef(node, schemas.Encode, cfg.Tokenizer),
 		decode:        bus.NewRef(node, schemas.Decode, cfg.Tokenizer),
-		submit:        bus.NewRef(node, schemas.Submit, cfg.Scheduler),
-		cancel:        bus.NewRef(node, schemas.CancelSeqs, cfg.Scheduler),
-		ask:           bus.NewRef(node, schemas.Engine, cfg.Scheduler),
 		vocab:         bus.NewRef(node, schemas.TokenizerInfo, cfg.Tokenizer),
 		closeSessions: bus.NewRef(node, schemas.CloseSessions, cfg.Tokenizer),
 		readers:       make(chan struct{}, 2*cfg.RequestsMax),
 		prefix:        binary.LittleEndian.Uint32(random[:]) & 0xffffff, startedAt: time.Now(), stop: make(chan struct{})}
 	g.uploads.left, g.uploads.max = cfg.ReadBytesMax, cfg.ConnectionsMax // HTTP/2 has more requests than connections
+	if cfg.Cluster == nil {
+		g.home = newReplica(node, cfg.Scheduler)
+	} else {
+		var err error
+		if g.replicas, err = newReplicas(g, *cfg.Cluster); err != nil {
+			return nil, err
+		}
+	}
 	g.metrics = newMetrics(g)
 	g.actor = bus.NewActor(node, "gateway", cfg.Instance, "Takes requests over HTTP and NATS and streams the answers.")
 	bus.Handle(g.actor, schemas.Deltas, bus.NewGroup(), g.deltas)
@@ -102,6 +107,12 @@ func (g *Gateway) Start() error {
 		g.Close()
 		return err
 	}
+	if g.replicas != nil {
+		if err := g.replicas.start(); err != nil {
+			g.Close()
+			return err
+		}
+	}
 	g.background.Go(g.watchEngine)
 	return nil
 }
@@ -111,7 +122,7 @@ func (g *Gateway) watchEngine() {
 	silences := 0
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), engineAskTimeMax)
-		info, err := g.ask.Call(ctx, &schemas.InfoRequest{})
+		info, err := g.askEngine(ctx)
 		if t, err := g.vocab.Call(ctx, &schemas.InfoRequest{}); err == nil {
 			g.tools.Store(toolcalls.Format(t.ToolFormat))
 		}
@@ -136,6 +147,18 @@ func (g *Gateway) watchEngine() {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// askEngine asks what is served, by the one replica or by any.
+func (g *Gateway) askEngine(ctx context.Context) (*schemas.EngineInfo, error) {
+	if g.replicas == nil {
+		return g.home.ask.Call(ctx, &schemas.InfoRequest{})
+	}
+	info, err := g.replicas.engine()
+	if err != nil {
+		return nil, err
+	}
+	return info, nil
 }
 
 // ready returns what the engine serves, or why requests cannot be taken.
@@ -216,6 +239,9 @@ func (g *Gateway) newRequestID() schemas.RequestID {
 // cancelByID ends a request of this gateway and reports whether there was one.
 func (g *Gateway) cancelByID(id schemas.RequestID) bool {
 	f := g.requests.find(id)
+	if f == nil {
+		f = g.requests.publicFlight(id)
+	}
 	if f == nil {
 		return false
 	}

@@ -171,6 +171,7 @@ func (g *Gateway) readJob(w http.ResponseWriter, r *http.Request, a *api) (j *jo
 		return err
 	})
 	if ok {
+		j.route(r.Header.Get)
 		j.trace, j.key = traceID(r.Header.Get("traceparent")), keyOf(r.Context())
 	}
 	return j, ok

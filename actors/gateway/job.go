@@ -39,6 +39,8 @@ type job struct {
 	stream  bool
 	usage   bool   // a streamed answer ends with its usage
 	trace   string // the client's trace id, for the log
+	session string // the client's: its requests prefer one replica
+	stays   bool   // once tokens have come, it must not go on elsewhere
 	key     string // whose request it is, for the limit per API key; "" if there are no keys
 
 	logprobs       bool              // report those of the answer
@@ -166,10 +168,16 @@ func (j *job) submission(id schemas.RequestID, tokens schemas.I32, engine *schem
 	if !j.seeded {
 		r.Sampling.Seed = rand.Uint64()
 	}
-	if rules := j.sampling.Rules; rules != nil && rules.PromptLogprobs > 0 {
-		r.CacheSalt = uint64(id) // what comes from the prefix cache has no log-probabilities
-	}
+	r.CacheSalt = j.salt(id)
 	return r, nil
+}
+
+// salt keeps a prompt apart from others' in the prefix cache: what comes from there has no log-probabilities.
+func (j *job) salt(id schemas.RequestID) uint64 {
+	if rules := j.sampling.Rules; rules != nil && rules.PromptLogprobs > 0 {
+		return uint64(id)
+	}
+	return 0
 }
 
 // checkPrompt finds what does not fit the model.

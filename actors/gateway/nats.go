@@ -178,6 +178,7 @@ func (x *exchange) begin(a *api) (*flight, *schemas.Error) {
 		return nil, err
 	}
 	j.trace = traceID(x.request.Header.Get(headerTraceContext))
+	j.route(x.request.Header.Get)
 	return x.g.begin(context.Background(), x.g.newRequestID(), j)
 }
 

@@ -35,6 +35,7 @@ type part struct {
 	prompt  int32       // tokens
 	stop    schemas.I32 // end tokens
 	id      schemas.RequestID
+	placement
 }
 
 func newRequests(limit, perKey int) *requests {
@@ -168,11 +169,7 @@ func (q *requests) unfinished(f *flight, parts int) schemas.U64 {
 	defer q.mu.Unlock()
 	var seqs schemas.U64
 	for _, p := range f.parts[:parts] {
-		for i, ended := range p.ended {
-			if !ended {
-				seqs = append(seqs, uint64(p.id.Seq(i)))
-			}
-		}
+		seqs = append(seqs, p.unfinished()...)
 	}
 	return seqs
 }
@@ -203,6 +200,7 @@ func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time, m *metrics) (*s
 		}
 		if gained > 0 {
 			m.advanced(gained, p.tokens[c] == 0, now.Sub(p.arrived[c]))
+			p.follow(c, gained, b.IDs[i])
 			p.tokens[c], p.arrived[c] = b.Tokens[i], now
 		}
 		r := row{choice: p.index*len(p.tokens) + c, text: b.Text[i], tokens: p.tokens[c], cached: b.Cached[i], finish: finish}

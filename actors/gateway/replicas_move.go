@@ -1,0 +1,339 @@
+package gateway
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/troupe-engine/troupe/internal/routing"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// What clients say about where their requests run, in a header of HTTP or NATS.
+const (
+	headerSession  = "Troupe-Session"  // requests with the same value prefer one replica
+	headerFailover = "Troupe-Failover" // "none": do not go on elsewhere once tokens have come
+	sessionMax     = 256               // bytes of a session's name that count
+)
+
+// route takes what the client says about where its request runs.
+func (j *job) route(header func(string) string) {
+	j.session = clipped(header(headerSession), sessionMax)
+	j.stays = header(headerFailover) == "none"
+}
+
+func clipped(s string, n int) string { return s[:min(len(s), n)] }
+
+// place chooses a replica for a part and returns what it serves.
+func (f *flight) place(p *part, tokens schemas.I32, salt uint64, numerics string) (*schemas.EngineInfo, *schemas.Error) {
+	rs := f.g.replicas
+	if rs == nil {
+		f.g.requests.setReplica(p, f.g.home, nil)
+		return f.g.engine.Load(), nil
+	}
+	q := &routing.Request{Prompt: int32(len(tokens)), Session: f.job.session, Avoid: p.avoid}
+	if q.BlockSize = rs.blockSize(); q.BlockSize > 0 {
+		q.Keys = routing.BlockKeys(nil, tokens, q.BlockSize, salt)
+	}
+	r, engine, ticket, err := rs.choose(q, numerics)
+	if err != nil {
+		return nil, err
+	}
+	f.g.requests.setReplica(p, r, ticket)
+	p.unwatch = context.AfterFunc(r.gone, func() {
+		select {
+		case f.lost <- struct{}{}:
+		default:
+		}
+	})
+	return engine, nil
+}
+
+// choose asks the router, among the replicas with the same numerics unless that is "".
+func (rs *replicas) choose(q *routing.Request, numerics string) (*replica, *schemas.EngineInfo, *routing.Ticket, *schemas.Error) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if numerics != "" {
+		q.Avoid = slices.Clone(q.Avoid)
+		for name, r := range rs.known {
+			if r.numerics != numerics {
+				q.Avoid = append(q.Avoid, name)
+			}
+		}
+	}
+	ticket, err := rs.router.Route(q)
+	if err != nil {
+		if len(rs.router.Replicas()) == 0 {
+			err = schemas.Errorf(schemas.KindUnavailable, "route", "no replica is there").WithHint("try again later; `troupe nodes` lists who is")
+		}
+		err.RetryAfterMs = retryAfterMs
+		return nil, nil, nil, err
+	}
+	r := rs.known[ticket.Replica]
+	return r, r.info, ticket, nil
+}
+
+// blockSize is the one to name prompts' blocks by; 0 if there is nothing to choose between.
+func (rs *replicas) blockSize() int32 {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if len(rs.known) < 2 {
+		return 0
+	}
+	size := int32(0)
+	for _, r := range rs.known {
+		size = max(size, r.report.BlockSize)
+	}
+	return size
+}
+
+// setReplica says where a part runs.
+func (q *requests) setReplica(p *part, r *replica, t *routing.Ticket) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p.replica, p.ticket = r, t
+}
+
+// placement is where a part runs, and what it takes to go on elsewhere.
+type placement struct {
+	replica *replica        // nil until it is placed; guarded by requests.mu for others than the flight
+	ticket  *routing.Ticket // nil without a router
+	avoid   []schemas.Instance
+	unwatch func() bool
+	output  [][]int32 // per choice; nil without a router; guarded by requests.mu
+}
+
+// follow notes a token that has come, the first of a choice or a later one. Guarded by requests.mu.
+func (p *part) follow(choice int, gained int32, token int32) {
+	if p.output == nil {
+		return
+	}
+	if p.tokens[choice] == 0 {
+		p.flight.g.replicas.started(p.ticket)
+	}
+	if gained == 1 && token >= 0 {
+		p.output[choice] = append(p.output[choice], token)
+	}
+}
+
+// unfinished lists the sequences that have not ended. Guarded by requests.mu.
+func (p *part) unfinished() (seqs schemas.U64) {
+	for i, ended := range p.ended {
+		if !ended {
+			seqs = append(seqs, uint64(p.id.Seq(i)))
+		}
+	}
+	return seqs
+}
+
+// started tells the router that a request's first token has come.
+func (rs *replicas) started(t *routing.Ticket) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.router.Started(t)
+}
+
+// leave tells the router that a part runs there no more.
+func (rs *replicas) leave(p *part) {
+	if p.unwatch != nil {
+		p.unwatch()
+	}
+	if p.ticket != nil {
+		rs.mu.Lock()
+		rs.router.Done(p.ticket)
+		rs.mu.Unlock()
+	}
+}
+
+// submit hands a part to its replica or, if that cannot take it, to another.
+func (f *flight) submit(i int) *schemas.Error {
+	for {
+		p := f.parts[i]
+		ctx, cancel := p.replica.while(f.ctx)
+		_, err := p.replica.submit.Call(ctx, f.requests[i])
+		cancel()
+		if err == nil {
+			return nil
+		}
+		e := f.reason(err, "submit")
+		if !f.movable(p, e) {
+			return e
+		}
+		if err := f.move(i, e); err != nil {
+			return err
+		}
+	}
+}
+
+// movable reports whether an error of a part's replica may be no other's.
+func (f *flight) movable(p *part, e *schemas.Error) bool {
+	if f.g.replicas == nil || f.ctx.Err() != nil {
+		return false
+	}
+	return p.replica.lost() != nil || e.Kind == schemas.KindUnavailable || e.Kind == schemas.KindTimeout || e.Kind == schemas.KindOverloaded
+}
+
+// rescue moves the parts whose replica was given up.
+func (f *flight) rescue() *schemas.Error {
+	for i, p := range f.parts[:len(f.requests)] {
+		why := p.replica.lost()
+		if why == nil || f.g.requests.over(p) {
+			continue
+		}
+		if err := f.move(i, schemas.AsError(why, "run")); err != nil {
+			return err
+		}
+		if i < int(f.submitted.Load()) {
+			if err := f.submit(i); err != nil {
+				return err
+			}
+		}
+	}
+	if f.ctx.Err() != nil { // the cancellation may have overtaken a submission
+		f.release()
+	}
+	return nil
+}
+
+// over reports whether all choices of a part have ended.
+func (q *requests) over(p *part) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return !slices.Contains(p.ended, false)
+}
+
+// move gives a part a new place, with a new id among the actors: what its old replica may still say, even after
+// days of being frozen, belongs to an id that nobody knows. It goes on after the tokens whose text has
+// come. The part is not submitted yet.
+func (f *flight) move(i int, why *schemas.Error) *schemas.Error {
+	g, p := f.g, f.parts[i]
+	old, was := p.replica, p.id
+	resume, whole := g.requests.rename(p, g.newRequestID())
+	g.replicas.leave(p)
+	g.background.Go(func() { g.abandon(old, was, len(p.tokens)) })
+	numerics := ""
+	if resume != nil {
+		switch {
+		case f.job.stays:
+			return why.WithHint("the client asked not to go on elsewhere (%s: none)", headerFailover)
+		case !whole:
+			return why.WithHint("some of its tokens did not come one by one, so that no other replica can go on")
+		}
+		numerics = old.numerics
+	}
+	p.avoid = append(p.avoid, old.name)
+	if err := f.placeAgain(p, f.requests[i], numerics, why); err != nil {
+		return err
+	}
+	r := *f.requests[i]
+	r.Request, r.Resume = p.id, resume
+	f.requests[i] = &r
+	spec := f.job.detok
+	spec.Gateway, spec.Resume = g.cfg.Instance, resume
+	if _, err := g.encode.Call(f.ctx, &schemas.EncodeRequest{Request: p.id, Tokens: r.Tokens, Detok: &spec}); err != nil {
+		return f.reason(err, "encode")
+	}
+	if err := f.compile(p, &r); err != nil {
+		return err
+	}
+	g.replicas.mu.Lock()
+	g.replicas.moved++
+	g.replicas.mu.Unlock()
+	g.log.Info().Stringer("request", f.id).Str("from", string(old.name)).Str("to", string(p.replica.name)).Str("reason", why.Detail).Msg("a request goes on elsewhere")
+	return nil
+}
+
+// placeAgain waits for a replica that can take over a part.
+func (f *flight) placeAgain(p *part, r *schemas.SubmitRequest, numerics string, why *schemas.Error) *schemas.Error {
+	rs := f.g.replicas
+	patience := time.NewTimer(rs.cfg.MoveWaitMax)
+	defer patience.Stop()
+	for {
+		rs.mu.Lock()
+		came := rs.came
+		rs.mu.Unlock()
+		if _, err := f.place(p, r.Tokens, r.CacheSalt, numerics); err == nil {
+			return nil
+		}
+		if why.Kind == schemas.KindOverloaded {
+			return why // there is one, and it is only busy
+		}
+		select {
+		case <-came:
+			p.avoid = nil
+		case <-patience.C:
+			return why.WithHint("no other replica that computes the same tokens came within %s", rs.cfg.MoveWaitMax)
+		case <-f.ctx.Done():
+			return f.reason(f.ctx.Err(), "route")
+		}
+	}
+}
+
+// rename gives a part another id and returns what is known of its answers under the old one, nil if that is
+// nothing; whole is false if tokens are missing in it.
+func (q *requests) rename(p *part, id schemas.RequestID) (resume *schemas.Resumed, whole bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.parts, p.id)
+	p.id = id
+	if _, flying := q.flights[p.flight]; flying {
+		q.parts[id] = p
+	}
+	whole = true
+	r := &schemas.Resumed{}
+	for c, ended := range p.ended {
+		if ended {
+			r.Counts = append(r.Counts, -1)
+			continue
+		}
+		whole = whole && int(p.tokens[c]) == len(p.output[c])
+		r.Counts, r.Tokens = append(r.Counts, int32(len(p.output[c]))), append(r.Tokens, p.output[c]...)
+	}
+	if len(r.Tokens) == 0 && !slices.Contains(p.ended, true) {
+		return nil, whole
+	}
+	return r, whole
+}
+
+// abandon ends what may still run of a request on a replica that was given up, as far as it can be reached.
+func (g *Gateway) abandon(r *replica, id schemas.RequestID, choices int) {
+	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeMax)
+	defer cancel()
+	var seqs schemas.U64
+	for c := range choices {
+		seqs = append(seqs, uint64(id.Seq(c)))
+	}
+	over := &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel}
+	if _, err := g.closeSessions.Call(ctx, over); err != nil {
+		g.log.Warn().Err(err).Stringer("request", id).Msg("detokenization sessions could not be closed")
+	}
+	if r.lost() == nil {
+		// One that is lost hears from the tokenizer that nobody listens.
+		_, _ = r.cancel.Call(ctx, over)
+	}
+}
+
+// held lists the sequences of a flight's first parts that have not ended, by where they are.
+func (q *requests) held(f *flight, parts int) map[*replica]schemas.U64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	held := map[*replica]schemas.U64{}
+	for _, p := range f.parts[:parts] {
+		if p.replica != nil {
+			held[p.replica] = append(held[p.replica], p.unfinished()...)
+		}
+	}
+	return held
+}
+
+// publicFlight finds a flight by the id that its client knows, which moving does not change.
+func (q *requests) publicFlight(id schemas.RequestID) *flight {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for f := range q.flights {
+		if f.id == id {
+			return f
+		}
+	}
+	return nil
+}
