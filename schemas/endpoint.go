@@ -119,6 +119,8 @@ var (
 
 	Reserve = define[ReserveRequest, ReserveReply]("memory", "reserve", hotTimeout, hotAttempts,
 		"Account for what changed since the last step and grant KV blocks to the rows of the next.")
+	Eviction = define[PolicyRequest, PolicyReply]("memory", "eviction", askTimeout, 3,
+		"Show or choose the policy by which cached KV blocks are evicted.")
 	MemoryInfo = define[InfoRequest, MemoryState]("memory", "state", askTimeout, 1,
 		"The memory manager's state for debugging and metrics.")
 

@@ -51,6 +51,8 @@ type Admission struct {
 	// Fork names a sequence with the same prompt. If it holds blocks when this one gets its first row,
 	// they are shared up to the last prompt token, a partly filled block included (copy-on-write).
 	Fork SeqID `json:"fork,omitempty"`
+	// Priority is the request's: lower is better. Eviction by priority keeps what better sequences used.
+	Priority int32 `json:"priority,omitempty"`
 }
 
 // ReserveReply grants rows. Columns have one element per row of the request unless said otherwise.

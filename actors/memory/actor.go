@@ -2,6 +2,7 @@ package memory
 
 import (
 	"context"
+	"strings"
 
 	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/schemas"
@@ -23,6 +24,15 @@ func New(node *bus.Node, mb bus.Mailbox, replica schemas.Instance, cfg Config) (
 	})
 	bus.Handle(a, schemas.MemoryInfo, mb, func(context.Context, *schemas.InfoRequest) (*schemas.MemoryState, error) {
 		return core.State(), nil
+	})
+	bus.Handle(a, schemas.Eviction, mb, func(_ context.Context, req *schemas.PolicyRequest) (*schemas.PolicyReply, error) {
+		if req.Name != "" {
+			if err := core.SetEviction(req.Name); err != nil {
+				return nil, schemas.Errorf(schemas.KindNotFound, "eviction", "%v", err).WithParam("name").
+					WithHint("choose one of %s", strings.Join(Evictions(), ", "))
+			}
+		}
+		return &schemas.PolicyReply{Active: core.Eviction(), Policies: Evictions()}, nil
 	})
 	bus.Handle(a, schemas.Prefixes, mb, func(_ context.Context, req *schemas.PrefixRequest) (*schemas.PrefixReply, error) {
 		return core.Prefixes(req.Since), nil

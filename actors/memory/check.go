@@ -76,6 +76,9 @@ func (c *Core) checkSequence(s *sequence, refs []int32) error {
 func (c *Core) checkBlocks(refs []int32) error {
 	p := c.pool
 	isFree := make([]bool, len(p.blocks))
+	for b := int(p.fresh); b < len(isFree); b++ {
+		isFree[b] = true
+	}
 	for _, b := range p.free {
 		if isFree[b] {
 			return fmt.Errorf("block %d is free twice", b)
@@ -106,7 +109,7 @@ func (c *Core) checkBlocks(refs []int32) error {
 
 func (c *Core) checkNames() error {
 	p := c.pool
-	used := int32(0)
+	used, children := int32(0), map[nameID]int32{}
 	for i := range p.prefix.names {
 		n, at := nameID(i), &p.prefix.names[i]
 		if at.block == noBlock {
@@ -116,6 +119,7 @@ func (c *Core) checkNames() error {
 		if !p.prefix.reachable(at) {
 			return fmt.Errorf("block %d: the prefix before it is gone", at.block)
 		}
+		children[at.parent]++
 		hash := p.prefix.hash(at.parent, at.salt, p.prefix.tokensOf(n))
 		if p.prefix.find(at.parent, at.salt, hash, p.prefix.tokensOf(n)) != n {
 			return fmt.Errorf("block %d: its content finds another name", at.block)
@@ -128,6 +132,11 @@ func (c *Core) checkNames() error {
 			if b = next; b == at.block {
 				break
 			}
+		}
+	}
+	for i := range p.prefix.names {
+		if n := nameID(i); n != noName && p.prefix.names[n].children != children[n] {
+			return fmt.Errorf("name %d counts %d that continue it, there are %d", n, p.prefix.names[n].children, children[n])
 		}
 	}
 	if used != p.prefix.size() {

@@ -14,7 +14,8 @@ type Config struct {
 	BlockSize int32 // tokens per block, at least 1; Blocks × BlockSize must fit in an int32
 	// PrefixCacheOff: nothing is kept for reuse after its last holder. Forks still share blocks.
 	PrefixCacheOff bool
-	Eviction       string // which cached block goes first: "lru" (default)
+	Eviction       string // which cached block goes first, see Evictions: "lru" (default), "lfu", "fifo", "priority"
+	Future         Future // for "belady" alone
 	BytesPerBlock  int64  // KV bytes of one block over all layers; reported, not used
 }
 
@@ -46,11 +47,12 @@ type Core struct {
 
 // sequence is what memory knows of one sequence. Its tokens stay when it is preempted.
 type sequence struct {
-	id     schemas.SeqID
-	prompt []int32 // the admission's column itself: messages are immutable
-	output []int32 // learned since
-	salt   uint64
-	fork   schemas.SeqID // 0: none, or the first row was granted
+	id       schemas.SeqID
+	prompt   []int32 // the admission's column itself: messages are immutable
+	output   []int32 // learned since
+	salt     uint64
+	priority int32
+	fork     schemas.SeqID // 0: none, or the first row was granted
 
 	table    []schemas.BlockID
 	placed   int32 // tokens that have a place in table
@@ -84,8 +86,8 @@ func NewCore(cfg Config) (*Core, error) {
 	if cfg.Eviction == "" {
 		cfg.Eviction = "lru"
 	}
-	if evictors[cfg.Eviction] == nil {
-		return nil, fmt.Errorf("memory: Eviction: unknown policy %q, want one of %q", cfg.Eviction, evictorNames())
+	if err := checkEviction(cfg.Eviction, cfg.Future); err != nil {
+		return nil, err
 	}
 	c := &Core{
 		cfg:      cfg,
@@ -210,7 +212,7 @@ func (c *Core) nameBlocks(s *sequence) {
 		if s.named > 0 {
 			parent = c.pool.blocks[s.table[s.named-1]].name
 		}
-		c.pool.name(b, parent, s.salt, c.blockTokens(s, s.named))
+		c.pool.name(b, parent, s.salt, c.blockTokens(s, s.named), s.priority)
 	}
 }
 

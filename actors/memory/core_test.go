@@ -12,11 +12,11 @@ import (
 func TestCollision(t *testing.T) {
 	const hash = 42
 	x := newPrefixIndex(8, 2, 0, &changes{})
-	a := x.add(0, noName, 0, hash, []int32{1, 2})
-	b := x.add(1, noName, 0, hash, []int32{1, 3})
-	salted := x.add(2, noName, 5, hash, []int32{1, 2})
-	ab := x.add(3, a, 0, hash, []int32{1, 2})
-	bb := x.add(4, b, 0, hash, []int32{1, 2})
+	a := x.add(0, noName, 0, hash, []int32{1, 2}, 0)
+	b := x.add(1, noName, 0, hash, []int32{1, 3}, 0)
+	salted := x.add(2, noName, 5, hash, []int32{1, 2}, 0)
+	ab := x.add(3, a, 0, hash, []int32{1, 2}, 0)
+	bb := x.add(4, b, 0, hash, []int32{1, 2}, 0)
 	check := func(want, parent nameID, salt uint64, tokens ...int32) {
 		t.Helper()
 		if got := x.find(parent, salt, hash, tokens); got != want {
@@ -34,7 +34,7 @@ func TestCollision(t *testing.T) {
 	// A policy that evicts a prefix before its end leaves a name that nothing may find, not even when
 	// its parent's index is another prefix's.
 	x.remove(a)
-	if again := x.add(5, noName, 0, hash, []int32{7, 8}); again != a {
+	if again := x.add(5, noName, 0, hash, []int32{7, 8}, 0); again != a {
 		t.Fatalf("index %d is not reused", a)
 	}
 	check(noName, a, 0, 1, 2)
@@ -46,7 +46,7 @@ func TestCheckFindsDamage(t *testing.T) {
 	for name, damage := range map[string]func(*Core){
 		"holder":   func(c *Core) { c.pool.blocks[c.seqs[1].table[0]].refs++ },
 		"free":     func(c *Core) { c.pool.free = append(c.pool.free, c.seqs[1].table[0]) },
-		"leak":     func(c *Core) { c.pool.free = c.pool.free[1:] },
+		"leak":     func(c *Core) { c.pool.fresh++ },
 		"twice":    func(c *Core) { c.seqs[1].table[1] = c.seqs[1].table[0] },
 		"foreign":  func(c *Core) { c.seqs[1].table[0] = 99 },
 		"placed":   func(c *Core) { c.seqs[1].placed += 2 },
@@ -54,7 +54,7 @@ func TestCheckFindsDamage(t *testing.T) {
 		"tokens":   func(c *Core) { c.seqs[1].prompt = []int32{1, 2, 3, 5, 5} },
 		"salt":     func(c *Core) { c.seqs[1].salt++ },
 		"unnamed":  func(c *Core) { c.pool.unname(c.seqs[1].table[0]) },
-		"tail":     func(c *Core) { c.pool.blocks[c.seqs[1].table[2]].name = 0 },
+		"tail":     func(c *Core) { c.pool.blocks[c.seqs[1].table[2]].name = 1 },
 		"policy":   func(c *Core) { c.pool.cached.next() },
 		"orphan":   func(c *Core) { c.pool.prefix.names[c.pool.blocks[c.seqs[1].table[0]].name].serial++ },
 		"twins":    func(c *Core) { c.pool.blocks[c.seqs[1].table[0]].twinPrev = 5 },

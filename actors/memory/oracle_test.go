@@ -22,13 +22,23 @@ type oracle struct {
 	free     []int // the last goes first
 	unused   []int // cached blocks, the longest unused first
 	grown    []uint64
+	policy   string
+	worth    map[string]worth // by content that a block has
 
 	// Of the request being answered.
 	granted, source map[uint64]bool
 	preempted       []uint64
 }
 
+// worth is what eviction policies know of a content.
+type worth struct {
+	born, uses int
+	priority   int32
+	parent     string // the content before it
+}
+
 type oracleSeq struct {
+	priority                 int32
 	tokens                   []int32
 	prompt, placed, computed int
 	salt, fork               uint64
@@ -37,7 +47,10 @@ type oracleSeq struct {
 
 func newOracle(cfg Config, epoch schemas.Epoch) *oracle {
 	o := &oracle{size: int(cfg.BlockSize), cacheOff: cfg.PrefixCacheOff, epoch: epoch,
-		seqs: map[uint64]*oracleSeq{}, content: map[int]string{}, namedAt: map[int]int{}}
+		seqs: map[uint64]*oracleSeq{}, content: map[int]string{}, namedAt: map[int]int{}, worth: map[string]worth{}}
+	if o.policy = cfg.Eviction; o.policy == "" {
+		o.policy = "lru"
+	}
 	for b := int(cfg.Blocks) - 1; b >= 0; b-- {
 		o.free = append(o.free, b)
 	}
@@ -52,7 +65,7 @@ func (o *oracle) clone() *oracle {
 		copied.table = slices.Clone(s.table)
 		c.seqs[id] = &copied
 	}
-	c.content, c.namedAt = maps.Clone(o.content), maps.Clone(o.namedAt)
+	c.content, c.namedAt, c.worth = maps.Clone(o.content), maps.Clone(o.namedAt), maps.Clone(o.worth)
 	c.granted, c.source = maps.Clone(o.granted), maps.Clone(o.source)
 	c.free, c.unused = slices.Clone(o.free), slices.Clone(o.unused)
 	c.grown, c.preempted = slices.Clone(o.grown), slices.Clone(o.preempted)
@@ -87,10 +100,44 @@ func (o *oracle) alloc() int {
 		o.free = o.free[:n-1]
 		return b
 	}
-	b := o.unused[0]
-	o.unused = o.unused[1:]
+	at := o.evict()
+	b := o.unused[at]
+	o.unused = slices.Delete(o.unused, at, at+1)
+	delete(o.worth, o.content[b])
 	o.forget(b)
 	return b
+}
+
+// evict returns the place in unused of the block that the policy gives up.
+func (o *oracle) evict() int {
+	if o.policy == "lru" {
+		return 0
+	}
+	best, bestKey := -1, 0
+	for i, b := range o.unused {
+		tip := true
+		for _, w := range o.worth {
+			tip = tip && w.parent != o.content[b]
+		}
+		w := o.worth[o.content[b]]
+		key := map[string]int{"fifo": w.born, "lfu": w.uses, "priority": -int(w.priority)}[o.policy]
+		if tip && (best < 0 || key < bestKey) {
+			best, bestKey = i, key
+		}
+	}
+	return best
+}
+
+// use notes that a sequence of a priority has a content.
+func (o *oracle) use(content, parent string, priority int32) {
+	w, known := o.worth[content]
+	if !known {
+		o.clock++
+		w = worth{born: o.clock, priority: priority, parent: parent}
+	}
+	w.uses++
+	w.priority = min(w.priority, priority)
+	o.worth[content] = w
 }
 
 func (o *oracle) letGo(s *oracleSeq) {
@@ -123,6 +170,11 @@ func (o *oracle) nameFull(s *oracleSeq) {
 			continue
 		}
 		twin, ok := o.findable(s.prefix(i * o.size))
+		parent := ""
+		if i > 1 {
+			parent = s.prefix((i - 1) * o.size)
+		}
+		o.use(s.prefix(i*o.size), parent, s.priority)
 		o.clock++
 		o.content[b], o.namedAt[b] = s.prefix(i*o.size), o.clock
 		if at := slices.Index(o.unused, twin); ok && at >= 0 {
@@ -144,6 +196,11 @@ func (o *oracle) takeOver(s *oracleSeq) (cached int, source uint64) {
 	if s.fork != 0 && p != nil && n > 0 && p.computed >= n && p.salt == s.salt && p.prompt >= n &&
 		slices.Equal(p.tokens[:n], s.tokens[:n]) {
 		s.table = slices.Clone(p.table[:(n+o.size-1)/o.size])
+		for _, b := range s.table {
+			if content, named := o.content[b]; named {
+				o.use(content, "", s.priority)
+			}
+		}
 		return n, s.fork
 	}
 	for !o.cacheOff && cached+o.size < len(s.tokens) {
@@ -155,6 +212,7 @@ func (o *oracle) takeOver(s *oracleSeq) (cached int, source uint64) {
 			o.unused = slices.Delete(o.unused, at, at+1)
 		}
 		s.table = append(s.table, b)
+		o.use(o.content[b], "", s.priority)
 		cached += o.size
 	}
 	return cached, 0
@@ -163,6 +221,7 @@ func (o *oracle) takeOver(s *oracleSeq) (cached int, source uint64) {
 // reserve answers a valid request that is not a repeat.
 func (o *oracle) reserve(cfg Config, req *schemas.ReserveRequest) *schemas.ReserveReply {
 	if req.Epoch != o.epoch {
+		cfg.Eviction = o.policy
 		*o = *newOracle(cfg, req.Epoch)
 	}
 	o.granted, o.source, o.preempted = map[uint64]bool{}, map[uint64]bool{}, nil
@@ -185,7 +244,7 @@ func (o *oracle) reserve(cfg Config, req *schemas.ReserveRequest) *schemas.Reser
 		}
 	}
 	for _, a := range req.Admit {
-		o.seqs[uint64(a.Seq)] = &oracleSeq{tokens: a.Tokens, prompt: len(a.Tokens), salt: a.Salt, fork: uint64(a.Fork)}
+		o.seqs[uint64(a.Seq)] = &oracleSeq{tokens: a.Tokens, prompt: len(a.Tokens), salt: a.Salt, fork: uint64(a.Fork), priority: a.Priority}
 	}
 	reply := &schemas.ReserveReply{Step: req.Step, Total: cfg.Blocks}
 	rows := len(req.Seq)

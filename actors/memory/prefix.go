@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"math"
 	"math/bits"
 	"slices"
 
@@ -15,9 +16,9 @@ import (
 // predecessor are the same, so a hash collision costs time and never returns foreign KV. The price is
 // to keep the ids: 4 × BlockSize bytes and about 60 more per block of the pool.
 type prefixIndex struct {
-	names   []name
+	names   []name   // [0] is noName; the capacity is enough for all, since every name has a block
 	tokens  []int32  // of name n: tokens[n*blockSize:(n+1)*blockSize]
-	unused  []nameID // stack of indices into names; every name has a block, so there are enough
+	unused  []nameID // stack of indices into names that are free again
 	heads   []nameID // hash table: first name of each bucket; a power of two
 	serials uint64
 	seed    uint64 // the epoch: what collides in one run of an engine does not in the next
@@ -26,11 +27,12 @@ type prefixIndex struct {
 	blockSize int32
 }
 
-// nameID is an index into prefixIndex.names.
+// nameID is an index into prefixIndex.names. Zero is no name, so that memory which was never written, and costs
+// nothing, has the right content: a pool is often far larger than what is used of it.
 type nameID int32
 
 const (
-	noName  nameID          = -1
+	noName  nameID          = 0
 	noBlock schemas.BlockID = -1 // of a name that is not in use
 )
 
@@ -44,25 +46,23 @@ type name struct {
 	parentSerial uint64
 	block        schemas.BlockID // the block to share
 	next         nameID          // in the bucket
+
+	// What eviction policies go by.
+	children int32 // names that continue this one
+	uses     int32 // since it was added: once to compute it, and whenever a sequence took it over or computed it again
+	priority int32 // the best, which is the lowest, of the sequences that used it
 }
 
 func newPrefixIndex(blocks, blockSize int32, seed uint64, changes *changes) prefixIndex {
 	x := prefixIndex{
-		names:     make([]name, blocks),
-		tokens:    make([]int32, int(blocks)*int(blockSize)),
-		unused:    make([]nameID, blocks),
+		names:     make([]name, 1, int(blocks)+1),
+		tokens:    make([]int32, (int(blocks)+1)*int(blockSize)),
 		heads:     make([]nameID, 1<<bits.Len32(uint32(blocks))),
 		seed:      seed,
 		changes:   changes,
 		blockSize: blockSize,
 	}
-	for i := range x.unused {
-		x.unused[i] = nameID(len(x.unused) - 1 - i)
-		x.names[i].block = noBlock
-	}
-	for i := range x.heads {
-		x.heads[i] = noName
-	}
+	x.names[noName].block = noBlock
 	return x
 }
 
@@ -112,25 +112,39 @@ func (x *prefixIndex) reachable(at *name) bool {
 	return at.parent == noName || x.names[at.parent].serial == at.parentSerial
 }
 
-// add makes block b findable.
-func (x *prefixIndex) add(b schemas.BlockID, parent nameID, salt, hash uint64, tokens []int32) nameID {
-	last := len(x.unused) - 1
-	n := x.unused[last]
-	x.unused = x.unused[:last]
+// add makes block b findable for the first sequence that has its content.
+func (x *prefixIndex) add(b schemas.BlockID, parent nameID, salt, hash uint64, tokens []int32, priority int32) nameID {
+	n := nameID(len(x.names))
+	if last := len(x.unused) - 1; last >= 0 {
+		n, x.unused = x.unused[last], x.unused[:last]
+	} else {
+		x.names = append(x.names, name{})
+	}
 	x.serials++
 	head := x.bucket(hash)
 	before := schemas.FirstPrefixKey(salt)
 	if parent != noName {
 		before = x.names[parent].key
 	}
-	x.names[n] = name{hash: hash, key: schemas.PrefixKey(before, tokens), salt: salt, serial: x.serials, parent: parent, block: b, next: *head}
+	x.names[n] = name{hash: hash, key: schemas.PrefixKey(before, tokens), salt: salt, serial: x.serials, parent: parent, block: b, next: *head,
+		uses: 1, priority: priority}
 	if parent != noName {
 		x.names[n].parentSerial = x.names[parent].serial
+		x.names[parent].children++
 	}
 	x.changes.note(x.names[n].key, true)
 	*head = n
 	copy(x.tokensOf(n), tokens)
 	return n
+}
+
+// use notes that another sequence has the content of n.
+func (x *prefixIndex) use(n nameID, priority int32) {
+	at := &x.names[n]
+	if at.uses < math.MaxInt32 {
+		at.uses++
+	}
+	at.priority = min(at.priority, priority)
 }
 
 // remove forgets a name.
@@ -141,9 +155,12 @@ func (x *prefixIndex) remove(n nameID) {
 	}
 	*at = x.names[n].next
 	x.changes.note(x.names[n].key, false)
-	x.names[n] = name{block: noBlock, parent: noName, next: noName}
+	if parent := x.names[n].parent; parent != noName && x.reachable(&x.names[n]) {
+		x.names[parent].children--
+	}
+	x.names[n] = name{block: noBlock}
 	x.unused = append(x.unused, n)
 }
 
 // size counts the names, each of which finds one block.
-func (x *prefixIndex) size() int32 { return int32(len(x.names) - len(x.unused)) }
+func (x *prefixIndex) size() int32 { return int32(max(len(x.names)-1, 0) - len(x.unused)) }

@@ -27,8 +27,11 @@ func TestRandom(t *testing.T) {
 		{Blocks: 12, BlockSize: 3},
 		{Blocks: 30, BlockSize: 2},
 		{Blocks: 10, BlockSize: 2, PrefixCacheOff: true},
+		{Blocks: 12, BlockSize: 2, Eviction: "fifo"},
+		{Blocks: 12, BlockSize: 2, Eviction: "lfu"},
+		{Blocks: 12, BlockSize: 2, Eviction: "priority"},
 	} {
-		t.Run(fmt.Sprintf("%dx%d,off=%v", cfg.Blocks, cfg.BlockSize, cfg.PrefixCacheOff), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%dx%d,off=%v,%s", cfg.Blocks, cfg.BlockSize, cfg.PrefixCacheOff, cfg.Eviction), func(t *testing.T) {
 			var total schemas.MemoryState
 			for i := range *seedsFlag {
 				addCounters(&total, randomRun(t, cfg, *seedFlag+uint64(i)))
@@ -69,6 +72,12 @@ func randomRun(t *testing.T, cfg Config, seed uint64) *schemas.MemoryState {
 		if w.rng.IntN(8) == 0 {
 			if _, err := core.Reserve(w.spoil(req)); err == nil {
 				fail("a malformed request was answered")
+			}
+		}
+		if cfg.Eviction != "" && w.rng.IntN(20) == 0 {
+			oracle.policy = Evictions()[w.rng.IntN(len(Evictions()))]
+			if err := core.SetEviction(oracle.policy); err != nil {
+				fail("%v", err)
 			}
 		}
 		reply, rerr := core.Reserve(req)
@@ -186,7 +195,7 @@ func (w *world) learn(req *schemas.ReserveRequest) {
 
 func (w *world) admit(req *schemas.ReserveRequest) {
 	w.last++
-	a := schemas.Admission{Seq: schemas.SeqID(w.last), Salt: uint64(w.rng.IntN(5) / 4)}
+	a := schemas.Admission{Seq: schemas.SeqID(w.last), Salt: uint64(w.rng.IntN(5) / 4), Priority: int32(w.rng.IntN(3) - 1)}
 	if len(w.past) > 0 && w.chance(50) {
 		a.Tokens = slices.Clone(w.past[w.rng.IntN(len(w.past))])
 	}

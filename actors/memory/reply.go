@@ -39,7 +39,7 @@ func (r *reply) finish(c *Core) *schemas.ReserveReply {
 		Step: r.step, Granted: r.granted, Start: r.start, Cached: r.cached,
 		BlockFrom: r.blockFrom, BlockCount: r.blockCount, Blocks: copied(r.blocks),
 		Preempted: copied(r.preempted), Copies: copied(r.copies),
-		Free: int32(len(c.pool.free)), Evictable: c.pool.cached.len(), Total: c.cfg.Blocks,
+		Free: c.pool.unused(), Evictable: c.pool.cached.len(), Total: c.cfg.Blocks,
 	}
 }
 

@@ -157,6 +157,9 @@ func (c *Core) match(s *sequence) []schemas.BlockID {
 func (c *Core) takeOver(s *sequence, from start) {
 	for _, b := range from.takeover {
 		c.pool.hold(b)
+		if n := c.pool.blocks[b].name; n != noName {
+			c.pool.prefix.use(n, s.priority)
+		}
 	}
 	s.table = append(s.table, from.takeover...)
 	s.fork = 0

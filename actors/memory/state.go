@@ -11,7 +11,7 @@ func (c *Core) State() *schemas.MemoryState {
 	s := &schemas.MemoryState{
 		Epoch: c.epoch, Step: c.step,
 		BlockSize: c.cfg.BlockSize, Total: c.cfg.Blocks,
-		Free: int32(len(c.pool.free)), Cached: c.pool.cached.len(),
+		Free: c.pool.unused(), Cached: c.pool.cached.len(),
 		Seqs: int32(len(c.seqs)), PrefixHashed: c.pool.prefix.size(),
 		QueryTokens: c.queryTokens, HitTokens: c.hitTokens,
 		Evictions: c.pool.evictions, Copies: c.copies, Preemptions: c.preemptions,

@@ -81,7 +81,7 @@ func (c *Core) validateAdmit(req *schemas.ReserveRequest, fresh bool) *schemas.E
 		case a.Fork == a.Seq && a.Fork != 0:
 			return invalid("admit", uint64(a.Seq), "element %d: sequence %s forks itself", i, a.Seq)
 		}
-		c.incoming[a.Seq] = &sequence{id: a.Seq, prompt: a.Tokens, salt: a.Salt, fork: a.Fork}
+		c.incoming[a.Seq] = &sequence{id: a.Seq, prompt: a.Tokens, salt: a.Salt, fork: a.Fork, priority: a.Priority}
 	}
 	return nil
 }

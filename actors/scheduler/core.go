@@ -20,6 +20,7 @@ type Config struct {
 	Blocks          int32 // KV blocks of the replica
 	PipelineDepth   int32 // steps planned or running at once; 2 hides the host's work
 	Policy          string
+	Shadow          string      // a policy that only watches; the shell starts it
 	EndTokens       schemas.I32 // the model's, for EngineInfo
 	PrefixCacheOff  bool
 	RecoveriesMax   int32 // lost steps in which a sequence may be, without a token between them, before it fails
@@ -237,12 +238,16 @@ func (s *Sequence) want() int32 {
 	return s.total() - s.planned
 }
 
-// token returns the id at position p < known().
-func (s *Sequence) token(p int32) int32 {
-	if n := s.PromptTokens(); p >= n {
-		return s.output[p-n]
+// appendTokens appends the ids at positions from to end to dst; end is at most known().
+func (s *Sequence) appendTokens(dst []int32, from, end int32) []int32 {
+	n := s.PromptTokens()
+	if from < n {
+		dst = append(dst, s.request.Tokens[from:min(end, n)]...)
 	}
-	return s.request.Tokens[p]
+	if from = max(from, n); from < end {
+		dst = append(dst, s.output[from-n:end-n]...)
+	}
+	return dst
 }
 
 // NewCore makes an idle scheduler. epoch must differ from those of earlier schedulers that used the

@@ -132,7 +132,7 @@ func (c *Core) request(p *proposal) *schemas.ReserveRequest {
 
 // admission introduces s to memory, with all its tokens: after a lost step it may have output already.
 func (s *Sequence) admission() schemas.Admission {
-	a := schemas.Admission{Seq: s.id, Tokens: s.request.Tokens, Salt: s.request.CacheSalt}
+	a := schemas.Admission{Seq: s.id, Tokens: s.request.Tokens, Salt: s.request.CacheSalt, Priority: s.Priority()}
 	if len(s.output) > 0 {
 		a.Tokens = slices.Concat(a.Tokens, s.output)
 	}
@@ -251,9 +251,7 @@ func (c *Core) addRow(plan *schemas.StepPlan, f *flight, s *Sequence, g rowGrant
 	if s.onDevice && g.count == 1 && g.start == s.total()-1 {
 		known = 0
 	}
-	for pos := g.start; pos < g.start+known; pos++ {
-		plan.Tokens = append(plan.Tokens, s.token(pos))
-	}
+	plan.Tokens = s.appendTokens(plan.Tokens, g.start, g.start+known)
 	sample := end == s.total()
 	yields := byte(schemas.SampleNone)
 	switch {
