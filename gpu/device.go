@@ -131,6 +131,16 @@ func (t *Tensor) setDims(dims []int) {
 	copy(t.Dims[:], dims)
 }
 
+// DTypeByName is the element type whose String is name, or 0.
+func DTypeByName(name string) DType {
+	for t, n := range dtypeNames {
+		if n == name {
+			return t
+		}
+	}
+	return 0
+}
+
 // NewTensor builds the Tensor for slot id of a device's allocation table. For backends.
 func NewTensor(id, generation uint32, dtype DType, dims ...int) Tensor {
 	t := Tensor{ID: id, Generation: generation, DType: dtype}

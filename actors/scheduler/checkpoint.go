@@ -135,3 +135,6 @@ func (c *Core) freeAllSlots() {
 		c.slots = append(c.slots, slot)
 	}
 }
+
+// Sequence is a sequence that is alive, or nil.
+func (c *Core) Sequence(id schemas.SeqID) *Sequence { return c.alive[id] }

@@ -1,0 +1,332 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"github.com/troupe-engine/troupe"
+	"github.com/troupe-engine/troupe/actors/compute/model"
+	"github.com/troupe-engine/troupe/actors/scheduler"
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/internal/modelstore"
+	"github.com/troupe-engine/troupe/internal/recording"
+	"github.com/troupe-engine/troupe/internal/replay"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// errDiverged ends a replay that did not decide as recorded: the report says where.
+var errDiverged = errors.New("the replay decides differently from the recording")
+
+type replayCommand struct {
+	actor    string
+	policy   string
+	eviction string
+	model    string
+	quant    string
+	device   string
+	threads  int
+	step     bool
+	json     *bool
+}
+
+func newReplayCommand() *cobra.Command {
+	c := &replayCommand{}
+	cmd := &cobra.Command{Use: "replay FILE", Short: "Run recorded actors again and tell where they decide differently.", Args: cobra.ExactArgs(1),
+		Long: "Run actors of a recording again: each is told what it was told, and every decision\nis compared with the recorded one. Nothing differs if nothing was changed; with\nanother --policy or --eviction, the first decision that differs is explained.\n\n" +
+			"  scheduler   each scheduler's decisions\n  memory      what memory managers granted to them\n  engine      scheduler, memory and compute together: the model computes every\n              token again, and all are compared"}
+	f := cmd.Flags()
+	f.StringVar(&c.actor, "actor", "", "scheduler, memory or engine, or one of them by name, as scheduler.replica0; default: scheduler and memory")
+	f.StringVar(&c.policy, "policy", "", "let the scheduler decide by this policy instead of the recorded one")
+	f.StringVar(&c.eviction, "eviction", "", "let memory evict by this policy instead of the recorded one")
+	f.StringVar(&c.model, "model", "", "the model that the engine computes with, by name or directory; default: the recorded name")
+	f.StringVar(&c.quant, "quant", "off", "as the recorded engine had it")
+	f.StringVar(&c.device, "device", "auto", "auto, cpu or cuda")
+	f.IntVar(&c.threads, "threads", 0, "CPU threads that compute; 0 is all")
+	f.BoolVar(&c.step, "step", false, "step through a scheduler's events at the terminal")
+	c.json = addJSON(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return c.run(cmd, args[0]) }
+	return cmd
+}
+
+// replayReport is what replay prints as JSON.
+type replayReport struct {
+	File       string                    `json:"file"`
+	Seconds    float64                   `json:"seconds"`
+	Schedulers []*replay.SchedulerReport `json:"schedulers,omitempty"`
+	Memories   []*replay.MemoryReport    `json:"memories,omitempty"`
+	Engines    []*replay.EngineReport    `json:"engines,omitempty"`
+	Gaps       []string                  `json:"gaps,omitempty"`
+}
+
+func (c *replayCommand) run(cmd *cobra.Command, path string) error {
+	kind, instance, _ := strings.Cut(c.actor, ".")
+	if !slices.Contains([]string{"", "scheduler", "memory", "engine"}, kind) {
+		return usageError{fmt.Errorf("--actor is %q; expected scheduler, memory or engine, or one by name, as scheduler.replica0", c.actor)}
+	}
+	if c.policy != "" {
+		if _, err := scheduler.PolicyByName(c.policy); err != nil {
+			return usageError{err}
+		}
+	}
+	names, manifest, err := schedulersOf(path)
+	if err != nil {
+		return err
+	}
+	if instance != "" {
+		if !slices.Contains(names, "scheduler."+instance) {
+			return usageError{fmt.Errorf("the recording has no checkpoint of %s; it has %s", c.actor, strings.Join(names, ", "))}
+		}
+		names = []string{"scheduler." + instance}
+	}
+	if c.step {
+		return c.stepThrough(cmd.InOrStdin(), cmd.OutOrStdout(), path, names[0])
+	}
+	report := &replayReport{File: path}
+	var takers []func(*recording.Entry) error
+	var closers []func() error
+	for _, name := range names {
+		if kind == "" || kind == "scheduler" {
+			s := c.scheduler(name)
+			report.Schedulers = append(report.Schedulers, &s.Report)
+			takers = append(takers, s.Take)
+		}
+		if kind == "memory" || kind == "" && c.policy == "" {
+			m := &replay.Memory{Scheduler: name, Eviction: c.eviction, Manifest: manifest}
+			m.Report.Actor = "memory." + strings.TrimPrefix(name, "scheduler.")
+			report.Memories = append(report.Memories, &m.Report)
+			takers = append(takers, m.Take)
+		}
+		if kind == "engine" {
+			e := &replay.Engine{Scheduler: name, Manifest: manifest}
+			e.Report.Actor = "engine of " + name
+			e.Open = func(p *schemas.SchedulerCheckpoint) (replay.Compute, error) {
+				compute, err := c.openCompute(manifest, p, &e.Report)
+				if err != nil {
+					return nil, err
+				}
+				closers = append(closers, compute.Close)
+				return compute, nil
+			}
+			report.Engines = append(report.Engines, &e.Report)
+			takers = append(takers, e.Take)
+		}
+	}
+	began := time.Now()
+	err = c.feed(cmd.ErrOrStderr(), path, report, takers)
+	for _, stop := range closers {
+		err = errors.Join(err, stop())
+	}
+	if err != nil {
+		return err
+	}
+	report.Seconds = time.Since(began).Seconds()
+	if *c.json {
+		err = printJSON(cmd.OutOrStdout(), report)
+	} else {
+		err = printReplay(cmd.OutOrStdout(), report)
+	}
+	if err == nil && report.diverged() {
+		err = errDiverged
+	}
+	return err
+}
+
+// scheduler makes a scheduler's replay.
+func (c *replayCommand) scheduler(name string) *replay.Scheduler {
+	s := &replay.Scheduler{}
+	s.Report.Actor = name
+	if c.policy != "" {
+		s.Change = func(cfg *scheduler.Config) { cfg.Policy = c.policy }
+	}
+	return s
+}
+
+// schedulersOf lists the schedulers of a recording that can be replayed. Their checkpoints come early.
+func schedulersOf(path string) (names []string, manifest *recording.Manifest, err error) {
+	r, err := recording.Open(path, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer r.Close()
+	found := map[string]bool{}
+	for {
+		e, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w; `troupe record inspect --repair OUT %s` saves what can be read", path, err, path)
+		}
+		if e.Scheduler != nil && e.Scheduler.Checkpoint != nil {
+			found[e.Actor] = true
+		}
+	}
+	for _, m := range r.Manifests() {
+		if m.Partial {
+			return nil, nil, schemas.Errorf(schemas.KindInvalid, "replay", "%s has only %s: actors cannot be run again without what else they were told", shorten(path, 40), m.Filter).
+				WithHint("record without --request, --sample and --model")
+		}
+	}
+	if len(found) == 0 {
+		return nil, nil, schemas.Errorf(schemas.KindInvalid, "replay", "%s has no checkpoint of a scheduler: there is no place to start from", shorten(path, 40)).
+			WithHint("`troupe record inspect %s` says what it holds", path)
+	}
+	return slices.Sorted(maps.Keys(found)), &r.Manifests()[0], nil
+}
+
+// feed gives every entry to the takers.
+func (c *replayCommand) feed(screen io.Writer, path string, report *replayReport, takers []func(*recording.Entry) error) error {
+	r, err := recording.Open(path, false)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	progress := newMeter(screen, time.Now)
+	defer progress.clear()
+	for {
+		e, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		for _, take := range takers {
+			if err := take(e); err != nil {
+				return err
+			}
+		}
+		progress.progress(r.Offset(), r.Size(), "replayed")
+	}
+	for _, g := range r.Gaps() {
+		report.Gaps = append(report.Gaps, g.String())
+	}
+	return nil
+}
+
+// openCompute loads the model as the recorded engine had it.
+func (c *replayCommand) openCompute(manifest *recording.Manifest, p *schemas.SchedulerCheckpoint, report *replay.EngineReport) (*replay.ComputeActor, error) {
+	if manifest.Redacted {
+		return nil, schemas.Errorf(schemas.KindInvalid, "replay", "the recording is redacted: there is nothing to compute tokens from").
+			WithHint("its schedulers and memories can be replayed")
+	}
+	name := c.model
+	if name == "" {
+		name = p.Info.Model
+	}
+	found, err := modelstore.Find(name)
+	if err != nil {
+		return nil, err
+	}
+	opts := troupe.DefaultOptions()
+	opts.Device, opts.Threads = c.device, c.threads
+	quantize := c.quant
+	if quantize == "off" {
+		quantize = model.QuantizeOff
+	}
+	var kv gpu.DType
+	for _, s := range manifest.Schedulers {
+		if s.Info.Replica == p.Info.Replica && s.Compute != nil && len(s.Compute.KV) > 0 {
+			kv = gpu.DTypeByName(s.Compute.KV[0].DType)
+			report.Model = s.Compute.Model
+		}
+	}
+	dev, err := troupe.OpenDevice(opts)
+	if err != nil {
+		return nil, err
+	}
+	compute, err := replay.OpenCompute(dev, found.Name, found.Files, p, kv, quantize, zerolog.Nop())
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range manifest.Schedulers {
+		if s.Info.Replica == p.Info.Replica && s.Compute != nil && s.Compute.Parameters != compute.Parameters() {
+			return nil, errors.Join(schemas.Errorf(schemas.KindInvalid, "replay", "the recording is of %s with %d parameters; %s has %d", s.Compute.Model, s.Compute.Parameters, found.Name, compute.Parameters()).
+				WithHint("name the recorded model with --model"), compute.Close())
+		}
+	}
+	return compute, nil
+}
+
+func (r *replayReport) diverged() bool {
+	for _, s := range r.Schedulers {
+		if len(s.Divergences) > 0 {
+			return true
+		}
+	}
+	for _, m := range r.Memories {
+		if len(m.Divergences) > 0 {
+			return true
+		}
+	}
+	for _, e := range r.Engines {
+		if len(e.Divergences) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func printReplay(out io.Writer, r *replayReport) error {
+	rows := [][]string{{"ACTOR", "RUNS", "EVENTS", "STEPS", "DIFFERENT", "SKIPPED"}}
+	add := func(actor string, runs int, events uint64, steps string, different int, skipped uint64) {
+		rows = append(rows, []string{shorten(actor, 34), fmt.Sprint(runs), fmt.Sprint(events), steps, fmt.Sprint(different), fmt.Sprint(skipped)})
+	}
+	for _, s := range r.Schedulers {
+		add(s.Actor+" ("+s.Policy+")", s.Runs, s.Events, fmt.Sprint(s.Steps), len(s.Divergences), s.Skipped)
+	}
+	for _, m := range r.Memories {
+		add(m.Actor+" ("+m.Eviction+")", m.Runs, m.Events, "", len(m.Divergences), m.Skipped)
+	}
+	for _, e := range r.Engines {
+		add(e.Actor, e.Runs, e.Events, fmt.Sprint(e.Steps), len(e.Divergences), e.Skipped)
+	}
+	if err := table(out, rows); err != nil {
+		return err
+	}
+	for _, e := range r.Engines {
+		fmt.Fprintf(out, "%s: %d tokens computed again by %s\n", e.Actor, e.Tokens, e.Model)
+	}
+	for _, s := range r.Schedulers {
+		printDivergences(out, s.Actor, s.Divergences)
+	}
+	for _, m := range r.Memories {
+		printDivergences(out, m.Actor, m.Divergences)
+	}
+	for _, e := range r.Engines {
+		printDivergences(out, e.Actor, e.Divergences)
+	}
+	for _, g := range r.Gaps {
+		for _, l := range wrap(g, columnsMax-2) {
+			fmt.Fprintln(out, "! "+l)
+		}
+	}
+	_, err := fmt.Fprintf(out, "%.2f s\n", r.Seconds)
+	return err
+}
+
+func printDivergences(out io.Writer, actor string, list []replay.Divergence) {
+	for _, d := range list {
+		fmt.Fprintf(out, "\n%s differs first at step %d, %.3f ms after the checkpoint, when told %q:\n", actor, d.Step, d.AtMs, d.Event)
+		for _, part := range [][2]string{{"recorded  ", d.Recorded}, {"replayed  ", d.Replayed}, {"because   ", d.Why}} {
+			if part[1] == "" {
+				continue
+			}
+			for i, l := range wrap(part[1], columnsMax-12) {
+				label := part[0]
+				if i > 0 {
+					label = "          "
+				}
+				fmt.Fprintf(out, "  %s%s\n", label, l)
+			}
+		}
+	}
+}

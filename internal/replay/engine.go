@@ -1,0 +1,210 @@
+package replay
+
+import (
+	"fmt"
+
+	"github.com/troupe-engine/troupe/actors/memory"
+	"github.com/troupe-engine/troupe/actors/scheduler"
+	"github.com/troupe-engine/troupe/internal/recording"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// EngineReport says how the replay of a whole engine went.
+type EngineReport struct {
+	Actor       string       `json:"actor"`
+	Model       string       `json:"model"`
+	Runs        int          `json:"runs"`
+	Events      uint64       `json:"events"`
+	Steps       uint64       `json:"steps"`  // that were computed again
+	Tokens      uint64       `json:"tokens"` // of these, that were sampled and compared
+	Skipped     uint64       `json:"skipped"`
+	Divergences []Divergence `json:"divergences"`
+	Gaps        int          `json:"gaps,omitempty"`
+}
+
+// Compute runs plans on a device.
+type Compute interface {
+	// Execute queues a plan.
+	Execute(p *schemas.StepPlan) error
+	// Result waits for the result of a step that was queued.
+	Result(epoch schemas.Epoch, step schemas.StepID) (*schemas.StepResult, error)
+}
+
+// Engine replays a scheduler together with its memory and compute: requests, cancellations and the clock come from the
+// recording, in the recorded order, everything else is done again. Every epoch computes its keys and values from tokens,
+// so a recording of any moment of an engine's life can be replayed.
+type Engine struct {
+	Scheduler string
+	Manifest  *recording.Manifest
+	// Open is called at the first checkpoint, to make what computes.
+	Open func(p *schemas.SchedulerCheckpoint) (Compute, error)
+
+	Report EngineReport
+
+	compute Compute
+	core    *scheduler.Core
+	memory  *memory.Core
+	epoch   schemas.Epoch
+	asked   *schemas.ReserveRequest
+	queued  map[schemas.StepID]bool
+	beganNs int64
+	next    map[schemas.NodeID]uint64
+}
+
+// Take replays an entry of the recording.
+func (r *Engine) Take(e *recording.Entry) error {
+	if r.next == nil {
+		r.next = map[schemas.NodeID]uint64{}
+	}
+	if want, known := r.next[e.Node]; known && e.Number != want && r.core != nil {
+		r.core = nil
+		r.Report.Gaps++
+	}
+	r.next[e.Node] = e.Number + 1
+	if e.Actor != r.Scheduler || e.Scheduler == nil {
+		return nil
+	}
+	if e.Scheduler.Checkpoint != nil {
+		return r.begin(e)
+	}
+	if r.core == nil {
+		r.Report.Skipped++
+		return nil
+	}
+	event, d, err := r.event(e)
+	if err != nil {
+		return err
+	}
+	if d != nil {
+		r.diverge(e, d)
+		return nil
+	}
+	fx := r.core.Step(e.Scheduler.NowNs, event)
+	return r.judge(e, event, &fx)
+}
+
+func (r *Engine) begin(e *recording.Entry) error {
+	p := e.Scheduler.Checkpoint
+	if r.compute == nil {
+		var err error
+		if r.compute, err = r.Open(p); err != nil {
+			return err
+		}
+	}
+	core, err := scheduler.Restore(scheduler.ConfigOf(p), p)
+	if err != nil {
+		return fmt.Errorf("replay: entry %d: %w", e.Number, err)
+	}
+	m := Memory{Scheduler: r.Scheduler, Manifest: r.Manifest}
+	mem, err := memory.NewCore(m.config(&p.Info))
+	if err != nil {
+		return fmt.Errorf("replay: entry %d: %w", e.Number, err)
+	}
+	r.core, r.memory, r.epoch, r.asked, r.queued = core, mem, p.Epoch, nil, map[schemas.StepID]bool{}
+	r.beganNs = e.Scheduler.NowNs
+	r.Report.Runs++
+	fx := core.Step(e.Scheduler.NowNs, scheduler.More{})
+	fx.Checkpoint = p
+	return r.judge(e, scheduler.CheckpointWanted{}, &fx)
+}
+
+// event is what the core is told now: what memory and compute say is theirs, the rest is recorded.
+func (r *Engine) event(e *recording.Entry) (scheduler.Event, *Divergence, error) {
+	switch step := e.Scheduler; {
+	case step.Grant != nil && r.asked != nil:
+		reply, refused := r.memory.Reserve(r.asked)
+		if refused != nil {
+			return nil, &Divergence{What: "grant", Recorded: granted(r.asked, step.Grant), Replayed: "refuses: " + refused.Error()}, nil
+		}
+		if same, err := equal(reply, step.Grant); err != nil || !same {
+			return nil, &Divergence{What: "grant", Recorded: granted(r.asked, step.Grant), Replayed: granted(r.asked, reply), Why: grantsDiffer(r.asked, step.Grant, reply)}, err
+		}
+		return scheduler.Granted{Reply: reply}, nil, nil
+	case step.Done != nil && step.Done.Epoch == r.epoch && r.queued[step.Done.Step] && step.Done.Error == nil:
+		delete(r.queued, step.Done.Step)
+		result, err := r.compute.Result(r.epoch, step.Done.Step)
+		if err != nil {
+			return nil, nil, fmt.Errorf("replay: step %d: %w", step.Done.Step, err)
+		}
+		own, recorded := *result, *step.Done
+		own.Ledger, recorded.Ledger = schemas.Ledger{}, schemas.Ledger{}
+		if same, err := equal(&own, &recorded); err != nil || !same {
+			return nil, &Divergence{What: "result", Recorded: sampled(&recorded), Replayed: sampled(&own), Why: resultsDiffer(&recorded, &own)}, err
+		}
+		r.Report.Steps++
+		r.Report.Tokens += uint64(len(result.Token))
+		own.Ledger = step.Done.Ledger
+		return scheduler.Done{Result: &own}, nil, nil
+	}
+	event, err := scheduler.EventOf(e.Scheduler)
+	if err != nil {
+		err = fmt.Errorf("replay: entry %d: %w", e.Number, err)
+	}
+	return event, nil, err
+}
+
+// judge compares the effects with the recorded ones, and has compute do its part of them.
+func (r *Engine) judge(e *recording.Entry, event scheduler.Event, fx *scheduler.Effects) error {
+	r.Report.Events++
+	replayed := scheduler.JournalOf(e.Scheduler.NowNs, event, fx)
+	replayed.Event = e.Scheduler.Event
+	if e.Scheduler.Done != nil {
+		replayed.Done = e.Scheduler.Done // compared already
+	}
+	d, err := differ(e.Scheduler, replayed)
+	if err != nil {
+		return err
+	}
+	if d != nil {
+		d.Why = why(r.core, e.Scheduler, replayed)
+		r.diverge(e, d)
+		return nil
+	}
+	r.asked = fx.Reserve
+	if fx.Lost != nil {
+		r.epoch++ // the core's own, since it gave up what was in flight
+		clear(r.queued)
+	}
+	if fx.Execute != nil {
+		r.epoch = fx.Execute.Epoch
+		r.queued[fx.Execute.Step] = true
+		if err := r.compute.Execute(fx.Execute); err != nil {
+			return fmt.Errorf("replay: step %d: %w", fx.Execute.Step, err)
+		}
+	}
+	return nil
+}
+
+func (r *Engine) diverge(e *recording.Entry, d *Divergence) {
+	d.Entry, d.Event, d.AtMs = e.Number, e.Scheduler.Event, float64(e.Scheduler.NowNs-r.beganNs)/1e6
+	switch {
+	case e.Scheduler.Done != nil:
+		d.Step = e.Scheduler.Done.Step
+	case e.Scheduler.Execute != nil:
+		d.Step = e.Scheduler.Execute.Step
+	case r.asked != nil:
+		d.Step = r.asked.Step
+	}
+	r.Report.Divergences = append(r.Report.Divergences, *d)
+	r.core = nil
+}
+
+// sampled tells a result in a line.
+func sampled(r *schemas.StepResult) string {
+	if r.Error != nil {
+		return "fails: " + r.Error.Error()
+	}
+	return fmt.Sprintf("samples %v in rows %v", []int32(r.Token[:min(len(r.Token), rowsShown)]), []int32(r.Row[:min(len(r.Row), rowsShown)]))
+}
+
+func resultsDiffer(a, b *schemas.StepResult) string {
+	if b.Error != nil {
+		return "compute fails now"
+	}
+	for i := range min(len(a.Token), len(b.Token)) {
+		if a.Token[i] != b.Token[i] {
+			return fmt.Sprintf("row %d sampled token %d; now %d: is it the same model, device and type of keys and values?", a.Row[i], a.Token[i], b.Token[i])
+		}
+	}
+	return "log-probabilities, embeddings or failures differ"
+}

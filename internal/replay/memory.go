@@ -1,0 +1,144 @@
+package replay
+
+import (
+	"fmt"
+
+	"github.com/troupe-engine/troupe/actors/memory"
+	"github.com/troupe-engine/troupe/internal/recording"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// MemoryReport says how a memory manager's replay went.
+type MemoryReport struct {
+	Actor       string       `json:"actor"`
+	Eviction    string       `json:"eviction"`
+	Runs        int          `json:"runs"`
+	Events      uint64       `json:"events"` // questions whose answers were compared
+	Skipped     uint64       `json:"skipped"`
+	Divergences []Divergence `json:"divergences"`
+	Gaps        int          `json:"gaps,omitempty"`
+}
+
+// Memory replays the memory manager of one replica: what its scheduler asked it, and what it answered, is in the steps of
+// the scheduler.
+type Memory struct {
+	Scheduler string // whose: "scheduler.replica0"
+	Eviction  string // instead of the recorded policy; "" is that of the manifest
+	Manifest  *recording.Manifest
+
+	Report MemoryReport
+
+	core    *memory.Core
+	asked   *schemas.ReserveRequest
+	beganNs int64
+	next    map[schemas.NodeID]uint64
+}
+
+// Take replays an entry of the recording.
+func (m *Memory) Take(e *recording.Entry) error {
+	if m.next == nil {
+		m.next = map[schemas.NodeID]uint64{}
+	}
+	if want, known := m.next[e.Node]; known && e.Number != want && m.core != nil {
+		m.core = nil
+		m.Report.Gaps++
+	}
+	m.next[e.Node] = e.Number + 1
+	step := e.Scheduler
+	if e.Actor != m.Scheduler || step == nil {
+		return nil
+	}
+	if p := step.Checkpoint; p != nil {
+		core, err := memory.NewCore(m.config(&p.Info))
+		if err != nil {
+			return fmt.Errorf("replay: entry %d: %w", e.Number, err)
+		}
+		m.core, m.asked, m.beganNs = core, nil, step.NowNs
+		m.Report.Runs++
+	}
+	if step.Grant != nil {
+		m.answer(e)
+	}
+	m.asked = step.Reserve
+	return nil
+}
+
+// State is the manager's after the last question, or nil where no run goes on.
+func (m *Memory) State() *schemas.MemoryState {
+	if m.core == nil {
+		return nil
+	}
+	return m.core.State()
+}
+
+// config is what the checkpoint and the manifest say of the pool.
+func (m *Memory) config(info *schemas.EngineInfo) memory.Config {
+	cfg := memory.Config{Blocks: info.Blocks, BlockSize: info.BlockSize, PrefixCacheOff: info.PrefixCacheOff, Eviction: m.Eviction}
+	for i := range m.Manifest.Schedulers {
+		if s := &m.Manifest.Schedulers[i]; s.Info.Replica == info.Replica && s.Memory != nil && cfg.Eviction == "" {
+			cfg.Eviction = s.Memory.Policy
+		}
+	}
+	m.Report.Eviction = cfg.Eviction
+	return cfg
+}
+
+// answer compares the core's answer to the question before with the recorded one.
+func (m *Memory) answer(e *recording.Entry) {
+	if m.core == nil || m.asked == nil {
+		m.Report.Skipped++
+		return
+	}
+	m.Report.Events++
+	reply, refused := m.core.Reserve(m.asked)
+	if refused == nil {
+		if same, err := equal(reply, e.Scheduler.Grant); err == nil && same {
+			return
+		}
+	}
+	d := Divergence{Entry: e.Number, AtMs: float64(e.Scheduler.NowNs-m.beganNs) / 1e6, Step: m.asked.Step, Event: "reserve", What: "grant",
+		Recorded: granted(m.asked, e.Scheduler.Grant)}
+	if refused != nil {
+		d.Replayed = "refuses: " + refused.Error()
+	} else {
+		d.Replayed, d.Why = granted(m.asked, reply), grantsDiffer(m.asked, e.Scheduler.Grant, reply)
+	}
+	m.Report.Divergences = append(m.Report.Divergences, d)
+	m.core = nil
+}
+
+// granted tells what memory answered, in a line.
+func granted(q *schemas.ReserveRequest, r *schemas.ReserveReply) string {
+	text := fmt.Sprintf("grants%s; %d new blocks; %d of %d free, %d cached", rows(q.Seq, r.Granted), len(r.Blocks), r.Free, r.Total, r.Evictable)
+	if len(r.Preempted) > 0 {
+		text += fmt.Sprintf("; takes the blocks of %d", len(r.Preempted))
+	}
+	return text
+}
+
+// grantsDiffer names the first row, or count, that differs.
+func grantsDiffer(q *schemas.ReserveRequest, a, b *schemas.ReserveReply) string {
+	at, bt := 0, 0
+	for i := range q.Seq {
+		if i >= len(a.Granted) || i >= len(b.Granted) || i >= len(a.BlockCount) || i >= len(b.BlockCount) {
+			return "the answers have rows for different sequences"
+		}
+		id := name(schemas.SeqID(q.Seq[i]))
+		switch {
+		case a.Granted[i] != b.Granted[i]:
+			return fmt.Sprintf("row %d, %s: %d tokens were granted; now %d", i, id, a.Granted[i], b.Granted[i])
+		case a.Cached[i] != b.Cached[i]:
+			return fmt.Sprintf("row %d, %s: %d tokens came from the prefix cache; now %d", i, id, a.Cached[i], b.Cached[i])
+		case a.BlockCount[i] != b.BlockCount[i]:
+			return fmt.Sprintf("row %d, %s: %d blocks changed; now %d", i, id, a.BlockCount[i], b.BlockCount[i])
+		}
+		n := int(a.BlockCount[i])
+		for j := range n {
+			if at+j < len(a.Blocks) && bt+j < len(b.Blocks) && a.Blocks[at+j] != b.Blocks[bt+j] {
+				return fmt.Sprintf("row %d, %s: block %d was %d; now %d", i, id, int(a.BlockFrom[i])+j, a.Blocks[at+j], b.Blocks[bt+j])
+			}
+		}
+		at, bt = at+n, bt+n
+	}
+	return "the rows are the same; other counts differ"
+}
