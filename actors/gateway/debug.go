@@ -19,7 +19,7 @@ const debugAskTimeMax = 5 * time.Second
 // debugVerbs are the exchanges that /debug/{service}/{verb} offers: what shows an actor's state without
 // changing it, and (true) what may also be changed by POST.
 var debugVerbs = map[string]bool{
-	"gateway.state": false, "tokenizer.state": false, "scheduler.state": false, "scheduler.info": false, "scheduler.policy": true,
+	"gateway.state": false, "tokenizer.state": false, "scheduler.state": false, "scheduler.info": false, "scheduler.policy": true, "scheduler.shadow": true,
 	"memory.state": false, "compute.state": false, "compute.kernels": true,
 }
 

@@ -54,6 +54,13 @@ func New(node *bus.Node, group *bus.Group, cfg Config, log zerolog.Logger) (*Act
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Shadow != "" {
+		p, err := PolicyByName(cfg.Shadow)
+		if err != nil {
+			return nil, schemas.AsError(err, "shadow").WithParam("shadow")
+		}
+		core.Shadow(began.UnixNano(), p)
+	}
 	a := &Actor{core: core, node: node, group: group, log: log.With().Str("actor", "scheduler."+string(cfg.Replica)).Logger(),
 		memory:  bus.NewRef(node, schemas.Reserve, cfg.Replica),
 		compute: bus.NewRef(node, schemas.Execute, cfg.Replica),

@@ -47,12 +47,16 @@ func randomHistoryWith(t *testing.T, seed uint64, begin, turn func(*world)) *wor
 		cfg.Policy = "priority"
 	}
 	w := newWorld(t, cfg)
+	w.policy = func(q *Question) *schemas.RankOutcome { return randomOutcome(rng, q) }
 	begin(w)
 	next := uint32(0)
 	var known []*schemas.SubmitRequest
 	for range 120 {
 		w.now += int64(rng.IntN(1e9))
 		turn(w)
+		if len(w.questions) > 0 && rng.IntN(2) == 0 {
+			w.answerOne()
+		}
 		switch n := rng.IntN(100); {
 		case n < 25:
 			next++
@@ -70,7 +74,8 @@ func randomHistoryWith(t *testing.T, seed uint64, begin, turn func(*world)) *wor
 		case n < 94 && len(known) > 0: // a late repeat
 			w.submit(known[rng.IntN(len(known))])
 		case n < 96:
-			p, err := PolicyByName(Policies()[rng.IntN(len(Policies()))])
+			names := append(Policies(), "nats:a", "nats:b?wait&fallback=fair", "nats:c?preempt&limit=1s&fallback=prefix")
+			p, err := PolicyByName(names[rng.IntN(len(names))])
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -86,9 +91,35 @@ func randomHistoryWith(t *testing.T, seed uint64, begin, turn func(*world)) *wor
 	return w
 }
 
+// randomOutcome is what a policy in another process may say: mostly an order, sometimes nonsense or nothing.
+func randomOutcome(rng *rand.Rand, q *Question) *schemas.RankOutcome {
+	n := len(q.Request.Seq)
+	o := &schemas.RankOutcome{Number: q.Request.Number, TripNs: int64(rng.IntN(1e6)), Reply: &schemas.RankReply{Number: q.Request.Number}}
+	for _, row := range rng.Perm(n) {
+		o.Reply.Order = append(o.Reply.Order, int32(row))
+	}
+	switch rng.IntN(20) {
+	case 0:
+		o.Reply.Order = o.Reply.Order[1:]
+	case 1:
+		o.Reply.Order[rng.IntN(n)] = rng.Int32() - 1<<30
+	case 2:
+		o.Reply.Number++
+	case 3:
+		o.Number--
+	case 4:
+		o.Reply, o.Error = nil, schemas.Errorf(schemas.KindTimeout, "test", "late")
+	case 5:
+		o.Reply, o.Error = nil, schemas.Errorf(schemas.KindUnavailable, "test", "absent")
+	case 6:
+		o.Reply = nil
+	}
+	return o
+}
+
 func randomRequest(rng *rand.Rand, id uint32, known []*schemas.SubmitRequest, contextMax int32) *schemas.SubmitRequest {
 	r := &schemas.SubmitRequest{Request: schemas.NewRequestID(1, id), Choices: 1, MaxTokens: int32(1 + rng.IntN(30)),
-		Sampling: schemas.SamplingParams{TopP: 1, Seed: rng.Uint64()}, Priority: int32(rng.IntN(5)), StopTokens: schemas.I32{worldEnd},
+		Sampling: schemas.SamplingParams{TopP: 1, Seed: rng.Uint64()}, Priority: int32(rng.IntN(5)), User: []string{"", "ann", "bob"}[rng.IntN(3)], StopTokens: schemas.I32{worldEnd},
 		MinTokens: int32(rng.IntN(3))}
 	if rng.IntN(4) == 0 {
 		r.Choices = int32(1 + rng.IntN(4))

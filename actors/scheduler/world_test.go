@@ -24,6 +24,32 @@ type world struct {
 
 	answers map[schemas.SeqID]*answer
 	journal func(*schemas.SchedulerStep) // nil: nobody listens
+
+	policy    func(*Question) *schemas.RankOutcome // answers for policies in other processes; nil: nobody does
+	questions []*Question                          // that wait for nobody
+}
+
+// answer has a policy in another process answer.
+func (w *world) answer(q *Question) *schemas.RankOutcome {
+	if w.policy == nil {
+		return &schemas.RankOutcome{Number: q.Request.Number, Error: schemas.Errorf(schemas.KindUnavailable, "test", "nobody answers"), Shadow: q.Shadow}
+	}
+	o := w.policy(q)
+	o.Shadow = q.Shadow
+	return o
+}
+
+// answerOne delivers the outcome of the oldest question.
+func (w *world) answerOne() {
+	w.t.Helper()
+	q := w.questions[0]
+	w.questions = w.questions[1:]
+	o := w.answer(q)
+	if o.Shadow {
+		w.core.ShadowRanked(w.now, o)
+		return
+	}
+	w.event(Ranked{o})
 }
 
 // step steps the core and, as the shell does, journals that.
@@ -74,11 +100,13 @@ func (w *world) event(e Event) (first Effects, plans []*schemas.StepPlan) {
 	fx := w.step(e)
 	first = fx
 	w.take(fx.Emit)
-	for rounds := 0; fx.Reserve != nil || fx.Execute != nil; rounds++ {
+	w.questions = append(w.questions, fx.later()...)
+	for rounds := 0; fx.Reserve != nil || fx.Execute != nil || fx.waits(); rounds++ {
 		if rounds > 100 {
 			w.t.Fatal("the core asks again and again without getting on")
 		}
-		if fx.Reserve != nil {
+		switch {
+		case fx.Reserve != nil:
 			reply, err := w.memory.Reserve(fx.Reserve)
 			if err != nil {
 				w.t.Fatalf("memory refused: %v", err)
@@ -87,12 +115,15 @@ func (w *world) event(e Event) (first Effects, plans []*schemas.StepPlan) {
 				w.t.Fatalf("memory: %v", err)
 			}
 			fx = w.step(Granted{reply})
-		} else {
+		case fx.Execute != nil:
 			plans = append(plans, fx.Execute)
 			w.queue = append(w.queue, fx.Execute)
 			fx = w.step(More{})
+		default:
+			fx = w.step(Ranked{w.answer(fx.Rank)})
 		}
 		w.take(fx.Emit)
+		w.questions = append(w.questions, fx.later()...)
 	}
 	if err := w.core.Check(); err != nil {
 		w.t.Fatalf("after %T: %v", e, err)

@@ -39,6 +39,7 @@ type Config struct {
 	KVBytesMax     int64 // default: a quarter of the free memory, at most KVBytesDefault
 	PipelineDepth  int
 	Policy         string
+	Shadow         string    // a policy that only watches
 	Quantize       string    // see model.Options
 	KV             gpu.DType // see model.Options
 	KVAsStored     bool      // instead of KV: the checkpoint's own type, where the device has it
@@ -161,7 +162,7 @@ func (r *Replica) start(node *bus.Node, cfg Config, spec *model.Spec, blockBytes
 	r.scheduler, err = scheduler.New(node, group, scheduler.Config{Model: cfg.ModelName, Replica: cfg.Name, Device: r.dev.Info().Name,
 		VocabSize: int32(spec.VocabSize), ContextMax: int32(cfg.ContextMax), SequencesMax: int32(cfg.SequencesMax),
 		WaitingMax: int32(cfg.WaitingMax), TokensStepMax: int32(cfg.TokensStepMax), BlockSize: int32(cfg.BlockSize),
-		Blocks: int32(cfg.KVBlocks), PipelineDepth: int32(cfg.PipelineDepth), Policy: cfg.Policy, EndTokens: spec.Generation.EOS,
+		Blocks: int32(cfg.KVBlocks), PipelineDepth: int32(cfg.PipelineDepth), Policy: cfg.Policy, Shadow: cfg.Shadow, EndTokens: spec.Generation.EOS,
 		PrefixCacheOff: cfg.PrefixCacheOff, RecoveriesMax: recoveriesMax, StepTimeMaxMs: cfg.StepTimeMax.Milliseconds(), RecentlyDoneMax: recentlyDoneMax}, log)
 	if err != nil {
 		return err
