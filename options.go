@@ -5,11 +5,13 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/troupe-engine/troupe/actors/compute/model"
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/replica"
+	"github.com/troupe-engine/troupe/internal/routing"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -21,6 +23,13 @@ type Options struct {
 	HTTP       string `yaml:"http" doc:"address of the HTTP API, host:port; port 0 picks a free one, none serves no HTTP"`
 	NATSListen string `yaml:"nats_listen" doc:"address of the embedded NATS server, host:port; port 0 picks a free one, none accepts no connections; default from nats.conf"`
 	NATSConfig string `yaml:"nats_config" doc:"a nats.conf for the embedded server instead of the built-in one"`
+
+	Leaf           string        `yaml:"leaf" doc:"address at which other nodes may join this one, host:port; see troupe attach"`
+	Attach         string        `yaml:"attach" doc:"join the nodes at this address, as nats-leaf://host:7422; several are separated by commas"`
+	Actors         string        `yaml:"actors" doc:"which actors run here, separated by commas: gateway, tokenizer, replica"`
+	Node           string        `yaml:"node" doc:"name of this node among those that work together; default: a random one"`
+	Routing        string        `yaml:"routing" doc:"how gateways choose between replicas: prefix, least-loaded, two-choices or round-robin"`
+	ReplicaSilence time.Duration `yaml:"replica_silence" doc:"a replica that has not reported for so long is given up, and its requests go on elsewhere"`
 
 	Device  string `yaml:"device" doc:"auto, cpu or cuda; auto is cuda if such a device opens, otherwise cpu"`
 	Compute string `yaml:"compute" doc:"type of activations, keys and values: f32, or bf16, which only CUDA has and which is several times as fast there"`
@@ -36,7 +45,8 @@ type Options struct {
 	KVBlocks      int    `yaml:"kv_blocks" doc:"KV blocks; 0 sizes the pool from memory"`
 	KVBytesMax    int64  `yaml:"kv_bytes_max" doc:"bytes of KV blocks when kv_blocks is 0; 0 is a quarter of the free memory, at most 4 GiB"`
 	PrefixCache   bool   `yaml:"prefix_cache" doc:"reuse the KV blocks of common prefixes"`
-	Policy        string `yaml:"policy" doc:"scheduling policy: fcfs or priority"`
+	Policy        string `yaml:"policy" doc:"scheduling policy: fcfs, priority, shortest, fair, deadline, prefix, one of your own, or nats:NAME for one in another process"`
+	Shadow        string `yaml:"shadow" doc:"a second policy that sees every decision and changes none; troupe policy shadow shows what it would have done"`
 	PipelineDepth int    `yaml:"pipeline_depth" doc:"steps planned or running at once; 2 hides the host's work"`
 
 	RequestsMax         int           `yaml:"requests_max" doc:"requests at once; more are refused with 429"`
@@ -63,7 +73,7 @@ var kvTypes = map[string]gpu.DType{"auto": 0, "f32": gpu.F32, "bf16": gpu.BF16}
 
 // DefaultOptions serve the model that ships with the binary on this machine only.
 func DefaultOptions() Options {
-	return Options{HTTP: "127.0.0.1:8000", Device: "auto", Compute: "f32", Quant: "off", KVDType: "auto", SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
+	return Options{HTTP: "127.0.0.1:8000", Actors: strings.Join(roles, ","), Routing: routing.PolicyDefault, ReplicaSilence: 1500 * time.Millisecond, Device: "auto", Compute: "f32", Quant: "off", KVDType: "auto", SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
 		TokensStepMax: replica.TokensStepDefault, BlockSize: replica.BlockSizeDefault, PrefixCache: true, Policy: replica.PolicyDefault,
 		PipelineDepth: replica.DepthDefault, RequestsMax: 512, OutputTokensDefault: 256, ConnectionsMax: 16384,
 		KeylessPaths: "/health,/metrics", Grace: 30 * time.Second, LogLevel: "info", LogFormat: "console"}
@@ -110,6 +120,9 @@ func (o *Options) Validate() error {
 		return bad("kv_dtype", o.KVDType, "auto, f32 or bf16")
 	case o.LogFormat != "console" && o.LogFormat != "json":
 		return bad("log_format", o.LogFormat, "console or json")
+	}
+	if err := o.validateCluster(); err != nil {
+		return err
 	}
 	if !slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, o.LogLevel) {
 		return bad("log_level", o.LogLevel, "trace, debug, info, warn or error")

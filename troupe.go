@@ -22,6 +22,7 @@ import (
 	"github.com/troupe-engine/troupe/actors/tokenizer"
 	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/internal/cluster"
 	"github.com/troupe-engine/troupe/internal/modelstore"
 	"github.com/troupe-engine/troupe/internal/replica"
 	"github.com/troupe-engine/troupe/schemas"
@@ -49,6 +50,7 @@ type Engine struct {
 	replica   *replica.Replica
 	tokenizer *tokenizer.Actor
 	gateway   *gateway.Gateway
+	member    *cluster.Member // nil outside of a cluster
 	listener  net.Listener
 	server    *http.Server
 	served    chan error // of the HTTP server, once it has ended
@@ -88,21 +90,41 @@ func (e *Engine) open(ctx context.Context, progress func(done, total int64)) err
 	if err := e.startNode(); err != nil {
 		return err
 	}
+	for _, start := range []struct {
+		wanted bool
+		start  func() error
+	}{{e.opts.Plays(RoleReplica), func() error { return e.openReplica(progress) }}, {e.opts.Plays(RoleTokenizer) || e.opts.Plays(RoleGateway), e.startTokenizer},
+		{e.opts.Plays(RoleGateway), e.startGateway}, {e.opts.Plays(RoleGateway), e.listen}, {true, e.join}} {
+		if !start.wanted {
+			continue
+		}
+		if err := start.start(); err != nil {
+			return err
+		}
+	}
+	if !e.opts.Plays(RoleGateway) || !e.opts.Plays(RoleReplica) {
+		return nil // who serves may come later
+	}
+	return e.waitReady(ctx)
+}
+
+func (e *Engine) openReplica(progress func(done, total int64)) error {
 	dev, why, err := ChooseDevice(e.opts)
 	if err != nil {
 		return err
 	}
 	e.log.Info().Str("device", dev.Info().Name).Str("description", dev.Info().Description).Str("why", why).Msg("device chosen")
 	o := e.opts
-	e.replica, err = replica.Open(e.node, dev, replica.Config{Name: replicaInstance, ModelName: e.model.Name, Files: e.model.Files,
+	e.replica, err = replica.Open(e.node, dev, replica.Config{Name: e.instance(replicaInstance), ModelName: e.model.Name, Files: e.model.Files,
 		ContextMax: o.ContextMax, SequencesMax: o.SequencesMax, WaitingMax: o.WaitingMax, TokensStepMax: o.TokensStepMax,
-		BlockSize: o.BlockSize, KVBlocks: o.KVBlocks, KVBytesMax: o.KVBytesMax, PipelineDepth: o.PipelineDepth, Policy: o.Policy, Quantize: quants[o.Quant], KV: kvTypes[o.KVDType], KVAsStored: o.KVDType == "auto",
+		BlockSize: o.BlockSize, KVBlocks: o.KVBlocks, KVBytesMax: o.KVBytesMax, PipelineDepth: o.PipelineDepth, Policy: o.Policy, Shadow: o.Shadow, Quantize: quants[o.Quant], KV: kvTypes[o.KVDType], KVAsStored: o.KVDType == "auto",
 		PrefixCacheOff: !o.PrefixCache, Apart: e.network.remoteOnly, StepTimeMax: e.network.stepTimeMax, Progress: progress,
-		TokenBytes: func() [][]byte { return e.tokenizer.Text().TokenBytes() }}, e.log) // asked for by requests, which come later
-	if err != nil {
-		return err
-	}
-	t, err := tokenizer.New(e.node, tokenizer.Config{Instance: tokenizerInstance, ModelName: e.model.Name, Files: e.model.Files}, e.log)
+		TokenBytes: e.tokenBytes()}, e.log)
+	return err
+}
+
+func (e *Engine) startTokenizer() error {
+	t, err := tokenizer.New(e.node, tokenizer.Config{Instance: e.instance(tokenizerInstance), ModelName: e.model.Name, Files: e.model.Files}, e.log)
 	if err != nil {
 		return err
 	}
@@ -110,13 +132,7 @@ func (e *Engine) open(ctx context.Context, progress func(done, total int64)) err
 		return err
 	}
 	e.tokenizer = t
-	if err := e.startGateway(); err != nil {
-		return err
-	}
-	if err := e.listen(); err != nil {
-		return err
-	}
-	return e.waitReady(ctx)
+	return nil
 }
 
 func (e *Engine) startNode() error {
@@ -124,7 +140,7 @@ func (e *Engine) startNode() error {
 	if err != nil {
 		return err
 	}
-	e.node, err = bus.Start(bus.Options{Config: config, Listen: e.opts.NATSListen, Log: e.log,
+	e.node, err = bus.Start(bus.Options{ID: schemas.NodeID(e.opts.Node), Config: config, Listen: e.opts.NATSListen, LeafListen: e.opts.Leaf, Leafs: splitList(e.opts.Attach), Log: e.log,
 		RemoteOnly: e.network.remoteOnly, Faults: e.network.faults, AttemptTimeMax: e.network.attemptTimeMax})
 	return err
 }
@@ -135,7 +151,7 @@ func (e *Engine) startGateway() error {
 	if err != nil {
 		return err
 	}
-	g, err := gateway.New(e.node, gateway.Config{Instance: gatewayInstance, Scheduler: replicaInstance, Tokenizer: tokenizerInstance,
+	g, err := gateway.New(e.node, gateway.Config{Instance: e.instance(gatewayInstance), Scheduler: e.instance(replicaInstance), Tokenizer: e.instance(tokenizerInstance), Cluster: e.clusterConfig(),
 		ModelName: e.model.Name, Defaults: e.samplingDefaults(), RequestsMax: o.RequestsMax, OutputTokensDefault: int32(o.OutputTokensDefault),
 		OutputTokensMax: int32(o.OutputTokensMax), PromptTokensMax: int32(o.PromptTokensMax), BodyBytesMax: o.BodyBytesMax,
 		ConnectionsMax: o.ConnectionsMax, APIKeys: keys, KeylessPaths: splitList(o.KeylessPaths), KeyRequestsMax: o.KeyRequestsMax,
@@ -164,7 +180,11 @@ func splitList(list string) []string {
 // samplingDefaults are the model's own, from generation_config.json, where it has them.
 func (e *Engine) samplingDefaults() schemas.SamplingParams {
 	p := schemas.SamplingParams{Temperature: 1, TopP: 1}
-	g := e.replica.Model.Spec().Generation
+	spec, err := e.generation()
+	if err != nil { // the model's files are fine, or nothing would serve them
+		return p
+	}
+	g := spec.Generation
 	if g.Temperature != nil {
 		p.Temperature = *g.Temperature
 	}
@@ -205,7 +225,7 @@ func (e *Engine) listen() error {
 func (e *Engine) waitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeMax)
 	defer cancel()
-	ask := bus.NewRef(e.node, schemas.GatewayInfo, gatewayInstance)
+	ask := bus.NewRef(e.node, schemas.GatewayInfo, e.instance(gatewayInstance))
 	reason := "it does not answer"
 	for {
 		if state, err := ask.Call(ctx, &schemas.InfoRequest{}); err == nil {
@@ -228,8 +248,13 @@ func (e *Engine) Node() *bus.Node { return e.node }
 // Model is what the engine serves.
 func (e *Engine) Model() *modelstore.Model { return e.model }
 
-// Device is what the engine runs on.
-func (e *Engine) Device() gpu.Device { return e.replica.Device() }
+// Device is what the engine runs on; nil if it has no replica.
+func (e *Engine) Device() gpu.Device {
+	if e.replica == nil {
+		return nil
+	}
+	return e.replica.Device()
+}
 
 // HTTPURL is the base of the HTTP API; "" if it is not served.
 func (e *Engine) HTTPURL() string {
@@ -247,13 +272,20 @@ func (e *Engine) Failed() <-chan error { return e.served }
 
 // Info describes what the engine serves, and its limits.
 func (e *Engine) Info(ctx context.Context) (*schemas.EngineInfo, error) {
-	return bus.NewRef(e.node, schemas.Engine, replicaInstance).Call(ctx, &schemas.InfoRequest{})
+	return bus.NewRef(e.node, schemas.Engine, e.instance(replicaInstance)).Call(ctx, &schemas.InfoRequest{})
 }
 
 // Drain refuses new requests and waits until the running ones have finished or ctx ends; the rest is
 // cancelled with a reason.
 func (e *Engine) Drain(ctx context.Context) error {
-	err := e.gateway.Drain(ctx)
+	var err error
+	if e.member != nil {
+		e.member.SetDraining(true) // other gateways send no more
+	}
+	if e.gateway != nil {
+		err = e.gateway.Drain(ctx)
+	}
+	err = errors.Join(err, e.leaveCluster(ctx))
 	if e.server != nil {
 		// The last answers may still be on their way to their sockets.
 		flush, cancel := context.WithTimeout(context.Background(), flushTimeMax)
@@ -271,6 +303,9 @@ func (e *Engine) Close() error {
 
 func (e *Engine) close() error {
 	var errs []error
+	if e.member != nil {
+		e.member.Leave()
+	}
 	if e.gateway != nil {
 		e.gateway.Close()
 	}

@@ -207,6 +207,17 @@ func (n *Node) LeafURL() string {
 // Subscriptions counts those of all clients of the node's server.
 func (n *Node) Subscriptions() int { return int(n.server.NumSubscriptions()) }
 
+// Actors lists the actors that run here, in the order in which they started.
+func (n *Node) Actors() []schemas.ActorReport {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	list := make([]schemas.ActorReport, len(n.actors))
+	for i, a := range n.actors {
+		list[i] = schemas.ActorReport{Service: a.service, Instance: a.instance}
+	}
+	return list
+}
+
 // Conn is the node's connection for publishing and subscribing beyond typed endpoints.
 func (n *Node) Conn() *nats.Conn { return n.data }
 

@@ -251,6 +251,9 @@ func (g *Gateway) cancelByID(id schemas.RequestID) bool {
 	return true
 }
 
+// Running counts the requests that run.
+func (g *Gateway) Running() int32 { return int32(g.requests.count()) }
+
 func (g *Gateway) state(context.Context, *schemas.InfoRequest) (*schemas.GatewayState, error) {
 	s := g.requests.state(time.Now())
 	s.Ready = true

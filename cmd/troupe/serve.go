@@ -86,18 +86,27 @@ type banner struct {
 	Device gpu.Info            `json:"device"`
 	HTTP   string              `json:"http,omitempty"`
 	NATS   string              `json:"nats,omitempty"`
-	Engine *schemas.EngineInfo `json:"engine"`
+	Engine *schemas.EngineInfo `json:"engine,omitempty"` // nil without a replica
+	Node   string              `json:"node,omitempty"`   // among those that work together
+	Leaf   string              `json:"leaf,omitempty"`   // where others join
 }
 
 func newBanner(e *troupe.Engine) (*banner, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), infoTimeMax)
 	defer cancel()
-	info, err := e.Info(ctx)
-	if err != nil {
-		return nil, err
-	}
 	m := e.Model()
-	return &banner{m.Name, m.Path, m.Bytes, e.Device().Info(), e.HTTPURL(), e.NATSURL(), info}, nil
+	b := &banner{Model: m.Name, Path: m.Path, Bytes: m.Bytes, HTTP: e.HTTPURL(), NATS: e.NATSURL(), Leaf: e.LeafURL()}
+	if e.Clustered() {
+		b.Node = string(e.Node().ID())
+	}
+	if dev := e.Device(); dev != nil {
+		var err error
+		if b.Engine, err = e.Info(ctx); err != nil {
+			return nil, err
+		}
+		b.Device = dev.Info()
+	}
+	return b, nil
 }
 
 func (b *banner) print(w io.Writer, asJSON bool) error {
@@ -110,12 +119,17 @@ func (b *banner) print(w io.Writer, asJSON bool) error {
 		}
 		return url
 	}
-	rows := [][]string{
-		{"model", shorten(fmt.Sprintf("%s, %s, %s", b.Model, size(b.Bytes), b.Path), columnsMax-11)},
-		{"device", shorten(b.Device.Name+", "+b.Device.Description, columnsMax-11)},
-		{"context", fmt.Sprintf("%d tokens; KV pool %d tokens in %d blocks", b.Engine.ContextMax, b.Engine.Blocks*b.Engine.BlockSize, b.Engine.Blocks)},
-		{"HTTP", orNot(b.HTTP)},
-		{"NATS", orNot(b.NATS)},
+	rows := [][]string{{"model", shorten(fmt.Sprintf("%s, %s, %s", b.Model, size(b.Bytes), b.Path), columnsMax-11)}}
+	if b.Engine != nil {
+		rows = append(rows, []string{"device", shorten(b.Device.Name+", "+b.Device.Description, columnsMax-11)},
+			[]string{"context", fmt.Sprintf("%d tokens; KV pool %d tokens in %d blocks", b.Engine.ContextMax, b.Engine.Blocks*b.Engine.BlockSize, b.Engine.Blocks)})
+	}
+	rows = append(rows, []string{"HTTP", orNot(b.HTTP)}, []string{"NATS", orNot(b.NATS)})
+	if b.Node != "" {
+		rows = append(rows, []string{"node", b.Node})
+	}
+	if b.Leaf != "" {
+		rows = append(rows, []string{"join", "troupe attach " + b.Leaf})
 	}
 	return table(w, rows)
 }

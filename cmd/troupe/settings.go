@@ -26,7 +26,12 @@ type settings struct {
 
 // addSettings gives cmd a flag for every option. Those in hidden make no sense for it.
 func addSettings(cmd *cobra.Command, hidden ...string) *settings {
-	s := &settings{Options: troupe.DefaultOptions()}
+	return addSettingsOf(cmd, troupe.DefaultOptions(), hidden...)
+}
+
+// addSettingsOf is addSettings with other defaults.
+func addSettingsOf(cmd *cobra.Command, defaults troupe.Options, hidden ...string) *settings {
+	s := &settings{Options: defaults}
 	s.set = config.Bind(cmd.Flags(), &s.Options)
 	cmd.Flags().StringVar(&s.file, "config", os.Getenv("TROUPE_CONFIG"), "a YAML file of options, as kv_blocks: 4096 for --kv-blocks")
 	for _, name := range hidden {

@@ -1,0 +1,176 @@
+package troupe
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/troupe-engine/troupe/actors/compute/model"
+	"github.com/troupe-engine/troupe/actors/gateway"
+	"github.com/troupe-engine/troupe/actors/tokenizer"
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/internal/cluster"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// Roles that a node can play; see Options.Actors.
+const (
+	RoleGateway   = "gateway"   // HTTP and NATS front, with a tokenizer of its own
+	RoleTokenizer = "tokenizer" // text to tokens and back, for whoever asks
+	RoleReplica   = "replica"   // scheduler, memory and compute
+)
+
+// roles are all of them, in data-path order.
+var roles = []string{RoleGateway, RoleTokenizer, RoleReplica}
+
+// Plays reports whether an engine with these options has a role.
+func (o *Options) Plays(role string) bool { return slices.Contains(splitList(o.Actors), role) }
+
+// Clustered reports whether the engine works together with others.
+func (o *Options) Clustered() bool { return o.Leaf != "" || o.Attach != "" }
+
+// validateCluster names the first option that makes no sense among several nodes.
+func (o *Options) validateCluster() error {
+	bad := func(key string, value any, want string) error {
+		return schemas.Errorf(schemas.KindInvalid, "configuration", "%s is %v; expected %s", key, value, want).WithParam(key)
+	}
+	actors := splitList(o.Actors)
+	if len(actors) == 0 {
+		return bad("actors", `""`, strings.Join(roles, ", ")+" or several of them")
+	}
+	for _, a := range actors {
+		if !slices.Contains(roles, a) {
+			return bad("actors", a, strings.Join(roles, ", ")+" or several of them")
+		}
+	}
+	switch {
+	case !o.Clustered() && !(o.Plays(RoleGateway) && o.Plays(RoleReplica)):
+		return bad("actors", o.Actors, "all of them where the node neither attaches nor lets others join (attach, leaf)")
+	case o.ReplicaSilence < 2*cluster.ReportEvery:
+		return bad("replica_silence", o.ReplicaSilence, fmt.Sprintf("at least %s: replicas report every %s", 2*cluster.ReportEvery, cluster.ReportEvery))
+	}
+	return nil
+}
+
+// instance is an actor's name: the usual one, or, on a node that joins others, the node's.
+func (e *Engine) instance(usual schemas.Instance) schemas.Instance {
+	if e.opts.Attach == "" {
+		return usual
+	}
+	return schemas.Instance(e.node.ID())
+}
+
+// join makes the engine a member of its cluster.
+func (e *Engine) join() error {
+	if !e.opts.Clustered() {
+		return nil
+	}
+	cfg := cluster.Config{Model: e.model.Name, HTTP: e.HTTPURL(), Log: e.log}
+	if e.replica != nil {
+		cfg.Replica = e.instance(replicaInstance)
+		var err error
+		if cfg.Numerics, err = numerics(e.model.Files, &e.opts, e.replica.Device().Info()); err != nil {
+			return err
+		}
+	}
+	if e.gateway != nil {
+		cfg.Requests = e.gateway.Running
+	}
+	var err error
+	e.member, err = cluster.Join(e.node, cfg)
+	return err
+}
+
+// clusterConfig is how the gateway works with others; nil if there are none.
+func (e *Engine) clusterConfig() *gateway.Cluster {
+	if !e.opts.Clustered() {
+		return nil
+	}
+	return &gateway.Cluster{Routing: e.opts.Routing, SilenceMax: e.opts.ReplicaSilence}
+}
+
+// tokenBytes is what each token adds to a text, for guides: the tokenizer's, where this node has one.
+func (e *Engine) tokenBytes() func() [][]byte {
+	load := sync.OnceValues(func() (*tokenizer.Text, error) { return tokenizer.LoadText(e.model.Files) })
+	return func() [][]byte {
+		if e.tokenizer != nil {
+			return e.tokenizer.Text().TokenBytes()
+		}
+		text, err := load()
+		if err != nil {
+			e.log.Error().Err(err).Msg("the model's tokenizer cannot be read; guides do not work")
+			return nil
+		}
+		return text.TokenBytes()
+	}
+}
+
+// generation is what the model's generation_config.json says.
+func (e *Engine) generation() (*model.Spec, error) {
+	if e.replica != nil {
+		return e.replica.Model.Spec(), nil
+	}
+	return model.ReadSpec(e.model.Files)
+}
+
+// numericsBytesMax is how much of each file's beginning is looked at: the header of a weight file and some weights.
+const numericsBytesMax = 1 << 20
+
+// numerics names everything that decides which tokens a replica computes: the model's files by size and beginning, the
+// types it computes with, and the kind of processor. Replicas with equal names go on where another left off.
+func numerics(files fs.FS, o *Options, dev gpu.Info) (string, error) {
+	h := sha256.New()
+	kind, _, _ := strings.Cut(dev.Name, ":")
+	if kind == "cpu" { // "AMD EPYC, 2 threads, avx512": only the kernels count
+		kind += dev.Description[strings.LastIndexByte(dev.Description, ' ')+1:]
+	} else {
+		kind += dev.Description
+	}
+	fmt.Fprintf(h, "%s %s %s %s\n", kind, o.Compute, o.Quant, o.KVDType)
+	entries, err := fs.ReadDir(files, ".")
+	if err != nil {
+		return "", schemas.Errorf(schemas.KindInvalid, "join", "the model's files: %v", err)
+	}
+	for _, entry := range entries {
+		if ext := path.Ext(entry.Name()); entry.IsDir() || ext != ".safetensors" && ext != ".gguf" && entry.Name() != "config.json" {
+			continue
+		}
+		f, err := files.Open(entry.Name())
+		if err != nil {
+			return "", schemas.Errorf(schemas.KindInvalid, "join", "the model's files: %v", err)
+		}
+		info, err := f.Stat()
+		if err == nil {
+			fmt.Fprintf(h, "%s %d\n", entry.Name(), info.Size())
+			_, err = io.Copy(h, io.LimitReader(f, numericsBytesMax))
+		}
+		_ = f.Close() // only read
+		if err != nil {
+			return "", schemas.Errorf(schemas.KindInvalid, "join", "%s: %v", entry.Name(), err)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8]), nil
+}
+
+// Clustered reports whether the engine works together with others.
+func (e *Engine) Clustered() bool { return e.opts.Clustered() }
+
+// LeafURL is where other nodes join this one; "" if they cannot.
+func (e *Engine) LeafURL() string { return e.node.LeafURL() }
+
+// leaveCluster lets what runs for other nodes' gateways end, or move, before this node goes.
+func (e *Engine) leaveCluster(ctx context.Context) error {
+	if e.member == nil {
+		return nil
+	}
+	err := e.member.Drain(ctx)
+	e.member.Leave()
+	return err
+}

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/spf13/cobra"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+const (
+	nodesListenTime = 1300 * time.Millisecond // nodes report every second
+	nodeAskTimeMax  = 2 * time.Second
+	clockAsks       = 5 // the quickest of so many answers tells the clock best
+)
+
+// addNATS gives a command that asks a running engine the flag --nats.
+func addNATS(cmd *cobra.Command) *string {
+	return cmd.Flags().String("nats", cmp.Or(os.Getenv("TROUPE_NATS"), natsURLDefault), "NATS URL of the engine")
+}
+
+func connectNATS(url, name string) (*nats.Conn, error) {
+	conn, err := nats.Connect(url, nats.Name(name), nats.Timeout(connectTimeMax), nats.MaxReconnects(0))
+	if err != nil {
+		return nil, schemas.Errorf(schemas.KindUnavailable, "connect", "%s: %v", url, err).WithParam("nats").
+			WithHint("is `troupe serve` running there?")
+	}
+	return conn, nil
+}
+
+func newNodesCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "nodes", Short: "List the nodes that work together: actors, load, version, clock.", Args: cobra.NoArgs,
+		Example: "  troupe nodes --nats nats://127.0.0.1:4222"}
+	url, asJSON := addNATS(cmd), addJSON(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		conn, err := connectNATS(*url, "troupe nodes")
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		nodes, err := listNodes(cmd.Context(), conn)
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(cmd.OutOrStdout(), nodes)
+		}
+		return table(cmd.OutOrStdout(), nodeRows(nodes))
+	}
+	return cmd
+}
+
+// node is what is known of one node.
+type node struct {
+	schemas.NodeReport
+	Replica       *schemas.ReplicaReport `json:"replica,omitempty"`
+	ClockOffsetNs int64                  `json:"clock_offset_ns"` // of its clock from ours
+	ClockErrorNs  int64                  `json:"clock_error_ns"`  // the offset is right within so much
+}
+
+// listNodes listens to reports, and asks each node for its clock.
+func listNodes(ctx context.Context, conn *nats.Conn) ([]*node, error) {
+	var mu sync.Mutex
+	nodes, replicas := map[schemas.NodeID]*node{}, map[schemas.NodeID]*schemas.ReplicaReport{}
+	listen := func(subject string, take func(m *nats.Msg)) error {
+		_, err := conn.Subscribe(subject, func(m *nats.Msg) {
+			mu.Lock()
+			defer mu.Unlock()
+			take(m)
+		})
+		return err
+	}
+	if err := listen(schemas.NodeReports.Subject(""), func(m *nats.Msg) {
+		r := &node{}
+		if schemas.Unmarshal(m.Data, &r.NodeReport) == nil {
+			nodes[r.Node] = r
+		}
+	}); err != nil {
+		return nil, err
+	}
+	if err := listen(schemas.ReplicaReports.Subject(""), func(m *nats.Msg) {
+		r := &schemas.ReplicaReport{}
+		if schemas.Unmarshal(m.Data, r) == nil {
+			r.Added, r.Removed = nil, nil
+			replicas[r.Node] = r
+		}
+	}); err != nil {
+		return nil, err
+	}
+	select {
+	case <-time.After(nodesListenTime):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	list := make([]*node, 0, len(nodes))
+	for id, n := range nodes {
+		n.Replica = replicas[id]
+		n.askClock(ctx, conn)
+		list = append(list, n)
+	}
+	slices.SortFunc(list, func(a, b *node) int { return cmp.Compare(a.Node, b.Node) })
+	if len(list) == 0 {
+		return nil, schemas.Errorf(schemas.KindNotFound, "nodes", "no node reported within %s", nodesListenTime).
+			WithHint("nodes report when they were started with --leaf or by `troupe attach`")
+	}
+	return list, nil
+}
+
+// askClock compares a node's clock with ours as NTP does (RFC 5905): the node read its clock at some time between
+// question and answer.
+func (n *node) askClock(ctx context.Context, conn *nats.Conn) {
+	n.ClockErrorNs = math.MaxInt64
+	for range clockAsks {
+		ask, cancel := context.WithTimeout(ctx, nodeAskTimeMax)
+		from := time.Now()
+		m, err := conn.RequestWithContext(ask, schemas.NodeInfo.Subject(schemas.Instance(n.Node)), []byte{0x90})
+		took := time.Since(from)
+		cancel()
+		var r schemas.NodeReport
+		if err != nil || schemas.Unmarshal(m.Data, &r) != nil {
+			return
+		}
+		if half := took.Nanoseconds() / 2; half < n.ClockErrorNs {
+			n.ClockOffsetNs, n.ClockErrorNs = r.UnixNs-from.UnixNano()-half, half
+		}
+	}
+}
+
+func nodeRows(nodes []*node) [][]string {
+	rows := [][]string{{"NODE", "ACTORS", "MODEL", "RUN", "WAIT", "FREE KV", "VERSION", "CLOCK", "STATE"}}
+	for _, n := range nodes {
+		var actors []string
+		for _, a := range n.Actors {
+			if short := map[string]string{"scheduler": "replica", "gateway": "gateway", "tokenizer": "tokenizer"}[a.Service]; short != "" {
+				actors = append(actors, short)
+			}
+		}
+		run, wait, free, state := "-", "-", "-", "serving"
+		if r := n.Replica; r != nil {
+			run, wait = fmt.Sprint(r.Running), fmt.Sprint(r.Waiting)
+			free = fmt.Sprintf("%d%%", 100*int64(r.FreeBlocks)/max(int64(r.Blocks), 1))
+		}
+		if n.Draining {
+			state = "draining"
+		}
+		rows = append(rows, []string{shorten(string(n.Node), 20), strings.Join(actors, ","), shorten(n.Model, 20), run, wait, free, n.Version, n.clock(), state})
+	}
+	return rows
+}
+
+// clock is the offset of a node's clock with its error.
+func (n *node) clock() string {
+	if n.ClockErrorNs == math.MaxInt64 {
+		return "no answer"
+	}
+	return fmt.Sprintf("%+.1f±%.1fms", float64(n.ClockOffsetNs)/1e6, float64(n.ClockErrorNs)/1e6)
+}
