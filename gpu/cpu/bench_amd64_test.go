@@ -17,44 +17,6 @@ import (
 // GB/s is weight bytes read; "of-ceiling" is the share of a loop that only reads them (MatVec)
 // or only multiplies and adds (Gemm), on as many threads.
 
-// ceilingTask reads memory, or runs multiply-adds, on every thread.
-type ceilingTask struct {
-	read   func(p *byte, n int)
-	fma    func(n int)
-	memory []byte
-	chunk  int
-}
-
-func (c *ceilingTask) run(_, from, to int) {
-	for i := from; i < to; i++ {
-		if c.read != nil {
-			c.read(&c.memory[i*c.chunk], c.chunk)
-		} else {
-			c.fma(c.chunk)
-		}
-	}
-}
-
-type benchTier struct {
-	name  string
-	read  func(p *byte, n int)
-	fma   func(n int)
-	lanes int
-}
-
-func benchTiers() []benchTier {
-	var out []benchTier
-	for _, t := range machineTiers() {
-		switch t.name {
-		case "avx2":
-			out = append(out, benchTier{"avx2", readLoopAVX2, fmaLoopAVX2, 8})
-		case "avx512":
-			out = append(out, benchTier{"avx512", readLoopAVX512, fmaLoopAVX512, 16})
-		}
-	}
-	return out
-}
-
 type samples []float64
 
 func (s samples) median() float64 {
@@ -105,9 +67,18 @@ func closeAll(d *Device) {
 	d.Close()
 }
 
+func benchCeilings(b *testing.B, d *Device) *Ceilings {
+	b.Helper()
+	c, err := d.Ceilings()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return c
+}
+
 func BenchmarkMatVec(b *testing.B) {
 	const n, k, count = 4096, 4096, 4
-	for _, tier := range benchTiers() {
+	for _, tier := range machineTiers() {
 		for _, dtype := range []gpu.DType{gpu.BF16, gpu.F16, gpu.F32} {
 			b.Run(fmt.Sprintf("%s/%v", tier.name, dtype), func(b *testing.B) {
 				d := open(b, Options{Tier: tier.name})
@@ -119,9 +90,9 @@ func BenchmarkMatVec(b *testing.B) {
 				for i := 0; b.Loop(); i++ {
 					args := &gpu.MatMul{Out: out, X: x, W: ws[i%count]}
 					tk := seconds(func() { d.Launch(gpu.OpMatMul, args) })
-					const chunk = 1 << 18
-					c := &ceilingTask{read: tier.read, memory: d.weight(ws[(i+2)%count]).data, chunk: chunk}
-					tc := seconds(func() { d.pool.do(c, bytes/chunk, 1) })
+					var read int
+					tc := seconds(func() { read = benchCeilings(b, d).Read(ws[(i+2)%count]) })
+					tc *= float64(bytes) / float64(read)
 					kernel = append(kernel, float64(bytes)/tk/1e9)
 					ceiling = append(ceiling, float64(bytes)/tc/1e9)
 					share = append(share, tc/tk)
@@ -136,7 +107,7 @@ func BenchmarkMatVec(b *testing.B) {
 
 func BenchmarkGemm(b *testing.B) {
 	const n, k = 2048, 2048
-	for _, tier := range benchTiers() {
+	for _, tier := range machineTiers() {
 		for _, dtype := range []gpu.DType{gpu.BF16, gpu.F16, gpu.F32} {
 			for _, tokens := range []int{2, 4, 8, 12, 24, 96, 512} {
 				if tokens < 24 && dtype != gpu.BF16 {
@@ -148,13 +119,11 @@ func BenchmarkGemm(b *testing.B) {
 					args := &gpu.MatMul{Out: benchAlloc(b, d, tokens, n), X: benchAlloc(b, d, tokens, k),
 						W: benchWeights(b, d, dtype, n, k, 1)[0]}
 					flops := 2 * float64(tokens) * n * k
-					const rounds, items = 20000, 32
-					fmaFlops := 2 * 12 * float64(tier.lanes) * rounds * items
-					c := &ceilingTask{fma: tier.fma, chunk: rounds}
+					var fmaFlops float64
 					var kernel, ceiling, share samples
 					for b.Loop() {
 						tk := seconds(func() { d.Launch(gpu.OpMatMul, args) })
-						tc := seconds(func() { d.pool.do(c, items, 1) })
+						tc := seconds(func() { fmaFlops = benchCeilings(b, d).MultiplyAdd() })
 						kernel = append(kernel, flops/tk/1e9)
 						ceiling = append(ceiling, fmaFlops/tc/1e9)
 						share = append(share, flops/tk/(fmaFlops/tc))

@@ -25,6 +25,7 @@ type Options struct {
 // Device is the CPU as a gpu.Device. See the package comment.
 type Device struct {
 	description string
+	tier        *tier // that Open selected
 	limit       int64 // bytes; 0 is none
 	table       gpu.Table[*buffer]
 	ops         *gpu.Registry[Kernel]
@@ -65,6 +66,7 @@ func Open(o Options) (*Device, error) {
 	}
 	d := &Device{
 		description: fmt.Sprintf("%s, %d %s, %s", processorName(), threads, plural(threads, "thread"), best.name),
+		tier:        best,
 		limit:       o.MemoryLimitBytes,
 		pool:        newPool(threads),
 		ops:         gpu.NewRegistry[Kernel]("cpu"),

@@ -12,7 +12,7 @@ import (
 func BenchmarkQuantMatVec(b *testing.B) {
 	const n, k = 4096, 4096
 	const total = 96 << 20 // bytes of all matrices: three times a large last-level cache
-	for _, tier := range benchTiers() {
+	for _, tier := range machineTiers() {
 		for _, dtype := range []gpu.DType{gpu.Q8_0, gpu.Q4_0, gpu.Q4_1, gpu.Q4_K, gpu.Q6_K} {
 			b.Run(fmt.Sprintf("%s/%v", tier.name, dtype), func(b *testing.B) {
 				d := open(b, Options{Tier: tier.name})
@@ -31,10 +31,9 @@ func BenchmarkQuantMatVec(b *testing.B) {
 				for i := 0; b.Loop(); i++ {
 					args := &gpu.MatMul{Out: out, X: x, W: ws[i%len(ws)]}
 					tk := seconds(func() { d.Launch(gpu.OpMatMul, args) })
-					const chunk = 1 << 17
-					c := &ceilingTask{read: tier.read, memory: d.weight(ws[(i+len(ws)/2)%len(ws)]).data, chunk: chunk}
-					tc := seconds(func() { d.pool.do(c, bytes/chunk, 1) })
-					tc *= float64(bytes) / float64(bytes/chunk*chunk)
+					var read int
+					tc := seconds(func() { read = benchCeilings(b, d).Read(ws[(i+len(ws)/2)%len(ws)]) })
+					tc *= float64(bytes) / float64(read)
 					kernel = append(kernel, float64(bytes)/tk/1e9)
 					ceiling = append(ceiling, float64(bytes)/tc/1e9)
 					share = append(share, tc/tk)
@@ -50,7 +49,7 @@ func BenchmarkQuantMatVec(b *testing.B) {
 // BenchmarkQuantGemm reports multiplications and additions of weights by activations.
 func BenchmarkQuantGemm(b *testing.B) {
 	const n, k = 2048, 2048
-	for _, tier := range benchTiers() {
+	for _, tier := range machineTiers() {
 		for _, dtype := range []gpu.DType{gpu.Q8_0, gpu.Q4_0, gpu.Q4_1, gpu.Q4_K, gpu.Q6_K} {
 			for _, tokens := range []int{2, 4, 8, 12, 96, 512} {
 				b.Run(fmt.Sprintf("%s/%v/M=%d", tier.name, dtype, tokens), func(b *testing.B) {

@@ -69,6 +69,12 @@ type tier struct {
 	addTo func(dst, src []float32)
 	// gates: out = act(gate) * up, by activation. Lengths are equal multiples of 16.
 	gates [2]func(out, gate, up []float32)
+
+	// What measurements compare kernels with (see ceiling.go): read reads n bytes, a multiple of 512, fma runs rounds
+	// of fmaChains multiply-adds of lanes float32. Nil where there is no assembly.
+	read  func(p *byte, n int)
+	fma   func(n int)
+	lanes int
 }
 
 // panelRows is the number of weight rows that lie side by side in a packed matrix: one AVX-512

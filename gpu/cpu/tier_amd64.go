@@ -22,6 +22,7 @@ var avx2Tier = tier{
 	name: "avx2", doc: "AVX2 and FMA assembly",
 	macsPerNs: 12, bytesPerNs: 15, gatesPerNs: 1.5,
 	quant: &avx2Quant,
+	read:  readLoopAVX2, fma: fmaLoopAVX2, lanes: 8,
 	tiles: map[gpu.DType][]tile{
 		gpu.BF16: {
 			{tokens: 1, panels: 4, many: matmulBF16T1P4AVX2, one: matmulBF16T1P1AVX2},
@@ -132,6 +133,7 @@ var avx512Tier = tier{
 	name: "avx512", doc: "AVX-512 assembly",
 	macsPerNs: 25, bytesPerNs: 20, gatesPerNs: 3,
 	quant: bestQuant(),
+	read:  readLoopAVX512, fma: fmaLoopAVX512, lanes: 16,
 	tiles: map[gpu.DType][]tile{
 		gpu.BF16: {
 			{tokens: 1, panels: 8, many: matmulBF16T1P8AVX512, one: matmulBF16T1P1AVX512},

@@ -1,0 +1,198 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/troupe-engine/troupe/actors/compute/model"
+	"github.com/troupe-engine/troupe/internal/gguf/checkpoint"
+)
+
+// cpuModel measures one file, driven as the engine drives it.
+type cpuModel struct {
+	*cpuBench
+	gpuModel
+	path  string
+	tests []CPUTest
+}
+
+// model measures the GGUF file at path: every test once in a round, each followed by the peer's.
+func (b *cpuBench) model(ctx context.Context, path string) (err error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	files := checkpoint.NewDir(path)
+	spec, err := model.ReadSpec(files)
+	if err != nil {
+		return err
+	}
+	d := &cpuModel{cpuBench: b, path: path}
+	o := d.plan(label(path), info.Size())
+	if o.ContextMax > spec.ContextMax {
+		return errors.New("bench: depth and tokens exceed the model's context")
+	}
+	o.KV = b.cfg.KV
+	m, err := model.Load(b.dev, files, o, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	d.gpuModel = gpuModel{gpuBench: &gpuBench{dev: b.dev}, m: m}
+	for round := range b.cfg.Rounds {
+		for i := range d.tests {
+			if err := d.round(ctx, &d.tests[i]); err != nil {
+				return err
+			}
+		}
+		d.cpuBench.note("%s: round %d of %d", label(path), round+1, b.cfg.Rounds)
+	}
+	for i := range d.tests {
+		t := &d.tests[i]
+		t.summarize()
+		d.cpuBench.note("%s: %s", t.Model, t.line())
+	}
+	b.r.Tests = append(b.r.Tests, d.tests...)
+	return nil
+}
+
+// plan lists the tests and returns how large a model they need.
+func (d *cpuModel) plan(name string, bytes int64) model.Options {
+	c := &d.cpuBench.cfg
+	add := func(kind string, sequences, depth, tokens int) {
+		d.tests = append(d.tests, CPUTest{Model: name, Bytes: bytes, Kind: kind, Sequences: sequences, Depth: depth, Tokens: tokens})
+	}
+	if c.Prompt > 0 {
+		add("prefill", 1, 0, c.Prompt)
+	}
+	for _, batch := range c.Batches {
+		if batch > 1 {
+			add("decode", batch, batchContext, c.Tokens)
+			continue
+		}
+		for _, depth := range c.Depths {
+			add("decode", 1, depth, c.Tokens)
+		}
+	}
+	o := model.Options{SequencesMax: 1, TokensPerStepMax: cpuStepTokens, BlockSize: gpuBlockSize}
+	for _, t := range d.tests {
+		length := t.Depth + t.Tokens + 1
+		o.SequencesMax = max(o.SequencesMax, t.Sequences)
+		o.TokensPerStepMax = max(o.TokensPerStepMax, t.Sequences)
+		o.ContextMax = max(o.ContextMax, length)
+		o.KVBlocks = max(o.KVBlocks, t.Sequences*blocksOf(length))
+	}
+	return o
+}
+
+// othersMax is the share of the processors that others may use beside a measurement.
+const othersMax = 0.05
+
+// attempt is one run of a test, here and at the peer, and the larger share that others used meanwhile.
+type attempt struct{ rate, peer, others float64 }
+
+// round adds an attempt that others disturbed little or, if there is none, the one they disturbed least.
+func (d *cpuModel) round(ctx context.Context, t *CPUTest) error {
+	best := attempt{others: 2}
+	for try := 0; try <= d.cpuBench.cfg.Retries && best.others > othersMax; try++ {
+		a, err := d.try(ctx, t)
+		if err != nil {
+			return err
+		}
+		if a.others < best.others {
+			best = a
+		}
+	}
+	t.Rates, t.Others = append(t.Rates, best.rate), append(t.Others, best.others)
+	if best.peer > 0 {
+		t.PeerRates = append(t.PeerRates, best.peer)
+	}
+	return nil
+}
+
+// try runs a test here and then at the peer.
+func (d *cpuModel) try(ctx context.Context, t *CPUTest) (a attempt, err error) {
+	if err := ctx.Err(); err != nil {
+		return a, err
+	}
+	w, own := beginWatch(), cpuTime()
+	seconds, err := d.run(t)
+	if err != nil {
+		return a, err
+	}
+	a.rate, a.others = float64(t.Sequences*t.Tokens)/seconds, w.others(cpuTime()-own)
+	if d.peer == nil {
+		return a, nil
+	}
+	w, own = beginWatch(), cpuTime()
+	var used time.Duration
+	if a.peer, used, err = d.peer.run(ctx, d.path, t); err != nil {
+		return a, err
+	}
+	a.others = max(a.others, w.others(used+cpuTime()-own))
+	return a, nil
+}
+
+// run returns the seconds that a test takes.
+func (d *cpuModel) run(t *CPUTest) (float64, error) {
+	if err := d.own(t.Sequences, t.Depth+t.Tokens+1); err != nil {
+		return 0, err
+	}
+	rng := rand.New(rand.NewPCG(3, uint64(t.Depth)))
+	depth := t.Depth
+	if t.Kind == "decode" {
+		depth = max(1, depth) // there must be a token to begin with
+	}
+	for s := range t.Sequences {
+		if err := d.feed(s, 0, depth, rng); err != nil {
+			return 0, err
+		}
+	}
+	if err := d.dev.Sync(); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	if t.Kind == "prefill" {
+		err := d.feed(0, 0, t.Tokens, rng)
+		return time.Since(began).Seconds(), errors.Join(err, d.dev.Sync())
+	}
+	for i := range t.Tokens {
+		d.begin()
+		for s := range t.Sequences {
+			d.add(s, depth+i, 1, nil)
+		}
+		if _, err := d.step(); err != nil {
+			return 0, err
+		}
+	}
+	err := d.dev.Sync()
+	return time.Since(began).Seconds(), err
+}
+
+// feed runs count tokens of a sequence from a position on, in steps of at most cpuStepTokens.
+func (d *cpuModel) feed(sequence, from, count int, rng *rand.Rand) error {
+	for end := from + count; from < end; from += cpuStepTokens {
+		d.begin()
+		d.add(sequence, from, min(cpuStepTokens, end-from), rng)
+		if _, err := d.step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// summarize fills in what follows from the rounds.
+func (t *CPUTest) summarize() {
+	t.Rate, t.PeerRate = median(t.Rates), median(t.PeerRates)
+	var ratios []float64
+	for i, p := range t.PeerRates { // of every round, or of none
+		ratios = append(ratios, t.Rates[i]/p)
+	}
+	if len(ratios) > 0 {
+		t.Ratio, t.RatioMin, t.RatioMax = median(ratios), slices.Min(ratios), slices.Max(ratios)
+	}
+}
