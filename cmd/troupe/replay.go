@@ -34,6 +34,8 @@ type replayCommand struct {
 	device   string
 	threads  int
 	step     bool
+	into     replay.IntoConfig
+	pace     string
 	json     *bool
 }
 
@@ -50,6 +52,10 @@ func newReplayCommand() *cobra.Command {
 	f.StringVar(&c.quant, "quant", "off", "as the recorded engine had it")
 	f.StringVar(&c.device, "device", "auto", "auto, cpu or cuda")
 	f.IntVar(&c.threads, "threads", 0, "CPU threads that compute; 0 is all")
+	f.StringVar(&c.into.URL, "into", "", "send the recorded requests to the engine at this HTTP address, as http://127.0.0.1:8000, and compare the answers")
+	f.StringVar(&c.pace, "speed", "1", "with --into: 1 is the recorded pace, 2 twice as fast, max as fast as --concurrency allows")
+	f.IntVar(&c.into.Concurrency, "concurrency", 0, "with --into: requests at once; 0 is as recorded")
+	f.StringVar(&c.into.Key, "api-key", "", "with --into")
 	f.BoolVar(&c.step, "step", false, "step through a scheduler's events at the terminal")
 	c.json = addJSON(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return c.run(cmd, args[0]) }
@@ -67,6 +73,9 @@ type replayReport struct {
 }
 
 func (c *replayCommand) run(cmd *cobra.Command, path string) error {
+	if c.into.URL != "" {
+		return c.runInto(cmd, path)
+	}
 	kind, instance, _ := strings.Cut(c.actor, ".")
 	if !slices.Contains([]string{"", "scheduler", "memory", "engine"}, kind) {
 		return usageError{fmt.Errorf("--actor is %q; expected scheduler, memory or engine, or one by name, as scheduler.replica0", c.actor)}
