@@ -33,7 +33,8 @@
 // properties that are not declared are written only if additionalProperties is given and not false, or if none are
 // declared; numbers have at most 15 digits on either side of the point, and an exponent of two, or none if they are
 // bounded; characters that need no escape have none in strings with a pattern; formats are narrower than their RFCs.
-// Names of undeclared properties may repeat; JSON parsers keep the last value.
+// No name comes twice in an object (names.go), unless a pattern has so few that all are used. User grammars get the same
+// for the objects of %json.
 //
 // Keywords that cannot be honoured are refused with their JSON pointer; so are limits on resources (limits.go), and
 // an oneOf whose alternatives are not provably exclusive.

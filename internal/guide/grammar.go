@@ -16,6 +16,7 @@ type Grammar struct {
 	compileTime time.Duration
 	staticBytes int
 	start       *set
+	names       bool // see grammarIR
 
 	mu sync.Mutex // guards m
 	m  *machine
@@ -54,7 +55,7 @@ func Compile(ctx context.Context, spec Spec, v *Vocabulary) (g *Grammar, err err
 		return nil, &Error{Problem: fmt.Sprintf("the shortest answer nests deeper than %d levels", stackDepthMax),
 			Hint: "make the constraint flatter"}
 	}
-	g = &Grammar{v: v, m: newMachine(p, c, v), minTokens: int(c.tokens[p.start])}
+	g = &Grammar{v: v, names: ir.names, m: newMachine(p, c, v), minTokens: int(c.tokens[p.start])}
 	g.start = g.m.start()
 	p.prepareRuns(v)
 	g.staticBytes = p.size()
@@ -107,4 +108,10 @@ func (g *Grammar) Bytes() int {
 }
 
 // NewMatcher begins an answer.
-func (g *Grammar) NewMatcher() *Matcher { return &Matcher{g: g, at: g.start} }
+func (g *Grammar) NewMatcher() *Matcher {
+	m := &Matcher{g: g, at: g.start}
+	if g.names {
+		m.names = &names{}
+	}
+	return m
+}

@@ -44,12 +44,14 @@ type rule struct {
 type grammarIR struct {
 	rules []rule
 	start int
+	names bool // there may be JSON objects with names that no schema declares
 }
 
 // builder makes nodes and counts them. It panics with *Error when a limit is exceeded.
 type builder struct {
 	rules []rule
 	nodes int
+	names bool // see grammarIR
 	// where says where in the source the frontend is, for errors about size.
 	where func() string
 }
@@ -211,7 +213,7 @@ func (b *builder) wordTrie(words []string) *node {
 func (b *builder) finish(root *node) *grammarIR {
 	start := b.newRule("the start")
 	b.rules[start].body = root
-	g := &grammarIR{rules: b.rules, start: start}
+	g := &grammarIR{rules: b.rules, start: start, names: b.names}
 	if cycle := g.leftRecursion(); cycle != nil {
 		panic(&Error{At: "rule " + cycle[0], Problem: "left recursion: " + strings.Join(cycle, " → "),
 			Hint: "write the repetition with * or + (a ::= b (op b)*)"})

@@ -7,6 +7,9 @@ type Matcher struct {
 	g     *Grammar
 	at    *set
 	ended bool // an end token was accepted
+
+	names  *names // nil unless there are names that no schema declares
+	forced bool   // the last mask had no way but to repeat a name
 }
 
 // Mask overwrites allowed (Vocabulary.MaskWords words; bit id%32 of word id/32) with the tokens that may come next.
@@ -30,7 +33,29 @@ func (m *Matcher) Mask(allowed []uint32, budget int) {
 	limit := int32(max(min(budget-1, costInfinite-1), int(m.at.cost)-1))
 	known := g.m.maskOf(m.at)
 	g.mu.Unlock()
+	m.forced = false
+	if m.names == nil || !m.names.any() {
+		known.copyTo(allowed, limit)
+		return
+	}
+	m.maskNames(known, allowed, limit)
+}
+
+// maskNames copies a mask without the tokens that repeat a name. Costs do not know that a name may not end where it
+// is one that was used, and it takes a token more to make it another. So one is kept in reserve; where there is none,
+// names are left alone that may not end.
+func (m *Matcher) maskNames(known *mask, allowed []uint32, limit int32) {
+	known.copyTo(allowed, limit-1)
+	m.names.forbid(m.g.v, allowed)
+	if anyBit(allowed) {
+		return
+	}
 	known.copyTo(allowed, limit)
+	m.names.forbid(m.g.v, allowed)
+	m.names.forbidOpen(m.g.v, allowed)
+	if m.forced = !anyBit(allowed); m.forced { // a pattern has no further names
+		known.copyTo(allowed, limit)
+	}
 }
 
 // refresh drops the grammar's memory if it is full, and brings the matcher's state into the current one.
@@ -59,6 +84,11 @@ func (m *Matcher) Accept(token int32) error {
 		return nil
 	}
 	text := v.text[token]
+	if m.names != nil && !m.forced {
+		if repeats, _ := m.names.repeats(text); repeats {
+			return fmt.Errorf("guide: token %d (%q) would repeat a name of its object", token, text)
+		}
+	}
 	m.g.mu.Lock()
 	defer m.g.mu.Unlock()
 	m.refresh()
@@ -72,6 +102,9 @@ func (m *Matcher) Accept(token int32) error {
 		return fmt.Errorf("guide: token %d (%q) is not allowed here", token, text)
 	}
 	m.at = at
+	if m.names != nil {
+		m.names.accept(text)
+	}
 	return nil
 }
 
@@ -84,5 +117,8 @@ func (m *Matcher) MinTokens() int { return int(m.at.cost) }
 // Clone returns a matcher that goes on independently from here.
 func (m *Matcher) Clone() *Matcher {
 	out := *m
+	if m.names != nil {
+		out.names = m.names.clone()
+	}
 	return &out
 }

@@ -200,6 +200,7 @@ func (c *schemaCompiler) otherMembers(sh *shape, declared []string) *node {
 	if value.kind == nodeFail {
 		return nil
 	}
+	c.names = true
 	return c.seq(c.otherName(declared), c.literal(":"), c.any.space, value)
 }
 
@@ -227,7 +228,7 @@ func (c *schemaCompiler) patternMembers(sh *shape, declared []string, patterns [
 	if never(values) {
 		return nil
 	}
-	c.where = p.pointer
+	c.where, c.names = p.pointer, true
 	name := c.seq(c.literal(`"`), c.pattern(p).inJSON(), c.literal(`":`))
 	return c.seq(name, c.any.space, c.value(conjunction(values)))
 }

@@ -79,6 +79,7 @@ func compareMasks(t *testing.T, v *Vocabulary, tokens [][]byte, answers int) {
 		rng := rand.New(rand.NewPCG(3, 4))
 		for range answers {
 			m := g.NewMatcher()
+			m.names = nil // TestNamesAreNotRepeated has them
 			text := ""
 			for left := g.MinTokens() + rng.IntN(30); left > 0 && !m.ended; left-- {
 				for _, budget := range []int{left, m.MinTokens(), m.MinTokens() + 1, m.MinTokens() + rng.IntN(12), 1 << 30} {

@@ -46,7 +46,16 @@ func newSchemaCompiler(b *builder) *schemaCompiler {
 	return c
 }
 
-func (c *schemaCompiler) anyObject() *node { return c.any.object }
+func (c *schemaCompiler) anyObject() *node {
+	c.names = true
+	return c.any.object
+}
+
+// anyValue compiles what may be anything.
+func (c *schemaCompiler) anyValue() *node {
+	c.names = true
+	return c.any.value
+}
 
 // root compiles the whole source.
 func (c *schemaCompiler) root(source string) *node {
@@ -182,7 +191,7 @@ func (c *schemaCompiler) value(schemas []*schema) *node {
 func (c *schemaCompiler) reference(schemas []*schema) *node {
 	schemas = conjunction(schemas)
 	if len(schemas) == 0 {
-		return c.any.value
+		return c.anyValue()
 	}
 	key := keyOf(schemas)
 	if index, ok := c.rules[key]; ok {
@@ -202,7 +211,7 @@ const compileDepthMax = 2000
 // body writes what satisfies all of the schemas.
 func (c *schemaCompiler) body(schemas []*schema) *node {
 	if len(schemas) == 0 {
-		return c.any.value
+		return c.anyValue()
 	}
 	if c.depth++; c.depth > compileDepthMax {
 		panic(&Error{At: schemas[0].at, Problem: "schemas refer to each other too deeply", Hint: "make the schema flatter"})

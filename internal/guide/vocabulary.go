@@ -18,6 +18,7 @@ type Vocabulary struct {
 	// single says which bytes are tokens of their own.
 	single   [256]bool
 	complete bool // all of them are
+	quoted   quoted
 }
 
 // lexicon is a set of texts that tokens add, with the tables that are made of them.
@@ -84,6 +85,7 @@ func NewVocabulary(tokens [][]byte, end []int32) (*Vocabulary, error) {
 		if len(text) > 0 && len(text) <= tokenBytesMax && !isEnd[int32(id)] {
 			ids = append(ids, int32(id))
 			v.text[id] = slices.Clone(text)
+			v.quoted.add(int32(id), text)
 		}
 	}
 	if len(ids) == 0 {
