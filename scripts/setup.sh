@@ -8,7 +8,7 @@ root=$PWD/.tools
 NATS_CLI=v0.5.1
 GOLANGCI_LINT=v2.15.0
 PYTHON_PACKAGES=(openai==3.54.0 nats-py==2.16.0 msgpack==1.2.4 tokenizers==0.23.3 jsonschema==4.26.0)
-NODE_PACKAGES=(openai@7.57.0 @nats-io/transport-node@3.4.0)
+NODE_PACKAGES=(openai@7.57.0 @nats-io/transport-node@3.4.0 @msgpack/msgpack@3.1.3)
 
 # need NAME VERSION: false if .tools has it already; remembers it otherwise, once `did` is called.
 need() { [ "$(cat "$root/.$1" 2>/dev/null)" != "$2" ]; }

@@ -82,12 +82,10 @@ func parseExternal(rest string) (*External, error) {
 			WithHint("write nats:NAME[?limit=5ms][&fallback=fcfs][&wait][&json][&preempt]")
 	}
 	e := &External{name: ExternalPrefix + rest, limit: RankLimitDefault, fallback: FCFS{}}
-	subject, options, _ := strings.Cut(rest, "?")
-	if !strings.Contains(subject, ".") {
-		subject = schemas.RankSubjectPrefix + subject
-	}
-	if err := checkRankSubject(subject); err != "" {
-		return nil, bad("the policy's subject %.80q %s", subject, err)
+	name, options, _ := strings.Cut(rest, "?")
+	subject, invalid := RankSubject(name)
+	if invalid != nil {
+		return nil, invalid
 	}
 	e.subject = subject
 	set, err := url.ParseQuery(options)
@@ -124,19 +122,28 @@ func parseExternal(rest string) (*External, error) {
 	return e, nil
 }
 
-// checkRankSubject says why a policy cannot be asked on subject: it must not be a message to somebody else.
-func checkRankSubject(subject string) string {
-	name, ours := strings.CutPrefix(subject, schemas.RankSubjectPrefix)
+// RankSubject is where a policy is asked: inf.v1.policy.rank.NAME for a plain name, otherwise the subject itself. It
+// must not be one on which others listen.
+func RankSubject(name string) (string, error) {
+	subject := name
+	if !strings.Contains(subject, ".") {
+		subject = schemas.RankSubjectPrefix + name
+	}
+	tail, ours := strings.CutPrefix(subject, schemas.RankSubjectPrefix)
+	why := ""
 	switch {
-	case subject == "" || ours && name == "":
-		return "is empty"
+	case name == "" || ours && tail == "":
+		why = "is empty"
 	case strings.ContainsAny(subject, "*> \t\r\n\x00") || strings.Contains(subject, "..") || strings.HasPrefix(subject, ".") || strings.HasSuffix(subject, "."):
-		return "is no plain subject"
+		why = "is no plain subject"
 	case !ours && (strings.HasPrefix(subject, "inf.") || strings.HasPrefix(subject, "tap.") || strings.HasPrefix(subject, "peek.") ||
 		strings.HasPrefix(subject, "$") || strings.HasPrefix(subject, "_")):
-		return "belongs to others; expected " + schemas.RankSubjectPrefix + "NAME or a subject of your own"
+		why = "belongs to others"
+	default:
+		return subject, nil
 	}
-	return ""
+	return "", schemas.Errorf(schemas.KindInvalid, "policy", "the policy's subject %.80q %s", name, why).WithParam("policy").
+		WithHint("choose a NAME, for %sNAME, or a subject of your own", schemas.RankSubjectPrefix)
 }
 
 // Name is how the policy was chosen.

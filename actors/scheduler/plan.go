@@ -48,9 +48,6 @@ func (c *Core) chooseRows(p *proposal) {
 	if c.dynamic != nil {
 		c.rekey()
 	}
-	if c.external != nil {
-		c.external.decided()
-	}
 	if c.shadow != nil {
 		v := c.view()
 		c.disagreed, c.shadowRank = c.shadow.decide(&v)
@@ -74,6 +71,9 @@ func (c *Core) chooseRows(p *proposal) {
 			p.rows = append(p.rows, s)
 			p.wants = append(p.wants, want)
 		}
+	}
+	if c.external != nil && len(p.rows) > 0 {
+		c.external.decided()
 	}
 }
 

@@ -93,3 +93,10 @@ func (c *Core) Rank() *schemas.RankState {
 	st.StepsNow = c.step
 	return &st
 }
+
+// Queue is what a policy in another process would be asked about now.
+func (c *Core) Queue() *schemas.RankRequest {
+	v := c.view()
+	var rows []*Sequence
+	return v.request(c.questions+1, &rows)
+}

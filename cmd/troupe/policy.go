@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+	"github.com/spf13/cobra"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// policyAskMax is how long a scheduler may take to answer.
+const policyAskMax = 5 * time.Second
+
+// policyCommand is what the policy commands share.
+type policyCommand struct {
+	nats, replica string
+	json          *bool
+}
+
+func newPolicyCommand() *cobra.Command {
+	p := &policyCommand{}
+	cmd := &cobra.Command{Use: "policy [NAME]", Short: "Show, switch or try the scheduling policy of a running engine.", Args: cobra.MaximumNArgs(1),
+		Long:    "Show the scheduling policy of a running engine or, with a name, switch it: no\nrequest is lost. nats:NAME is a policy in another process, which answers on\ninf.v1.policy.rank.NAME; see docs/policies.md.",
+		Example: "  troupe policy\n  troupe policy shortest\n  troupe policy 'nats:my-sjf?limit=10ms&fallback=fair'\n  troupe policy shadow fair"}
+	cmd.PersistentFlags().StringVar(&p.nats, "nats", natsURLDefault, "the bus: any node of the engine")
+	cmd.PersistentFlags().StringVar(&p.replica, "replica", "", "the scheduler's instance, as replica0; default: any")
+	p.json = cmd.PersistentFlags().Bool("json", false, "print JSON")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		reply, err := ask[schemas.PolicyReply](cmd.Context(), p, schemas.Policy.Subject(schemas.Instance(p.replica)), &schemas.PolicyRequest{Name: strings.Join(args, "")})
+		if err != nil {
+			return err
+		}
+		if *p.json {
+			return printJSON(cmd.OutOrStdout(), reply)
+		}
+		return printPolicy(cmd.OutOrStdout(), reply)
+	}
+	cmd.AddCommand(newShadowCommand(p))
+	return cmd
+}
+
+func newShadowCommand(p *policyCommand) *cobra.Command {
+	cmd := &cobra.Command{Use: "shadow [NAME]", Short: "Show what another policy would do, or choose it.", Args: cobra.MaximumNArgs(1),
+		Long:    "Show what the shadow policy would have done differently or, with a name, begin\nto watch with that one. A shadow sees every decision and changes none.",
+		Example: "  troupe policy shadow shortest\n  troupe policy shadow\n  troupe policy shadow --off"}
+	off := cmd.Flags().Bool("off", false, "end it, with a last report")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *off && len(args) > 0 {
+			return usageError{errors.New("--off takes no name")}
+		}
+		report, err := ask[schemas.ShadowReport](cmd.Context(), p, schemas.Shadow.Subject(schemas.Instance(p.replica)), &schemas.ShadowRequest{Policy: strings.Join(args, ""), Off: *off})
+		if err != nil {
+			return err
+		}
+		if *p.json {
+			return printJSON(cmd.OutOrStdout(), report)
+		}
+		return printShadow(cmd.OutOrStdout(), report)
+	}
+	return cmd
+}
+
+// ask sends a request to an actor in JSON and reads the reply.
+func ask[Reply any](ctx context.Context, p *policyCommand, subject string, request any) (*Reply, error) {
+	conn, err := connect(p.nats, "policy")
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	m := nats.NewMsg(subject)
+	m.Header.Set("Content-Type", "application/json")
+	if m.Data, err = json.Marshal(request); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, policyAskMax)
+	defer cancel()
+	answer, err := conn.RequestMsgWithContext(ctx, m)
+	if err != nil {
+		return nil, schemas.Errorf(schemas.KindUnavailable, "policy", "%s: %v", subject, err).WithHint("is an engine running there? `troupe nodes` lists what is")
+	}
+	if answer.Header.Get(micro.ErrorCodeHeader) != "" {
+		e := &schemas.Error{}
+		if json.Unmarshal(answer.Data, e) == nil && e.Kind != "" {
+			return nil, e
+		}
+		return nil, schemas.Errorf(schemas.KindInternal, "policy", "%s", answer.Header.Get(micro.ErrorHeader))
+	}
+	reply := new(Reply)
+	if err := json.Unmarshal(answer.Data, reply); err != nil {
+		return nil, schemas.Errorf(schemas.KindInternal, "policy", "the reply cannot be read: %v", err).WithHint("do both run the same version?")
+	}
+	return reply, nil
+}
+
+func printPolicy(w io.Writer, r *schemas.PolicyReply) error {
+	fmt.Fprintf(w, "%s decides; there are %s, and nats:NAME\n", shorten(printable(r.Active), 40), strings.Join(r.Policies, ", "))
+	if r.Rank == nil {
+		return nil
+	}
+	return printRank(w, r.Rank)
+}
+
+// printRank says how a policy in another process does, and what that costs.
+func printRank(w io.Writer, s *schemas.RankState) error {
+	state := "its order is used"
+	if !s.Active {
+		state = s.Fallback + " stands in for it: " + shorten(printable(s.Reason), 60)
+	}
+	micro := func(ns int64, n uint64) string { return fmt.Sprintf("%.1f µs", float64(ns)/1e3/float64(max(n, 1))) }
+	steps := s.Ranked + s.Unranked
+	fmt.Fprintf(w, "%s: %s\n", shorten(printable(s.Subject), 50), state)
+	return table(w, [][]string{
+		{"  questions", fmt.Sprintf("%d asked, %d answered, %d late, %d without a listener, %d invalid", s.Asked, s.Answered, s.Late, s.Absent, s.Invalid)},
+		{"  fallback", fmt.Sprintf("took over %d times, gave back %d times", s.Fell, s.Returned)},
+		{"  steps", fmt.Sprintf("%d in its order, %d in the fallback's", s.Ranked, s.Unranked)},
+		{"  answer", fmt.Sprintf("after %s on average, %s at most; limit %s", micro(s.TripNs, s.Answered), micro(s.TripMax, 1), time.Duration(s.Limit))},
+		{"  tax per step", fmt.Sprintf("%s: asking %s, answers %s, waiting %s", micro(s.AskNs+s.ApplyNs+s.WaitNs, steps), micro(s.AskNs, steps), micro(s.ApplyNs, steps), micro(s.WaitNs, steps))},
+	})
+}
+
+func printShadow(w io.Writer, r *schemas.ShadowReport) error {
+	if r.Policy == "" {
+		_, err := fmt.Fprintf(w, "%s decides; there is no shadow: troupe policy shadow NAME\n", printable(r.Live))
+		return err
+	}
+	fmt.Fprintf(w, "%s watches %s since %s\n", printable(r.Policy), printable(r.Live), time.UnixMilli(r.SinceMs).Format(time.DateTime))
+	if r.Failed != "" {
+		fmt.Fprintf(w, "it was ended: %s\n", shorten(printable(r.Failed), 64))
+	}
+	share := func(n uint64) string {
+		return fmt.Sprintf("%d (%.1f %%)", n, 100*float64(n)/float64(max(r.Decisions, 1)))
+	}
+	if err := table(w, [][]string{
+		{"  decisions", fmt.Sprint(r.Decisions)},
+		{"  same order", share(r.Agreed)},
+		{"  others first to start", share(r.Started)},
+		{"  another first to yield", share(r.Yielded)},
+		{"  work ahead of a request", fmt.Sprintf("%.0f tokens now, %.0f with %s: %+.1f %% predicted mean wait", r.AheadLive, r.AheadShadow, printable(r.Policy), 100*r.Change)},
+		{"  cost", fmt.Sprintf("%.1f µs per decision, %.1f at most", float64(r.CostNs)/1e3/float64(max(r.Decisions, 1)), float64(r.CostMaxNs)/1e3)},
+	}); err != nil {
+		return err
+	}
+	if r.Rank != nil {
+		if err := printRank(w, r.Rank); err != nil {
+			return err
+		}
+	}
+	for i := len(r.Examples) - 1; i >= max(0, len(r.Examples)-3); i-- {
+		x := &r.Examples[i]
+		fmt.Fprintf(w, "step %d, %d run, %d wait:\n  %-10s first %s\n  %-10s first %s\n", x.Step, x.Running, x.Waiting,
+			shorten(printable(r.Live), 10), ids(x.LiveFirst), shorten(printable(r.Policy), 10), ids(x.ShadowFirst))
+	}
+	return nil
+}
+
+// ids shows the first sequences of an order.
+func ids(seq schemas.U64) string {
+	var parts []string
+	for _, s := range seq[:min(len(seq), 3)] {
+		parts = append(parts, schemas.SeqID(s).String())
+	}
+	return strings.Join(parts, " ")
+}
