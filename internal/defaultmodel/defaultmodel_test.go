@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/troupe-engine/troupe/internal/jinja"
 )
 
 // sizeMaxBytes bounds everything this folder adds to the repository.
@@ -210,8 +212,8 @@ func TestTokenizerAgreesWithTheConfig(t *testing.T) {
 	if id, ok := special[settings.EOS]; !ok || id != c.EOS {
 		t.Errorf("eos_token %q has id %d, config.json says %d", settings.EOS, id, c.EOS)
 	}
-	if !strings.Contains(settings.Template, "messages") {
-		t.Errorf("chat_template = %q", settings.Template)
+	if got, want := render(t, settings.Template), dialogue; got != want {
+		t.Errorf("the chat template writes\n%s\nwant\n%s", got, want)
 	}
 	var generation struct {
 		EOS []int `json:"eos_token_id"`
@@ -220,6 +222,32 @@ func TestTokenizerAgreesWithTheConfig(t *testing.T) {
 	if fmt.Sprint(generation.EOS) != fmt.Sprint([]int{c.EOS, special["<|end|>"]}) {
 		t.Errorf("generation stops at %v, want <|eos|> and <|end|>", generation.EOS)
 	}
+}
+
+// dialogue is what the chat template makes of render's messages: the roles that the model was trained on as it saw them,
+// and the others by their means.
+const dialogue = "<|bos|><|system|>Be kind.<|end|><|system|>Be brief.<|end|><|user|>How warm is it?<|end|>" +
+	`<|assistant|><tool_call>{"name": "thermometer", "arguments": {"unit": "C"}}</tool_call><|end|>` +
+	`<|user|>{"degrees": 21}<|end|><|assistant|>Warm.<|end|><|assistant|>`
+
+func render(t *testing.T, source string) string {
+	t.Helper()
+	template, err := jinja.Parse(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, err := jinja.FromJSON([]byte(`[{"role":"system","content":" Be kind. "},{"role":"developer","content":"Be brief."},
+		{"role":"user","content":"How warm is it?"},
+		{"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"thermometer","arguments":{"unit":"C"}}}]},
+		{"role":"tool","tool_call_id":"1","content":"{\"degrees\": 21}"},{"role":"assistant","content":"Warm."}]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := template.Render(map[string]any{"bos_token": "<|bos|>", "add_generation_prompt": true, "messages": messages})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 func TestModelCardNamesEverySource(t *testing.T) {

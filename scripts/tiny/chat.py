@@ -20,11 +20,17 @@ Turn = tuple[str, str]
 
 CHAT_TEMPLATE = (
     "{{- bos_token }}"
+    "{%- set roles = {'system': 'system', 'developer': 'system', 'user': 'user', 'assistant': 'assistant',"
+    " 'tool': 'user', 'function': 'user'} %}"
     "{%- for message in messages %}"
-    "{%- if message['role'] not in ['system', 'user', 'assistant'] %}"
-    "{{- raise_exception('troupe-tiny knows the roles system, user and assistant, not ' + message['role']) }}"
+    "{%- if message['role'] not in roles %}"
+    "{{- raise_exception('troupe-tiny knows the roles ' + roles | join(', ') + ', not ' + message['role']) }}"
     "{%- endif %}"
-    "{{- '<|' + message['role'] + '|>' + message['content'] | trim + '<|end|>' }}"
+    "{{- '<|' + roles[message['role']] + '|>' + (message['content'] or '') | trim }}"
+    "{%- for call in message['tool_calls'] or [] %}"
+    "{{- '<tool_call>' + call['function'] | tojson + '</tool_call>' }}"
+    "{%- endfor %}"
+    "{{- '<|end|>' }}"
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
 )
