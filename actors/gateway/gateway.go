@@ -171,6 +171,13 @@ func (g *Gateway) ready() (*schemas.EngineInfo, *schemas.Error) {
 	if closed := g.requests.refusal(); closed != nil {
 		return nil, closed
 	}
+	if g.replicas != nil { // which know at once who comes and goes
+		engine, err := g.replicas.engine()
+		if err != nil {
+			return nil, wait("%s", err.Detail)
+		}
+		return engine, nil
+	}
 	engine := g.engine.Load()
 	if engine == nil {
 		return nil, wait("the engine %s has not answered yet", g.cfg.Scheduler)

@@ -259,6 +259,7 @@ func (rs *replicas) inquire(r *replica) {
 			return // its next report asks again
 		}
 		r.info = info
+		rs.g.engine.Store(info)
 		rs.note(r)
 		close(rs.came)
 		rs.came = make(chan struct{})
@@ -363,4 +364,42 @@ func (rs *replicas) engine() (*schemas.EngineInfo, *schemas.Error) {
 			WithHint("`troupe nodes` lists who is")
 	}
 	return found.info, nil
+}
+
+// Replicas lists the latest reports of the replicas that requests can go to, in no order; none outside of a cluster.
+func (g *Gateway) Replicas() (list []*schemas.ReplicaReport) {
+	rs := g.replicas
+	if rs == nil {
+		return nil
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, r := range rs.known {
+		if r.info != nil {
+			list = append(list, r.report)
+		}
+	}
+	return list
+}
+
+// HeldPrefixes counts the blocks of prefix that a replica is known to hold.
+func (g *Gateway) HeldPrefixes(name schemas.Instance) int {
+	rs := g.replicas
+	if rs == nil {
+		return 0
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return rs.router.Held(name)
+}
+
+// Moved counts the requests that went on at another replica.
+func (g *Gateway) Moved() uint64 {
+	rs := g.replicas
+	if rs == nil {
+		return 0
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return rs.moved
 }
