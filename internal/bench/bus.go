@@ -27,16 +27,17 @@ type Mode string
 
 // Modes.
 const (
-	ModeBare     Mode = "bare"   // function calls, no bus
-	ModeInline   Mode = "actors" // one process, as engines run
-	ModeTapped   Mode = "tapped" // the same, and every message delivered to a subscriber over TCP
-	ModeRemote   Mode = "remote" // every message between actors over NATS
-	stepsSkip         = 64       // until all sequences decode
-	stepsSlack        = 64       // after the last measured step, until the first sequence ends
-	stepsMin          = 50       // measured per round, whatever a step takes
-	promptSize        = 32       // tokens
-	blockSize         = 16       // tokens
-	doneKept          = 1024     // finished requests remembered
+	ModeBare     Mode = "bare"     // function calls, no bus
+	ModeInline   Mode = "actors"   // one process, as engines run
+	ModeTapped   Mode = "tapped"   // the same, and every message delivered to a subscriber over TCP
+	ModeRecorded Mode = "recorded" // actors, and their journals written to a file by a recorder over TCP
+	ModeRemote   Mode = "remote"   // every message between actors over NATS
+	stepsSkip         = 64         // until all sequences decode
+	stepsSlack        = 64         // after the last measured step, until the first sequence ends
+	stepsMin          = 50         // measured per round, whatever a step takes
+	promptSize        = 32         // tokens
+	blockSize         = 16         // tokens
+	doneKept          = 1024       // finished requests remembered
 	timeoutLeast      = time.Minute
 	timeoutFold       = 20 // times what the steps alone take
 )
@@ -44,7 +45,7 @@ const (
 // DefaultBusConfig is what the targets are stated for.
 func DefaultBusConfig() BusConfig {
 	return BusConfig{Steps: []time.Duration{300 * time.Microsecond, time.Millisecond, 4 * time.Millisecond}, Depths: []int{2, 1},
-		Modes: []Mode{ModeInline, ModeTapped, ModeRemote}, Sequences: 64, Rounds: 5, PerRound: 400 * time.Millisecond}
+		Modes: []Mode{ModeInline, ModeTapped, ModeRecorded, ModeRemote}, Sequences: 64, Rounds: 5, PerRound: 400 * time.Millisecond}
 }
 
 // Validate names the first field that makes no sense.
@@ -63,8 +64,8 @@ func (c *BusConfig) Validate() error {
 		}
 	}
 	for _, m := range c.Modes {
-		if !slices.Contains([]Mode{ModeInline, ModeTapped, ModeRemote}, m) {
-			return bad("mode", m, "actors, tapped or remote")
+		if !slices.Contains([]Mode{ModeInline, ModeTapped, ModeRecorded, ModeRemote}, m) {
+			return bad("mode", m, "actors, tapped, recorded or remote")
 		}
 	}
 	switch {
@@ -102,7 +103,8 @@ type StepCost struct {
 	P95Us    float64 `json:"p95_us"`
 	P99Us    float64 `json:"p99_us"`
 	MeanUs   float64 `json:"mean_us"`
-	// Overhead is p50 against the same round's bare loop, in percent: median, least and most over rounds.
+	// Overhead is p50 against the same round's bare loop, in percent: median, least and most over rounds. In mode recorded
+	// it is the mean against the actors' without a recorder.
 	OverheadPercent float64  `json:"overhead_percent"`
 	OverheadLeast   float64  `json:"overhead_percent_min"`
 	OverheadMost    float64  `json:"overhead_percent_max"`
@@ -155,6 +157,7 @@ func (c *BusConfig) progress(format string, args ...any) {
 // compare runs every mode once per round, each round in another order.
 func (c *BusConfig) compare(ctx context.Context, step time.Duration, depth int) ([]StepCost, error) {
 	modes := append([]Mode{ModeBare}, c.Modes...)
+	off := slices.Index(modes, ModeInline)
 	costs := make([]StepCost, len(modes))
 	for i, m := range modes {
 		costs[i] = StepCost{DeviceUs: float64(step.Nanoseconds()) / 1e3, Depth: depth, Mode: m}
@@ -173,6 +176,9 @@ func (c *BusConfig) compare(ctx context.Context, step time.Duration, depth int) 
 		for i := range costs {
 			now := &costs[i].rounds[round]
 			now.overhead = 100 * (now.p50/costs[0].rounds[round].p50 - 1)
+			if costs[i].Mode == ModeRecorded && off >= 0 { // what switching the recorder on costs
+				now.overhead = 100 * (now.mean/costs[off].rounds[round].mean - 1)
+			}
 		}
 	}
 	for i := range costs {
@@ -231,6 +237,10 @@ func targetOf(m Mode, deviceUs float64, depth int) (float64, bool) {
 		return 1, true
 	case m == ModeTapped && deviceUs >= 1000:
 		return 5, true
+	case m == ModeRecorded && deviceUs >= 1000:
+		return 2, true
+	case m == ModeRecorded && deviceUs >= 300:
+		return 4, true
 	}
 	return 0, false
 }
@@ -300,6 +310,13 @@ func (l *stepLoad) runCompany(ctx context.Context, cost *StepCost) error {
 		}
 		defer t.close()
 	}
+	var rec *recorder
+	if cost.Mode == ModeRecorded {
+		if rec, err = openRecorder(ctx, c.node); err != nil {
+			return err
+		}
+		defer rec.discard()
+	}
 	if err := c.submit(ctx, l); err != nil {
 		return err
 	}
@@ -310,10 +327,15 @@ func (l *stepLoad) runCompany(ctx context.Context, cost *StepCost) error {
 	case <-time.After(l.timeout()):
 		err = l.stuck()
 	}
-	if err != nil || t == nil {
+	if err != nil || t == nil && rec == nil {
 		return err
 	}
-	got, missing, err := t.finish(c.node)
+	var got, missing uint64
+	if rec != nil {
+		got, missing, err = rec.finish()
+	} else {
+		got, missing, err = t.finish(c.node)
+	}
 	cost.Messages += got
 	cost.Missing += missing
 	return err

@@ -21,7 +21,7 @@ func (r *BusReport) WriteText(w io.Writer) error {
 			flush(table, p)
 			depth = s.Depth
 			p.line("")
-			p.line("Pipeline depth %d%s: step time in µs, overhead at p50.", depth, depthNote(depth))
+			p.line("Pipeline depth %d%s: step time in µs, overhead at p50 (recorded: of the mean).", depth, depthNote(depth))
 			table = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 			fmt.Fprintln(table, "device\tmode\tp50\tp95\tp99\tmean\toverhead\tspread\ttarget\t\t")
 		}
@@ -30,7 +30,7 @@ func (r *BusReport) WriteText(w io.Writer) error {
 	flush(table, p)
 	for _, s := range r.Steps {
 		if s.Messages > 0 {
-			p.line("tap: %d of %d messages at %.0f µs, depth %d", s.Messages, s.Messages+s.Missing, s.DeviceUs, s.Depth)
+			p.line("%s: %d of %d messages at %.0f µs, depth %d", s.Mode, s.Messages, s.Messages+s.Missing, s.DeviceUs, s.Depth)
 		}
 	}
 	p.line("")

@@ -85,6 +85,7 @@ func (c *company) start(l *stepLoad, remote bool) (err error) {
 func (c *company) newCompute(mailbox bus.Mailbox) {
 	last, queued := schemas.StepID(0), int32(0)
 	c.compute = bus.NewActor(c.node, "compute", replicaName, "Pretends to execute step plans.")
+	c.compute.JournalsItself() // as the engine's: in its scheduler's journal
 	bus.Handle(c.compute, schemas.Execute, mailbox, func(_ context.Context, p *schemas.StepPlan) (*schemas.PlanReply, error) {
 		if p.Step > last { // otherwise a repeat
 			select {
