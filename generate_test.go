@@ -76,7 +76,13 @@ func gather(t *testing.T, e *Engine, r GenerateRequest) (text map[int]string, lo
 }
 
 func TestGenerateTools(t *testing.T) {
-	e := openEngine(t, nil)
+	for _, format := range []string{"auto", "hermes", "llama3", "mistral", "mistral-args"} {
+		t.Run(format, func(t *testing.T) { testGenerateTools(t, format) })
+	}
+}
+
+func testGenerateTools(t *testing.T, format string) {
+	e := openEngine(t, func(o *Options) { o.ToolFormat = format })
 	r := GenerateRequest{Messages: []Message{{Role: "user", Content: "Go."}}, ToolChoice: "walk", TemplateArgs: map[string]any{"unknown": 1},
 		Tools: []Tool{{Name: "stop"}, {Name: "walk", Description: "Walk.", Parameters: map[string]any{"type": "object", "additionalProperties": false,
 			"required": []string{"steps"}, "properties": map[string]any{"steps": map[string]any{"type": "integer", "minimum": 0, "maximum": 99}}}}},
@@ -92,6 +98,9 @@ func TestGenerateTools(t *testing.T) {
 	var arguments struct{ Steps *int }
 	if err := json.Unmarshal([]byte(calls[0].Function.Arguments), &arguments); err != nil || arguments.Steps == nil || calls[0].Function.Name != "walk" {
 		t.Errorf("%+v: %v", calls[0], err)
+	}
+	if short := strings.HasPrefix(format, "mistral"); short != (len(calls[0].ID) == 9) { // as Mistral's templates want them
+		t.Errorf("%s: the call's id is %s", format, calls[0].ID)
 	}
 }
 

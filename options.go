@@ -12,6 +12,7 @@ import (
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/replica"
 	"github.com/troupe-engine/troupe/internal/routing"
+	"github.com/troupe-engine/troupe/internal/toolcalls"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -61,6 +62,8 @@ type Options struct {
 	CORSOrigins         string        `yaml:"cors_origins" doc:"origins whose web pages may use the API, separated by commas; * is all"`
 	Grace               time.Duration `yaml:"grace" doc:"how long running answers may take after a signal to stop"`
 
+	ToolFormat string `yaml:"tool_format" doc:"how the model writes calls of functions: auto (as its chat template says), hermes, llama3, mistral or mistral-args"`
+
 	LogLevel  string `yaml:"log_level" doc:"trace, debug, info, warn or error"`
 	LogFormat string `yaml:"log_format" doc:"console or json"`
 }
@@ -76,7 +79,7 @@ func DefaultOptions() Options {
 	return Options{HTTP: "127.0.0.1:8000", Actors: strings.Join(roles, ","), Routing: routing.PolicyDefault, ReplicaSilence: 1500 * time.Millisecond, Device: "auto", Compute: "f32", Quant: "off", KVDType: "auto", SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
 		TokensStepMax: replica.TokensStepDefault, BlockSize: replica.BlockSizeDefault, PrefixCache: true, Policy: replica.PolicyDefault,
 		PipelineDepth: replica.DepthDefault, RequestsMax: 512, OutputTokensDefault: 256, ConnectionsMax: 16384,
-		KeylessPaths: "/health,/metrics", Grace: 30 * time.Second, LogLevel: "info", LogFormat: "console"}
+		KeylessPaths: "/health,/metrics", Grace: 30 * time.Second, ToolFormat: "auto", LogLevel: "info", LogFormat: "console"}
 }
 
 // Validate names the first option that makes no sense by itself; what depends on the model or the machine
@@ -118,6 +121,8 @@ func (o *Options) Validate() error {
 		return bad("quant", o.Quant, "off, q8 or q4")
 	case !kvKnown:
 		return bad("kv_dtype", o.KVDType, "auto, f32 or bf16")
+	case o.ToolFormat != "auto" && !slices.Contains(toolcalls.Formats(), toolcalls.Format(o.ToolFormat)):
+		return bad("tool_format", o.ToolFormat, "auto, hermes, llama3, mistral or mistral-args")
 	case o.LogFormat != "console" && o.LogFormat != "json":
 		return bad("log_format", o.LogFormat, "console or json")
 	}

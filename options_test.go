@@ -26,6 +26,7 @@ func TestOptionsThatMakeNoSenseAreRefusedByName(t *testing.T) {
 		"a budget below sequences": {func(o *Options) { o.TokensStepMax = o.SequencesMax - 1 }, "tokens_step_max"},
 		"no grace":                 {func(o *Options) { o.Grace = -1 }, "grace"},
 		"an unknown device":        {func(o *Options) { o.Device = "abacus" }, "device"},
+		"an unknown tool format":   {func(o *Options) { o.ToolFormat = "semaphore" }, "tool_format"},
 		"an unknown log level":     {func(o *Options) { o.LogLevel = "loud" }, "log_level"},
 		"an unknown log format":    {func(o *Options) { o.LogFormat = "braille" }, "log_format"},
 	} {

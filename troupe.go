@@ -25,6 +25,7 @@ import (
 	"github.com/troupe-engine/troupe/internal/cluster"
 	"github.com/troupe-engine/troupe/internal/modelstore"
 	"github.com/troupe-engine/troupe/internal/replica"
+	"github.com/troupe-engine/troupe/internal/toolcalls"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -155,7 +156,7 @@ func (e *Engine) startGateway() error {
 		ModelName: e.model.Name, Defaults: e.samplingDefaults(), RequestsMax: o.RequestsMax, OutputTokensDefault: int32(o.OutputTokensDefault),
 		OutputTokensMax: int32(o.OutputTokensMax), PromptTokensMax: int32(o.PromptTokensMax), BodyBytesMax: o.BodyBytesMax,
 		ConnectionsMax: o.ConnectionsMax, APIKeys: keys, KeylessPaths: splitList(o.KeylessPaths), KeyRequestsMax: o.KeyRequestsMax,
-		CORSOrigins: splitList(o.CORSOrigins), StallTimeMax: e.network.stallTimeMax, Log: e.log})
+		CORSOrigins: splitList(o.CORSOrigins), ToolFormat: toolFormat(o.ToolFormat), StallTimeMax: e.network.stallTimeMax, Log: e.log})
 	if err != nil {
 		return err
 	}
@@ -164,6 +165,14 @@ func (e *Engine) startGateway() error {
 	}
 	e.gateway = g
 	return nil
+}
+
+// toolFormat is "" for auto.
+func toolFormat(option string) toolcalls.Format {
+	if option == "auto" {
+		return ""
+	}
+	return toolcalls.Format(option)
 }
 
 // splitList reads a list that is separated by commas. It is never nil.
