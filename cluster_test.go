@@ -72,8 +72,14 @@ type child struct {
 // startChild attaches a replica to hub.
 func startChild(t *testing.T, hub *Engine, name string) *child {
 	t.Helper()
+	return startChildAt(t, hub, name, hub.LeafURL())
+}
+
+// startChildAt attaches it by way of another address.
+func startChildAt(t *testing.T, hub *Engine, name, address string) *child {
+	t.Helper()
 	c := &child{t: t, name: name, cmd: exec.Command(os.Args[0])}
-	c.cmd.Env, c.cmd.Stderr = append(os.Environ(), childVariable+"="+name+" "+hub.LeafURL()), os.Stderr
+	c.cmd.Env, c.cmd.Stderr = append(os.Environ(), childVariable+"="+name+" "+address), os.Stderr
 	in, err := c.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
