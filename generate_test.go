@@ -195,3 +195,31 @@ func TestChatIsCancelled(t *testing.T) {
 		}
 	}
 }
+
+// A guided answer that is complete with the last token that max_tokens allows has ended, not been cut.
+func TestGuidedAnswerThatFits(t *testing.T) {
+	e := openEngine(t, nil)
+	for _, c := range []struct {
+		regex  string
+		tokens int64
+		finish string
+	}{{"[ab]", 1, "stop"}, {"[ab]{3}", 3, "stop"}, {"[ab]+", 2, "length"}} {
+		r := GenerateRequest{Messages: []Message{{Role: "user", Content: "a"}}}
+		r.Regex, r.MaxTokens = c.regex, new(c.tokens)
+		whole, err := e.Chat(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := whole.Choices[0]; got.FinishReason != c.finish && int64(len(got.Message.Content)) == c.tokens {
+			t.Errorf("%s with %d tokens: %q ended with %s, want %s", c.regex, c.tokens, got.Message.Content, got.FinishReason, c.finish)
+		}
+		for d, err := range e.Generate(t.Context(), r) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d.Finish != "" && d.Finish != c.finish && c.tokens == 1 {
+				t.Errorf("%s with %d tokens, streamed: it ended with %s, want %s", c.regex, c.tokens, d.Finish, c.finish)
+			}
+		}
+	}
+}

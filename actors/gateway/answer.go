@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"context"
 	"strings"
 
+	"github.com/troupe-engine/troupe/internal/guide"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -17,6 +19,8 @@ type answer struct {
 	prompts []prompt
 	choices []choice // n of each prompt, in the prompts' order
 	open    int      // choices that go on
+
+	grammar *guide.Grammar // of the job's guide, once it is asked whether a text is complete
 }
 
 // shape turns what happens to an answer's choices into the objects of one API.
@@ -46,7 +50,7 @@ type prompt struct {
 
 // choice is one sequence of the answer.
 type choice struct {
-	text      strings.Builder // of a whole answer
+	text      strings.Builder // of a whole answer, and of one that a guide says is complete
 	logprobs  []logprob       // likewise
 	embedding schemas.F32
 	tokens    int32 // output so far
@@ -91,6 +95,12 @@ func (a *answer) step(rows []row) (events []event, err *schemas.Error) {
 	for i := range rows {
 		r := &rows[i]
 		c := &a.choices[r.choice]
+		if a.keepsText() {
+			c.text.WriteString(r.text)
+		}
+		if r.finish == schemas.FinishLength && a.complete(c.text.String()) {
+			r.finish = schemas.FinishStop // its last token was also the last that max_tokens allowed
+		}
 		c.tokens, c.cached, c.finish = r.tokens, r.cached, r.finish
 		switch r.finish {
 		case schemas.FinishNone:
@@ -113,7 +123,6 @@ func (a *answer) step(rows []row) (events []event, err *schemas.Error) {
 			events = a.shape.row(events, r)
 			continue
 		}
-		c.text.WriteString(r.text)
 		c.logprobs = append(c.logprobs, r.logprobs...)
 		if r.prompt != nil {
 			a.prompts[r.choice/a.job.n].logprobs = r.prompt
@@ -123,6 +132,24 @@ func (a *answer) step(rows []row) (events []event, err *schemas.Error) {
 		}
 	}
 	return events, nil
+}
+
+func (a *answer) keepsText() bool { return !a.job.stream || a.job.guide() != nil }
+
+// complete reports whether the job's guide lets nothing follow a text.
+func (a *answer) complete(text string) bool {
+	source := a.job.guide()
+	if source == nil {
+		return false
+	}
+	if a.grammar == nil {
+		var err error
+		a.grammar, err = guide.CompileText(context.Background(), guide.Spec{Kind: guide.Kind(source.Kind), Source: source.Source})
+		if err != nil {
+			return false // it was compiled for the model's vocabulary before, so a limit must have been met
+		}
+	}
+	return a.grammar.Final(text)
 }
 
 // closing is what a complete stream ends with.
