@@ -151,10 +151,11 @@ type ShadowExample struct {
 	Running     int32  `json:"running"` // sequences
 	Waiting     int32  `json:"waiting"`
 	SlotsFree   int32  `json:"slots_free"`
-	LiveFirst   U64    `json:"live_first"`   // the first of the order, at most 4
+	LiveFirst   U64    `json:"live_first"`   // the order from the first difference on, at most 4
 	ShadowFirst U64    `json:"shadow_first"` // the same of the shadow's
 	LiveYield   SeqID  `json:"live_yield,omitempty"`
 	ShadowYield SeqID  `json:"shadow_yield,omitempty"`
+	From        int32  `json:"from"` // place of the first difference, from 0
 }
 
 // Example asks about one sequence that runs and two that wait.
@@ -191,5 +192,5 @@ func (*ShadowReport) Example() *ShadowReport {
 // Example is a decision in which the second of two waiting sequences would have gone first.
 func (*ShadowExample) Example() *ShadowExample {
 	return &ShadowExample{Step: 12, AtMs: 1_750_000_000_500, Running: 1, Waiting: 2, SlotsFree: 1,
-		LiveFirst: U64{exampleSeq, exampleSeq + 0x100}, ShadowFirst: U64{exampleSeq, exampleSeq + 0x200}}
+		LiveFirst: U64{exampleSeq + 0x100, exampleSeq + 0x200}, ShadowFirst: U64{exampleSeq + 0x200, exampleSeq + 0x100}, From: 1}
 }

@@ -42,6 +42,7 @@ type Actor struct {
 
 	asking     context.Context // ends when the actor stops: nobody waits for policies in other processes then
 	stopAsking context.CancelFunc
+	warned     time.Time // when a policy's failure was last logged as a warning
 }
 
 // New prepares the scheduler of a replica: cfg.Replica names it, its memory and its compute.

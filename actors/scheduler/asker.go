@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
+	"github.com/rs/zerolog"
 
 	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/schemas"
@@ -24,6 +25,8 @@ const (
 	// Bounds of an answer: a row's index takes at most rankReplyRowBytes, in JSON with some spaces.
 	rankReplyBytes    = 4096
 	rankReplyRowBytes = 16
+	// warnPause is between two warnings that a policy in another process has failed.
+	warnPause = 10 * time.Second
 )
 
 // Ask puts a question to a policy in another process and waits for the answer, at most for the question's limit. What
@@ -124,10 +127,14 @@ func (a *Actor) askPolicy(q *Question) {
 // tell logs what became of policies in other processes and of the shadow.
 func (a *Actor) tell(fx *Effects) {
 	if fx.PolicyFell != nil {
-		a.log.Warn().Err(fx.PolicyFell).Str("warning", "policy_fallback").Str("policy", a.core.policy.Name()).Msg("the policy does not decide any more; its fallback does")
+		level := zerolog.DebugLevel // one that is late now and then is counted, not logged each time
+		if now := time.Now(); now.Sub(a.warned) > warnPause {
+			a.warned, level = now, zerolog.WarnLevel
+		}
+		a.log.WithLevel(level).Err(fx.PolicyFell).Str("warning", "policy_fallback").Str("policy", a.core.policy.Name()).Uint64("fell", a.core.Rank().Fell).Msg("the policy does not decide any more; its fallback does")
 	}
 	if fx.PolicyBack {
-		a.log.Info().Str("policy", a.core.policy.Name()).Msg("the policy decides again")
+		a.log.Debug().Str("policy", a.core.policy.Name()).Msg("the policy decides again")
 	}
 	if x := fx.Disagreed; x != nil {
 		a.log.Debug().Uint64("step", uint64(x.Step)).Interface("live_first", x.LiveFirst).Interface("shadow_first", x.ShadowFirst).

@@ -10,7 +10,7 @@ import (
 // shadowRowsMax bounds the sequences a shadow policy orders at once, and with them its cost.
 const shadowRowsMax = 512
 
-// shadowFirst is how many sequences an example shows of each order.
+// shadowFirst is how many sequences an example shows of each order, from where they differ.
 const shadowFirst = 4
 
 // shadow runs a second policy beside the one in charge. It sees every sequence as a twin, so that nothing it
@@ -204,8 +204,12 @@ func (h *shadow) compare(q *queueView) *schemas.ShadowExample {
 		return nil
 	}
 	r.Reordered++
+	from := 0
+	for h.live[from] == h.mine[from] {
+		from++
+	}
 	x := &schemas.ShadowExample{Step: q.stamp.step + 1, AtMs: q.nowNs / 1e6, Running: int32(len(q.running)), Waiting: int32(len(q.waiting)), SlotsFree: int32(q.slotsFree),
-		LiveFirst: firstIDs(h.live), ShadowFirst: firstIDs(h.mine)}
+		From: int32(from), LiveFirst: firstIDs(h.live[from:]), ShadowFirst: firstIDs(h.mine[from:])}
 	if !slices.Equal(starters(h.live, q.slotsFree), starters(h.mine, q.slotsFree)) {
 		r.Started++
 	}

@@ -155,7 +155,7 @@ func printShadow(w io.Writer, r *schemas.ShadowReport) error {
 	}
 	for i := len(r.Examples) - 1; i >= max(0, len(r.Examples)-3); i-- {
 		x := &r.Examples[i]
-		fmt.Fprintf(w, "step %d, %d run, %d wait:\n  %-10s first %s\n  %-10s first %s\n", x.Step, x.Running, x.Waiting,
+		fmt.Fprintf(w, "step %d, %d run, %d wait; from place %d of the order on:\n  %-10s %s\n  %-10s %s\n", x.Step, x.Running, x.Waiting, x.From+1,
 			shorten(printable(r.Live), 10), ids(x.LiveFirst), shorten(printable(r.Policy), 10), ids(x.ShadowFirst))
 	}
 	return nil
