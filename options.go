@@ -31,6 +31,7 @@ type Options struct {
 	Node           string        `yaml:"node" doc:"name of this node among those that work together; default: a random one"`
 	Routing        string        `yaml:"routing" doc:"how gateways choose between replicas: prefix, least-loaded, two-choices or round-robin"`
 	ReplicaSilence time.Duration `yaml:"replica_silence" doc:"a replica that has not reported for so long is given up, and its requests go on elsewhere"`
+	Store          string        `yaml:"store" doc:"directory in which the embedded NATS server keeps streams (JetStream), for troupe record --stream; empty has none"`
 
 	Device  string `yaml:"device" doc:"auto, cpu or cuda; auto is cuda if such a device opens, otherwise cpu"`
 	Compute string `yaml:"compute" doc:"type of activations, keys and values: f32, or bf16, which only CUDA has and which is several times as fast there"`

@@ -41,6 +41,7 @@ type Options struct {
 	// one, "none" to accept no connections from outside the process. "" keeps the configuration.
 	Listen     string
 	LeafListen string   // accept other nodes as leaf nodes here; "" does not
+	StoreDir   string   // JetStream keeps streams here; "" leaves JetStream to the configuration
 	Leafs      []string // join other nodes: "nats-leaf://host:7422"
 	// Account names the NATS account of Config that the actors live in. "" is the only one there is, or
 	// the server's global account.

@@ -41,6 +41,9 @@ func serverOptions(opts Options) (*server.Options, error) {
 		}
 		sopts.Host, sopts.Port = host, port
 	}
+	if opts.StoreDir != "" {
+		sopts.JetStream, sopts.StoreDir = true, opts.StoreDir
+	}
 	if opts.LeafListen != "" {
 		host, port, err := splitHostPort(opts.LeafListen)
 		if err != nil {

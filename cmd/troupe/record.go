@@ -30,6 +30,10 @@ type recordCommand struct {
 	model    string
 	sample   float64
 	redact   bool
+	stream   string
+	from     string
+	remove   bool
+	limits   recording.StreamLimits
 	json     *bool
 }
 
@@ -45,6 +49,11 @@ func newRecordCommand() *cobra.Command {
 	f.StringVar(&r.model, "model", "", "only schedulers that serve this model")
 	f.Float64Var(&r.sample, "sample", 1, "only this share of the requests")
 	f.BoolVar(&r.redact, "redact", false, "leave out texts, and exchange token ids so that what was said cannot be read while equal prefixes stay equal")
+	f.StringVar(&r.stream, "stream", "", "record into this JetStream stream on the server's disk, from now on, and return; needs an engine with --store")
+	f.Int64Var(&r.limits.Bytes, "stream-bytes", 0, "with --stream: bytes to keep; the oldest go first; 0 is no limit")
+	f.DurationVar(&r.limits.Age, "stream-age", 0, "with --stream: how long to keep them; 0 is for ever")
+	f.StringVar(&r.from, "from-stream", "", "write what this stream holds to the file, and return")
+	f.BoolVar(&r.remove, "remove", false, "with --stream: end the recording and delete the stream")
 	r.json = addJSON(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return r.run(cmd) }
 	cmd.AddCommand(newInspectCommand())
@@ -67,6 +76,9 @@ func (r *recordCommand) filter() (recording.Filter, error) {
 }
 
 func (r *recordCommand) run(cmd *cobra.Command) error {
+	if r.stream != "" {
+		return r.toStream(cmd)
+	}
 	if r.to == "" {
 		return usageError{errors.New("--to is missing: the file to record to, as --to today.troupe")}
 	}
@@ -81,6 +93,9 @@ func (r *recordCommand) run(cmd *cobra.Command) error {
 	defer conn.Close()
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if r.from != "" {
+		return r.fromStream(ctx, cmd, conn)
+	}
 	screen := cmd.ErrOrStderr()
 	progress := newMeter(screen, time.Now)
 	rec, lost, err := recording.Start(ctx, conn, r.to, recording.Options{Source: r.nats, Filter: filter, Redact: r.redact, Warn: func(err error) {
@@ -110,6 +125,53 @@ func (r *recordCommand) run(cmd *cobra.Command) error {
 		}{r.to, time.Since(began).Seconds(), s})
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", recordLine(s, time.Since(began)))
+	return err
+}
+
+// toStream begins or ends recording into a stream.
+func (r *recordCommand) toStream(cmd *cobra.Command) error {
+	if filter, err := r.filter(); err != nil {
+		return err
+	} else if filter.Active() || r.redact || r.to != "" || r.duration != 0 {
+		return usageError{errors.New("--stream takes everything until it is removed; --to, --for, --redact and the filters are for files")}
+	}
+	conn, err := connect(r.nats, "record")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	out := cmd.OutOrStdout()
+	if r.remove {
+		if err := recording.RemoveStream(cmd.Context(), conn, r.stream); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(out, "stream %s and what it held are gone\n", shorten(r.stream, 40))
+		return err
+	}
+	warn := func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "troupe: "+err.Error()) }
+	if err := recording.RecordStream(cmd.Context(), conn, r.stream, r.limits, warn); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "recording into stream %s from now on\n\n  troupe record --from-stream %s --to today.troupe\n  troupe record --stream %s --remove\n",
+		shorten(r.stream, 40), shorten(r.stream, 30), shorten(r.stream, 30))
+	return err
+}
+
+// fromStream makes a file of a stream.
+func (r *recordCommand) fromStream(ctx context.Context, cmd *cobra.Command, conn *nats.Conn) error {
+	progress := newMeter(cmd.ErrOrStderr(), time.Now)
+	entries, err := recording.Export(ctx, conn, r.from, r.to, func(done, total uint64) { progress.progress(int64(done), int64(total), "exported") })
+	progress.clear()
+	if err != nil {
+		return err
+	}
+	if *r.json {
+		return printJSON(cmd.OutOrStdout(), struct {
+			File    string `json:"file"`
+			Entries uint64 `json:"entries"`
+		}{r.to, entries})
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d entries written to %s\n", entries, shorten(r.to, 50))
 	return err
 }
 
