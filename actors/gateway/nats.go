@@ -103,6 +103,7 @@ type exchange struct {
 	g       *Gateway
 	request *nats.Msg
 	writer  *bus.StreamWriter // knows the encoding and whether anybody waits
+	id      string            // of the client request, once it has one
 }
 
 // natsExchange starts to answer a request on a goroutine of its own: the subscription's must go on. It
@@ -116,7 +117,7 @@ func (g *Gateway) natsExchange(r micro.Request, serve func(x *exchange)) {
 		g.log.Warn().Err(err).Str("subject", m.Subject).Msg("a request cannot be answered")
 		return
 	}
-	x := &exchange{g, m, w}
+	x := &exchange{g: g, request: m, writer: w}
 	g.closing.RLock()
 	defer g.closing.RUnlock()
 	if g.closed {
@@ -179,7 +180,9 @@ func (x *exchange) begin(a *api) (*flight, *schemas.Error) {
 	}
 	j.trace = traceID(x.request.Header.Get(headerTraceContext))
 	j.route(x.request.Header.Get)
-	return x.g.begin(context.Background(), x.g.newRequestID(), j)
+	id := x.g.newRequestID()
+	x.id = id.String()
+	return x.g.begin(context.Background(), id, j)
 }
 
 // stream answers with many messages.
@@ -303,6 +306,9 @@ func (x *exchange) fail(e *schemas.Error, marker bool) {
 }
 
 func (x *exchange) publish(body []byte, h nats.Header) {
+	if x.id != "" {
+		h.Set(bus.HeaderRequestID, x.id) // as HTTP's X-Request-Id
+	}
 	if err := x.g.node.Conn().PublishMsg(&nats.Msg{Subject: x.request.Reply, Header: h, Data: body}); err != nil {
 		x.g.log.Warn().Err(err).Str("subject", x.request.Subject).Msg("a reply could not be sent")
 	}

@@ -43,8 +43,8 @@ func TestNATSWhole(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := decode[schemas.ChatCompletion](t, m.Data); got.Choices[0].Message.Content != "w0 w1 " || got.Usage.TotalTokens != 5 {
-			t.Fatalf("%s", m.Data)
+		if got := decode[schemas.ChatCompletion](t, m.Data); got.Choices[0].Message.Content != "w0 w1 " || got.Usage.TotalTokens != 5 || got.ID != "chatcmpl-"+m.Header.Get(bus.HeaderRequestID) {
+			t.Fatalf("%s %v", m.Data, m.Header)
 		}
 	}
 	body, _ := msgpack.Marshal(map[string]any{"prompt": []int{1, 2}, "max_tokens": 2})

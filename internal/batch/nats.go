@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
+	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -73,20 +74,13 @@ func (t *natsTransport) Ask(ctx context.Context, url string, body []byte) (*Resp
 
 // readReply gives a message the shape of an HTTP response.
 func readReply(m *nats.Msg) *Response {
-	r := &Response{Status: http.StatusOK, Body: m.Data, RetryAfter: retryAfter(m.Header.Get("Retry-After"))}
+	id := m.Header.Get(bus.HeaderRequestID)
+	r := &Response{Status: http.StatusOK, Body: m.Data, RetryAfter: retryAfter(m.Header.Get("Retry-After")), RequestID: id[:min(len(id), requestIDBytesMax)]}
 	if code := m.Header.Get(micro.ErrorCodeHeader); code != "" {
 		r.Status = http.StatusInternalServerError
 		if status, err := strconv.Atoi(code); err == nil && status >= 400 && status <= 599 {
 			r.Status = status
 		}
-		return r
-	}
-	var answer struct {
-		ID string `json:"id"` // chatcmpl-<request id>
-	}
-	if json.Unmarshal(m.Data, &answer) == nil {
-		id := answer.ID[strings.LastIndexByte(answer.ID, '-')+1:]
-		r.RequestID = id[:min(len(id), requestIDBytesMax)]
 	}
 	return r
 }
