@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# Serves real traffic under the scheduling policies of examples/policies, which run in processes of their own, checks
+# them with `troupe conform`, kills one in the middle, and prints what the boundary costs each step. scripts/setup.sh
+# installs what they need. Usage: scripts/check_policies.sh
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export TROUPE_BIN=${TROUPE_BIN:-$PWD/bin/troupe} PATH=$PWD/.tools/venv/bin:$PATH
+work=$(mktemp -d)
+engine='' policies=()
+cleanup() {
+  local pid
+  for pid in $engine "${policies[@]}"; do
+    kill -KILL "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+  done
+  rm -rf "$work"
+}
+trap cleanup EXIT
+
+fail() {
+  printf 'check_policies: FAILED: %s\n' "$1" >&2
+  [ ! -s "$work/log" ] || { echo "the engine's last warnings:" >&2; grep -E 'WRN|ERR|panic' "$work/log" | tail -5 >&2 || true; }
+  exit 1
+}
+
+# value FILE NAME: a string of a JSON file with one field per line.
+value() { sed -n "s/.*\"$2\": \"\\(.*\\)\",*/\\1/p" "$1"; }
+
+# until_true SECONDS COMMAND...: wait until it succeeds.
+until_true() {
+  local tries=$(($1 * 10))
+  shift
+  for _ in $(seq "$tries"); do
+    if "$@"; then return 0; fi
+    sleep 0.1
+  done
+  return 1
+}
+
+# policy_start NAME COMMAND...: starts a policy and waits until it listens.
+policy_start() {
+  local name=$1
+  shift
+  "$@" "$name" "$nats" >"$work/$name.out" 2>&1 &
+  policies+=($!)
+  until_true 20 grep -q 'answers on' "$work/$name.out" || { cat "$work/$name.out" >&2; fail "$name does not start"; }
+}
+
+# rank FIELD: a count of the active policy.
+rank() { "$TROUPE_BIN" policy --nats "$nats" --json | jq -r ".rank.$1"; }
+
+# ledger: steps and the host's microseconds per step so far.
+ledger() { curl -sf "$http/debug/scheduler/state" | jq -c '.ledger'; }
+
+# load COUNT: real requests, more at once than there are places; every one must end with an answer.
+load() {
+  timeout 240 "$TROUPE_BIN" bench serve --base-url "$http" --num-prompts "$1" --max-concurrency 32 --random-input-len 64 \
+    --random-output-len 48 --random-range-ratio 0.8 --ignore-eos --save-result --result-filename "$work/result.json" >"$work/bench.out" 2>&1 ||
+    { tail -5 "$work/bench.out" >&2; fail "the load did not end"; }
+  jq -e ".completed == $1 and .failed == 0" "$work/result.json" >/dev/null ||
+    fail "of $1 requests $(jq -c '{completed, failed}' "$work/result.json")"
+}
+
+# tell LABEL BEFORE AFTER: what a step of the host cost between two ledgers.
+tell() {
+  jq -rn --arg what "$1" --argjson a "$2" --argjson b "$3" --slurpfile r "$work/result.json" '
+    ($b.steps - $a.steps) as $n | [$what, "\($n) steps,",
+    "scheduling \((($b.schedule_ns - $a.schedule_ns) / $n / 100 | round) / 10) µs a step,",
+    "device idle \((($b.idle_ns - $a.idle_ns) / $n / 100 | round) / 10) µs,",
+    "\($r[0].output_throughput | round) tokens/s,", "TTFT \($r[0].mean_ttft_ms | round) ms"] | "  " + join(" ")'
+}
+
+: >"$work/banner" # it is read before the engine has opened it
+"$TROUPE_BIN" serve --http 127.0.0.1:0 --nats-listen 127.0.0.1:0 --sequences-max 8 --shadow fair --json >"$work/banner" 2>"$work/log" &
+engine=$!
+listening() { [ -n "$(value "$work/banner" nats)" ]; }
+until_true 20 listening || { cat "$work/log" >&2; fail 'the engine did not start'; }
+nats=$(value "$work/banner" nats) http=$(value "$work/banner" http)
+
+policy_start python-sjf python3 examples/policies/python/policy.py
+cp examples/policies/javascript/policy.mjs .tools/node/ # Node looks for packages beside the program
+policy_start javascript-sjf node .tools/node/policy.mjs
+
+for name in python-sjf javascript-sjf; do
+  timeout 120 "$TROUPE_BIN" conform scheduler --subject "$name" --nats "$nats" --limit 500ms || fail "$name does not conform"
+done
+
+# The same load under the built-in policy and under each of the others. The limit is long: here they share two cores
+# with the model.
+echo 'boundary tax:'
+load 100 # warm
+for policy in fcfs shortest 'nats:python-sjf?limit=200ms' 'nats:javascript-sjf?limit=200ms' 'nats:python-sjf?limit=200ms&wait'; do
+  "$TROUPE_BIN" policy "$policy" --nats "$nats" >/dev/null
+  before=$(ledger)
+  load 200
+  tell "$(printf '%-32s' "$policy")" "$before" "$(ledger)"
+  case $policy in
+    nats:*)
+      "$TROUPE_BIN" policy --nats "$nats" | sed -n 's/^  \(answer\|tax per step\) */     \1: /p'
+      [ "$(rank ranked)" -gt 50 ] || fail "$policy chose only $(rank ranked) steps"
+      ;;
+  esac
+done
+
+# kill -9 in the middle: the fallback takes over, nothing is lost, and a new process is found by itself.
+for name in python-sjf javascript-sjf; do
+  "$TROUPE_BIN" policy "nats:$name?limit=200ms&fallback=shortest" --nats "$nats" >/dev/null
+  load 300 &
+  loading=$!
+  ranked() { [ "$(rank ranked)" -gt 20 ]; }
+  until_true 30 ranked || fail "$name does not decide"
+  [ "$name" = python-sjf ] && victim=${policies[0]} || victim=${policies[1]}
+  kill -KILL "$victim"
+  wait "$victim" 2>/dev/null || true
+  wait "$loading" || fail "requests were lost after $name was killed"
+  fell=$(rank fell)
+  { [ "$fell" -ge 1 ] && [ "$(rank unranked)" -gt 0 ] && [ "$(rank active)" = false ]; } || fail "the fallback did not take over from $name"
+  echo "kill -9 of $name: 300 of 300 requests answered; $(rank ranked) steps in its order, $(rank unranked) in the fallback's ($(rank reason))"
+done
+grep -q 'policy_fallback' "$work/log" || fail 'the engine did not warn that a policy was gone'
+
+policy_start python-sjf python3 examples/policies/python/policy.py
+"$TROUPE_BIN" policy 'nats:python-sjf?limit=200ms' --nats "$nats" >/dev/null
+load 60
+[ "$(rank answered)" -gt 0 ] || fail 'a new process of the policy is not asked'
+echo "a new process of python-sjf: $(rank ranked) steps in its order"
+
+# The shadow has seen all of it.
+"$TROUPE_BIN" policy shadow --nats "$nats" | head -7
+[ "$(curl -sf "$http/debug/scheduler/shadow" | jq .decisions)" -gt 100 ] || fail 'the shadow saw too few decisions'
+
+code=0
+kill -TERM "$engine"
+wait "$engine" || code=$?
+engine=
+if [ "$code" -ne 0 ] || grep -Eq 'panic|ERR|"level":"error"' "$work/log"; then
+  grep -E 'panic|ERR|"level":"error"' "$work/log" | head -5 >&2
+  fail "the engine ended with $code"
+fi
+echo 'check_policies: all passed'
