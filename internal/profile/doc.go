@@ -2,5 +2,8 @@
 // terms, kept as a versioned JSON file. The simulator computes with it in virtual time.
 //
 //	shape.go     what the cost of a step depends on
-//	profile.go   the file: origin, terms, fit error
+//	profile.go   what a profile says
+//	fit.go       terms from steps that ran
+//	file.go      profiles as files
+//	measure/     steps of a live engine
 package profile

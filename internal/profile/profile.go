@@ -78,14 +78,15 @@ type Fit struct {
 	Median  float64 `json:"median_error"`
 	P90     float64 `json:"p90_error"`
 	Max     float64 `json:"max_error"`
-	HeldOut float64 `json:"held_out_error"` // mean over points that were left out of the fit, each in turn
+	HeldOut float64 `json:"held_out_error"` // mean over points that were left out of the fit, a fifth at a time
 	Largest Shape   `json:"largest"`        // measured in each respect; beyond it is extrapolation
 }
 
 // Point is one measurement.
 type Point struct {
 	Shape Shape   `json:"shape"`
-	Ns    float64 `json:"ns"` // median
+	Ns    float64 `json:"ns"`    // mean without the slowest fiftieth
+	Steps int     `json:"steps"` // of about this shape
 }
 
 // StepNs is what a step of shape s takes, at least 0.

@@ -77,6 +77,8 @@ func (c *Config) Validate() error {
 		return bad("profile", "missing", "what steps cost")
 	case !(c.Speed > 0 && c.Speed <= 1e9):
 		return bad("speed", c.Speed, "a positive factor")
+	case c.Eviction == belady && c.Replicas > 1:
+		return bad("eviction", c.Eviction, "another policy for several replicas: it is not known which of them will get a request")
 	case !slices.Contains(routing.Policies(), c.Routing):
 		return bad("routing", c.Routing, "one of "+strings.Join(routing.Policies(), ", "))
 	}
@@ -126,6 +128,9 @@ func (c *Config) scheduler(name schemas.Instance, context, blocks int32) schedul
 		Blocks: blocks, PipelineDepth: int32(c.PipelineDepth), Policy: c.Policy, PrefixCacheOff: c.PrefixCacheOff}
 }
 
-func (c *Config) memory(blocks int32) memory.Config {
-	return memory.Config{Blocks: blocks, BlockSize: int32(c.BlockSize), PrefixCacheOff: c.PrefixCacheOff, Eviction: c.Eviction}
+// belady is the eviction policy that knows the future of one replica.
+const belady = "belady"
+
+func (c *Config) memory(blocks int32, future memory.Future) memory.Config {
+	return memory.Config{Blocks: blocks, BlockSize: int32(c.BlockSize), PrefixCacheOff: c.PrefixCacheOff, Eviction: c.Eviction, Future: future}
 }

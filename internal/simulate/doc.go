@@ -5,9 +5,11 @@
 //	config.go    what is simulated
 //	world.go     the loop over events: arrivals and finished steps
 //	engine.go    one replica: scheduler core, memory core and a device that only takes time
+//	future.go    what Belady's eviction has to know
 //	route.go     several replicas: who gets a request
 //	metrics.go   what clients would have seen; series.go how it developed
-//	report.go    the result
+//	report.go    the result; text.go for people, csv.go, html.go and png.go
+//	sweep.go     many configurations
 //
 // There are no goroutines, no clock and no chance but that of the workload: the same configuration and workload give
 // the same report, on every run and machine.

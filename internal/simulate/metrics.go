@@ -44,7 +44,12 @@ type Latency struct {
 	P90    float64 `json:"p90"`
 	P99    float64 `json:"p99"`
 	Max    float64 `json:"max"`
+
+	curve []float64 // curvePoints quantiles, evenly spaced from 0 to 1
 }
+
+// curvePoints is how many points a distribution is plotted with.
+const curvePoints = 201
 
 // summarize sorts values, which are milliseconds.
 func summarize(values []float64) Latency {
@@ -56,7 +61,12 @@ func summarize(values []float64) Latency {
 	for _, v := range values {
 		sum += v
 	}
-	return Latency{Mean: sum / float64(len(values)), Median: quantile(values, 0.5), P90: quantile(values, 0.9), P99: quantile(values, 0.99), Max: values[len(values)-1]}
+	l := Latency{Mean: sum / float64(len(values)), Median: quantile(values, 0.5), P90: quantile(values, 0.9), P99: quantile(values, 0.99), Max: values[len(values)-1],
+		curve: make([]float64, curvePoints)}
+	for i := range l.curve {
+		l.curve[i] = quantile(values, float64(i)/(curvePoints-1))
+	}
+	return l
 }
 
 // quantile interpolates linearly, as numpy.percentile does.

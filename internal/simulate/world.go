@@ -87,7 +87,7 @@ func newWorld(cfg Config, t *traces.Trace) (*world, error) {
 		if r.scheduler, err = scheduler.NewCore(cfg.scheduler(r.name, context, blocks), 1); err != nil {
 			return nil, err
 		}
-		if r.memory, err = memory.NewCore(cfg.memory(blocks)); err != nil {
+		if r.memory, err = memory.NewCore(cfg.memory(blocks, w.future())); err != nil {
 			return nil, err
 		}
 		r.load.free, r.load.total = blocks, blocks
@@ -99,6 +99,14 @@ func newWorld(cfg Config, t *traces.Trace) (*world, error) {
 		}
 	}
 	return w, nil
+}
+
+// future is what Belady's eviction needs, and nothing else.
+func (w *world) future() memory.Future {
+	if w.cfg.Eviction != belady {
+		return nil
+	}
+	return newFuture(w)
 }
 
 // event does what comes next; false when all is done. Of things at the same time, steps finish before requests come.

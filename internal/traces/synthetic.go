@@ -109,3 +109,15 @@ func gamma(random *rand.Rand, shape float64) float64 {
 		}
 	}
 }
+
+// Pace gives the requests of a trace new times: as Arrivals draws them, in the order in which they are.
+func (t *Trace) Pace(rate, burstiness float64, seed uint64) error {
+	s := Synthetic{Requests: len(t.Requests), Rate: rate, Burstiness: burstiness, Input: Lengths{"fixed", 1, 0}, Output: Lengths{"fixed", 1, 0}}
+	if err := s.Validate(); err != nil {
+		return err
+	}
+	for i, at := range Arrivals(rand.New(rand.NewPCG(seed, 0x70616365)), len(t.Requests), rate, burstiness) {
+		t.Requests[i].ArrivalNs = at
+	}
+	return nil
+}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/troupe-engine/troupe"
+	"github.com/troupe-engine/troupe/internal/simulate/reality"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// against are the flags of --against-live.
+type against struct {
+	on     bool
+	model  string
+	loads  []float64
+	rounds int
+}
+
+const (
+	againstRequests = 120
+	againstRounds   = 3
+)
+
+func (a *against) addFlags(f *pflag.FlagSet) {
+	f.BoolVar(&a.on, "against-live", false, "serve a sample of --trace with a live engine in this process, too, and compare")
+	f.StringVar(&a.model, "model", "", "with --against-live, what that engine serves; default: the model that ships with troupe")
+	f.Float64SliceVar(&a.loads, "loads", []float64{0.3, 0.6, 0.85}, "with --against-live, loads as parts of what the engine can do")
+	f.IntVar(&a.rounds, "rounds", againstRounds, "with --against-live, how often each load runs")
+}
+
+func (a *against) run(cmd *cobra.Command, s *simulateCommand) error {
+	if s.trace == "" {
+		return usageError{fmt.Errorf("--against-live needs --trace")}
+	}
+	t, err := s.workload(cmd)
+	if err != nil {
+		return err
+	}
+	opts := &settings{Options: troupe.DefaultOptions()}
+	opts.HTTP, opts.NATSListen, opts.LogLevel = "none", "none", "warn"
+	if opts.Options.Model = a.model; a.model == "" {
+		opts.Options.Model = troupe.DefaultOptions().Model
+	}
+	e, err := opts.open(cmd)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	requests := s.limit
+	if requests == 0 {
+		requests = min(againstRequests, len(t.Requests))
+	}
+	r, err := reality.Run(cmd.Context(), e, reality.Config{Trace: t, Requests: requests, Loads: a.loads, Rounds: a.rounds, Seed: s.seed,
+		Progress: func(line string) { s.say(cmd, line) }})
+	if err != nil {
+		return schemas.AsError(err, "against live")
+	}
+	if *s.json {
+		return printJSON(cmd.OutOrStdout(), r)
+	}
+	return r.WriteText(cmd.OutOrStdout())
+}

@@ -1,0 +1,168 @@
+package measure
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/troupe-engine/troupe"
+	"github.com/troupe-engine/troupe/internal/profile"
+	"github.com/troupe-engine/troupe/internal/traces"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// Session measures an engine of this process that nobody else uses meanwhile.
+type Session struct {
+	Progress func(string) // may be nil
+
+	engine   *troupe.Engine
+	info     *schemas.EngineInfo
+	watcher  *Watcher
+	random   *rand.Rand
+	steps    []Step
+	requests []float64 // nanoseconds from a client to the first step and back
+}
+
+// Open begins a session. The seed is that of the loads' lengths.
+func Open(ctx context.Context, e *troupe.Engine, seed uint64) (*Session, error) {
+	info, err := e.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w, err := Watch(e.Node())
+	if err != nil {
+		return nil, err
+	}
+	return &Session{engine: e, info: info, watcher: w, random: rand.New(rand.NewPCG(seed, 0x70726f66))}, nil
+}
+
+// Close stops watching the engine.
+func (s *Session) Close() { s.watcher.Close() }
+
+// Round sends every load once. Several rounds make one profile, the better the more.
+func (s *Session) Round(ctx context.Context) error {
+	if _, err := s.watcher.Take(); err != nil { // what others have sent
+		return err
+	}
+	for _, l := range loads(s.info, s.random) {
+		if s.Progress != nil {
+			s.Progress(l.name)
+		}
+		outcomes, _, err := Send(ctx, s.engine, &l.trace)
+		if err != nil {
+			return err
+		}
+		ran, err := s.watcher.Take()
+		if err != nil {
+			return err
+		}
+		for i := range outcomes {
+			if err := outcomes[i].Err; err != nil {
+				return fmt.Errorf("profile: %s: %w", l.name, err)
+			}
+		}
+		if l.single {
+			s.requests = append(s.requests, around(outcomes, ran)...)
+			continue
+		}
+		s.steps = append(s.steps, ran...)
+	}
+	return nil
+}
+
+// Profile is what all rounds so far say.
+func (s *Session) Profile() (*profile.Profile, error) {
+	var seen []profile.Observation
+	for _, step := range s.steps {
+		seen = append(seen, profile.Observation{Shape: step.Shape, Ns: float64(step.Busy)})
+	}
+	terms, fit, points, err := profile.Learn(seen)
+	if err != nil {
+		return nil, err
+	}
+	device := s.engine.Device().Info()
+	p := &profile.Profile{Version: profile.Version, Name: s.info.Model + " on " + device.Name, Terms: terms, Fit: fit, Points: points,
+		Origin: profile.Origin{Model: s.info.Model, Device: device.Name + ": " + device.Description, Threads: runtime.GOMAXPROCS(0),
+			Date: time.Now().UTC().Format(time.RFC3339), BlockSize: int(s.info.BlockSize),
+			Method: fmt.Sprintf("learned from %d steps of a live engine under made-up loads", len(s.steps))}}
+	p.Serving.RequestNs = median(s.requests)
+	return p, nil
+}
+
+// around is, for requests that ran alone, the time until the first token that no step explains.
+func around(outcomes []Outcome, steps []Step) []float64 {
+	var list []float64
+	next := 0
+	for _, o := range outcomes {
+		busy := time.Duration(0)
+		for ; next < len(steps); next++ {
+			busy += steps[next].Busy
+			if steps[next].Shape.Sampled > 0 {
+				break
+			}
+		}
+		for next++; next < len(steps) && steps[next].Shape.PrefillPairs == 0; next++ { // the rest of the answer
+		}
+		list = append(list, float64(max(0, o.First-o.Sent-busy)))
+	}
+	return list
+}
+
+func median(values []float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+// load is a workload that makes steps of certain shapes.
+type load struct {
+	name   string
+	trace  traces.Trace
+	single bool // its requests run one at a time
+}
+
+// prefillTokensMax bounds the prompts of one load together, so that a slow device is measured in sensible time.
+const prefillTokensMax = 1 << 14
+
+// loads cover decode rows × context, prefill chunks × context, and both together.
+func loads(info *schemas.EngineInfo, random *rand.Rand) []load {
+	context, rowsMax := info.ContextMax, info.SequencesMax
+	var list []load
+	single := load{name: "requests one at a time", single: true}
+	for i := range 12 {
+		single.trace.Requests = append(single.trace.Requests, traces.Request{ArrivalNs: int64(i) * 60e6, Input: 2 + random.Int32N(30), Output: 2})
+	}
+	list = append(list, single)
+	for rows := int32(1); rows <= rowsMax; rows *= 2 {
+		for _, part := range []int32{64, 8, 3, 1} {
+			input := context/part - 64
+			if input < 4 || input*rows > prefillTokensMax {
+				continue
+			}
+			l := load{name: fmt.Sprintf("%d at once, %d tokens of context", rows, input)}
+			for range rows {
+				l.trace.Requests = append(l.trace.Requests, traces.Request{Input: input - random.Int32N(max(1, input/8)), Output: 24 + random.Int32N(16)})
+			}
+			list = append(list, l)
+		}
+	}
+	chunks := load{name: "prompts of all lengths, one after the other"}
+	for n := int32(2); n < context-2 && n < prefillTokensMax; n += 1 + n/2 {
+		chunks.trace.Requests = append(chunks.trace.Requests, traces.Request{Input: n, Output: 1})
+	}
+	list = append(list, chunks)
+	for _, pace := range []int64{4e6, 12e6, 30e6} {
+		l := load{name: "mixed lengths, a request every " + time.Duration(pace).String()}
+		for i := range int64(40) {
+			input := 1 + int32(float64(context/2)*random.Float64()*random.Float64())
+			l.trace.Requests = append(l.trace.Requests, traces.Request{ArrivalNs: i * pace, Input: input, Output: 1 + random.Int32N(60)})
+		}
+		list = append(list, l)
+	}
+	return list
+}

@@ -1,0 +1,209 @@
+package simulate
+
+import (
+	"encoding/csv"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+)
+
+// WriteText writes a report for people, at most 80 columns wide.
+func (r *Report) WriteText(w io.Writer) error {
+	var b strings.Builder
+	c := &r.Config
+	fmt.Fprintf(&b, "%s: %s requests, in virtual time with profile %s\n", short(r.Trace, 36), thousands(int64(r.Requests)), short(r.Profile, 24))
+	fmt.Fprintf(&b, "%d × %s, %s, %d sequences, %d tokens a step, %s blocks of %d\n\n", c.Replicas, c.Policy, c.Eviction, c.SequencesMax, c.TokensStepMax, blocksWord(c.KVBlocks), c.BlockSize)
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	row := func(cells ...string) { fmt.Fprintln(t, strings.Join(cells, "\t")) }
+	row("completed", fmt.Sprintf("%s, %s failed", thousands(int64(r.Completed)), thousands(int64(r.Failed))), "duration", fmt.Sprintf("%.1f s", r.Duration))
+	row("requests/s", fmt.Sprintf("%.3f", r.RequestThroughput), "tokens/s", fmt.Sprintf("%.1f out, %.1f in all", r.OutputThroughput, r.TotalThroughput))
+	row("steps", thousands(r.Steps), "a step", fmt.Sprintf("%.1f rows, %.1f tokens", r.RowsMean, r.TokensMean))
+	row("device busy", percent(r.Utilization), "queue", fmt.Sprintf("%s at most", thousands(int64(r.QueuePeak))))
+	row("prefix hits", percent(r.PrefixHitRate), "KV in use", fmt.Sprintf("%s at most", percent(r.UsedPeak)))
+	row("evictions", thousands(int64(r.Evictions)), "preemptions", thousands(int64(r.Preemptions)))
+	if r.Goodput != nil {
+		row("goodput", fmt.Sprintf("%.3f requests/s", *r.Goodput), "", "")
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	b.WriteByte('\n')
+	t = tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	row("ms", "mean", "median", "p90", "p99", "max", "")
+	for _, l := range []struct {
+		name string
+		Latency
+	}{{"TTFT", r.TTFT}, {"TPOT", r.TPOT}, {"ITL", r.ITL}, {"E2EL", r.E2EL}} {
+		row(l.name, digits(l.Mean), digits(l.Median), digits(l.P90), digits(l.P99), digits(l.Max), "")
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	r.notes(&b)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// notes warn of what the figures do not say by themselves.
+func (r *Report) notes(b *strings.Builder) {
+	if r.Outside > 0.005 {
+		fmt.Fprintf(b, "\n%s of the steps are larger than any that the profile was measured with:\ntheir costs are extrapolated.\n", percent(r.Outside))
+	}
+	for _, e := range r.Errors {
+		fmt.Fprintf(b, "\n%s\n", e)
+	}
+}
+
+func blocksWord(n int) string {
+	if n == 0 {
+		return "unlimited"
+	}
+	return thousands(int64(n))
+}
+
+func percent(part float64) string { return fmt.Sprintf("%.1f %%", 100*part) }
+
+// digits writes a number with at least three digits.
+func digits(v float64) string {
+	switch {
+	case v >= 100 || v == 0:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	case v >= 1:
+		return fmt.Sprintf("%.2f", v)
+	}
+	return fmt.Sprintf("%.3f", v)
+}
+
+func thousands(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+func short(s string, n int) string {
+	r := []rune(s)
+	if len(r) <= n {
+		return s
+	}
+	return string(r[:n/2-1]) + "…" + string(r[len(r)-(n-n/2):])
+}
+
+// measure is one figure of a comparison.
+type measure struct {
+	name  string // of the column, for people
+	key   string // in CSV
+	value func(*Report) float64
+	form  func(float64) string
+}
+
+var measures = []measure{
+	{"TTFT p50", "ttft_p50_ms", func(r *Report) float64 { return r.TTFT.Median }, digits},
+	{"p99 ms", "ttft_p99_ms", func(r *Report) float64 { return r.TTFT.P99 }, digits},
+	{"TPOT p50", "tpot_p50_ms", func(r *Report) float64 { return r.TPOT.Median }, digits},
+	{"p99 ms", "tpot_p99_ms", func(r *Report) float64 { return r.TPOT.P99 }, digits},
+	{"tok/s", "output_throughput", func(r *Report) float64 { return r.OutputThroughput }, digits},
+	{"good/s", "request_goodput", goodput, digits},
+	{"queue", "queue_peak", func(r *Report) float64 { return float64(r.QueuePeak) }, digits},
+	{"KV %", "kv_used_peak_percent", func(r *Report) float64 { return 100 * r.UsedPeak }, tenths},
+	{"hit %", "prefix_hit_percent", func(r *Report) float64 { return 100 * r.PrefixHitRate }, tenths},
+}
+
+func tenths(v float64) string { return fmt.Sprintf("%.1f", v) }
+
+func goodput(r *Report) float64 {
+	if r.Goodput == nil {
+		return math.NaN()
+	}
+	return *r.Goodput
+}
+
+// WriteTable compares the outcomes of a sweep in 80 columns.
+func WriteTable(w io.Writer, sweeps []Sweep, outcomes []Outcome) error {
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	var head []string
+	for _, s := range sweeps {
+		head = append(head, short(s.Name, 9))
+	}
+	shown := measures
+	if len(outcomes) > 0 && outcomes[0].Report.Goodput == nil {
+		shown = append(append([]measure{}, measures[:5]...), measures[6:]...)
+	}
+	for _, m := range shown {
+		head = append(head, m.name)
+	}
+	fmt.Fprintln(t, strings.Join(head, "\t")+"\t")
+	failed := 0
+	for _, o := range outcomes {
+		var row []string
+		for _, v := range o.Values {
+			row = append(row, short(v, 9))
+		}
+		for _, m := range shown {
+			row = append(row, m.form(m.value(o.Report)))
+		}
+		fmt.Fprintln(t, strings.Join(row, "\t")+"\t")
+		failed += o.Report.Failed
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if failed > 0 {
+		fmt.Fprintf(&b, "\n%s requests failed or were refused; --json says which of the runs.\n", thousands(int64(failed)))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// WriteCSV writes one line for each outcome, with all figures.
+func WriteCSV(w io.Writer, sweeps []Sweep, outcomes []Outcome) error {
+	c := csv.NewWriter(w)
+	var head []string
+	for _, s := range sweeps {
+		head = append(head, s.Name)
+	}
+	extra := []measure{
+		{key: "completed", value: func(r *Report) float64 { return float64(r.Completed) }},
+		{key: "failed", value: func(r *Report) float64 { return float64(r.Failed) }},
+		{key: "duration_s", value: func(r *Report) float64 { return r.Duration }},
+		{key: "ttft_p90_ms", value: func(r *Report) float64 { return r.TTFT.P90 }},
+		{key: "tpot_p90_ms", value: func(r *Report) float64 { return r.TPOT.P90 }},
+		{key: "e2el_p50_ms", value: func(r *Report) float64 { return r.E2EL.Median }},
+		{key: "e2el_p99_ms", value: func(r *Report) float64 { return r.E2EL.P99 }},
+		{key: "utilization", value: func(r *Report) float64 { return r.Utilization }},
+		{key: "preemptions", value: func(r *Report) float64 { return float64(r.Preemptions) }},
+		{key: "evictions", value: func(r *Report) float64 { return float64(r.Evictions) }},
+		{key: "kv_blocks", value: func(r *Report) float64 { return float64(r.Blocks) }},
+		{key: "steps", value: func(r *Report) float64 { return float64(r.Steps) }},
+	}
+	all := append(append([]measure{}, measures...), extra...)
+	for _, m := range all {
+		head = append(head, m.key)
+	}
+	if err := c.Write(head); err != nil {
+		return err
+	}
+	for _, o := range outcomes {
+		row := append([]string{}, o.Values...)
+		for _, m := range all {
+			v := m.value(o.Report)
+			text := strconv.FormatFloat(v, 'g', -1, 64)
+			if math.IsNaN(v) {
+				text = ""
+			}
+			row = append(row, text)
+		}
+		if err := c.Write(row); err != nil {
+			return err
+		}
+	}
+	c.Flush()
+	return c.Error()
+}
