@@ -17,6 +17,7 @@ func testProducts(s *suite) {
 		}
 	}
 	s.wideOutput()
+	testQuantizedProducts(s)
 }
 
 // fusedMatMul: a norm before, a gate behind, both, and a norm before a residual add.

@@ -32,6 +32,7 @@ func testEmbed(s *suite) {
 			s.free()
 		}
 	}
+	testQuantizedEmbed(s)
 }
 
 func testRMSNorm(s *suite) {

@@ -1,0 +1,174 @@
+package gputest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/gpu/ref"
+)
+
+// quantizedTypes are the types that a device may execute or refuse with gpu.ErrNotSupported.
+var quantizedTypes = []gpu.DType{gpu.Q8_0, gpu.Q4_0, gpu.Q4_1, gpu.Q4_K, gpu.Q6_K}
+
+// blocks returns n rows of k elements of a quantized type, any codes with scales of about 1/100 of both signs, and what
+// they mean.
+func (s *suite) blocks(dtype gpu.DType, n, k int) (raw []byte, values []float32) {
+	elements, size := dtype.Block()
+	raw = make([]byte, n*k/elements*size)
+	for i := range raw {
+		raw[i] = byte(s.rng.Uint32())
+	}
+	scales := map[gpu.DType][]int{gpu.Q8_0: {0}, gpu.Q4_0: {0}, gpu.Q4_1: {0, 2}, gpu.Q4_K: {0, 2}, gpu.Q6_K: {208}}[dtype]
+	for at := 0; at < len(raw); at += size {
+		for _, scale := range scales {
+			binary.LittleEndian.PutUint16(raw[at+scale:], uint16(s.rng.Uint32()&0x83ff|0x2000)) // ±2^-7 to 2^-6
+		}
+	}
+	return raw, ref.Dequantize(dtype.String(), raw)
+}
+
+// packBlocks packs rows in two parts. ok is false if the device does not execute the type.
+func (s *suite) packBlocks(dtype gpu.DType, raw []byte, n, k int) (t gpu.Tensor, ok bool) {
+	s.Helper()
+	cut := s.rng.IntN(n+1) * (len(raw) / n)
+	t, err := s.d.PackMatrix("weight", dtype, n, k, raw[:cut], raw[cut:])
+	if errors.Is(err, gpu.ErrNotSupported) {
+		return t, false
+	}
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.live = append(s.live, t)
+	return t, true
+}
+
+// testQuantizedProducts covers awkward shapes of every type that the device executes.
+func testQuantizedProducts(s *suite) {
+	for _, dtype := range quantizedTypes {
+		raw, _ := s.blocks(dtype, 1, 256)
+		if _, ok := s.packBlocks(dtype, raw, 1, 256); !ok {
+			s.Logf("%v is not executed", dtype)
+			continue
+		}
+		s.free()
+		for _, shape := range [][3]int{{1, 1, 256}, {1, 16, 512}, {1, 300, 4608}, {2, 65, 256}, {3, 40, 512}, {7, 130, 256}, {12, 64, 768},
+			{13, 17, 256}, {29, 48, 256}, {70, 33, 512}} {
+			s.quantizedMatMul(dtype, shape[0], shape[1], shape[2])
+		}
+		if elements, _ := dtype.Block(); elements == 32 { // rows that are no super-blocks
+			s.quantizedMatMul(dtype, 5, 35, 32)
+			s.quantizedMatMul(dtype, 18, 16, 96)
+		}
+	}
+}
+
+// activationLen is how many activations may share a scale where a device rounds them to 8 bits.
+const activationLen = 32
+
+// quantizedMatMul checks a product with activations that 8 bits hold exactly, which leaves only the rounding of sums,
+// and one with any, which a device may round to 8 bits in blocks of activationLen.
+func (s *suite) quantizedMatMul(dtype gpu.DType, tokens, n, k int) {
+	s.Helper()
+	what := fmt.Sprintf("%v: T=%d N=%d K=%d", dtype, tokens, n, k)
+	raw, w := s.blocks(dtype, n, k)
+	weight, _ := s.packBlocks(dtype, raw, n, k)
+	bias, old := s.normal(gpu.F32, n, 1), s.normal(s.compute, tokens*n, 1)
+	exact, steps := s.eightBits(tokens, k)
+	for _, x := range [][]float32{exact, s.normal(s.compute, tokens*k, 1)} {
+		if &x[0] != &exact[0] {
+			steps = eighths(x)
+		}
+		in := s.act(x, tokens, k)
+		plain := s.poison(s.compute, tokens, n)
+		s.launch(gpu.OpMatMul, &gpu.MatMul{Out: plain, X: in, W: weight})
+		s.nearProduct(what, s.get(plain), x, w, nil, nil, steps, k)
+		full := s.act(old, tokens, n)
+		s.launch(gpu.OpMatMul, &gpu.MatMul{Out: full, X: in, W: weight, Bias: s.put(gpu.F32, bias, n), Accumulate: true})
+		s.nearProduct(what+" bias, accumulate", s.get(full), x, w, bias, old, steps, k)
+		batched := s.get(plain)
+		for _, t := range []int{0, tokens / 2, tokens - 1} {
+			alone := s.poison(s.compute, 1, n)
+			s.launch(gpu.OpMatMul, &gpu.MatMul{Out: alone, X: in.Slice(t, t+1), W: weight})
+			s.sameRows(fmt.Sprintf("%s: token %d alone", what, t), s.get(alone), batched[t*n:(t+1)*n], math.Sqrt(float64(k)))
+		}
+	}
+	s.free()
+}
+
+// eightBits returns activations that are whole numbers up to 127 times a power of two, 127 among them in every block,
+// and the steps of no rounding.
+func (s *suite) eightBits(tokens, k int) (x []float32, steps []float64) {
+	x = make([]float32, tokens*k)
+	for i := range x {
+		if i%activationLen == 0 {
+			unit := math.Ldexp(1, s.rng.IntN(4)-8)
+			for j := range activationLen {
+				x[i+j] = float32(unit * float64(s.rng.IntN(255)-127))
+			}
+			x[i+s.rng.IntN(activationLen)] = float32(127 * unit)
+		}
+	}
+	return x, make([]float64, len(x)/activationLen)
+}
+
+// eighths returns the steps that rounding to 8 bits takes in each block.
+func eighths(x []float32) (steps []float64) {
+	for at := 0; at < len(x); at += activationLen {
+		largest := 0.0
+		for _, v := range x[at:][:activationLen] {
+			largest = max(largest, math.Abs(float64(v)))
+		}
+		steps = append(steps, largest/127)
+	}
+	return steps
+}
+
+// nearProduct compares with a product in float64. Each activation may be off by half its block's step; that many
+// independent errors add up to a multiple of their root mean square, and six of it never happen. Sums are rounded by
+// the compute type's step of the size of their terms.
+func (s *suite) nearProduct(what string, got, x, w, bias, old []float32, steps []float64, k int) {
+	s.Helper()
+	n := len(w) / k
+	want := ref.MatMul(x, w, bias, old, n, k)
+	for i := range want {
+		token, row := i/n, i%n
+		size, square := math.Abs(float64(want[i])), 0.0
+		for j, v := range w[row*k:][:k] {
+			a, step := float64(x[token*k+j]), steps[(token*k+j)/activationLen]
+			size = max(size, math.Abs(a*float64(v)))
+			square += float64(v) * float64(v) * step * step / 12
+		}
+		limit := 6*math.Sqrt(square) + s.epsilon()*(2*size*math.Sqrt(float64(k))+math.Abs(float64(want[i])))
+		if diff := math.Abs(float64(got[i]) - float64(want[i])); !(diff <= limit) {
+			s.Fatalf("%s: token %d, row %d is %v, want %v (off by %.3g, allowed %.3g)", what, token, row, got[i], want[i], diff, limit)
+		}
+	}
+}
+
+// testQuantizedEmbed gathers rows of packed tables.
+func testQuantizedEmbed(s *suite) {
+	const vocab, tokens = 37, 11
+	for _, dtype := range quantizedTypes {
+		for _, hidden := range []int{256, 768} {
+			raw, table := s.blocks(dtype, vocab, hidden)
+			packed, ok := s.packBlocks(dtype, raw, vocab, hidden)
+			if !ok {
+				s.Logf("%v is not executed", dtype)
+				break
+			}
+			largest := math.Max(float64(slices.Max(table)), -float64(slices.Min(table)))
+			for _, scale := range []float32{1, 4.375} {
+				ids := append(s.below(tokens-1, vocab), vocab-1)
+				out := s.poison(s.compute, tokens, hidden)
+				s.launch(gpu.OpEmbed, &gpu.Embed{Out: out, Table: packed, IDs: s.ints(ids), Scale: scale})
+				// A minimum may cancel most of an element, so its parts' rounding counts.
+				s.near(fmt.Sprintf("%v table, scale %v", dtype, scale), s.get(out), ref.Embed(table, hidden, ids, scale), largest*float64(scale), 4)
+			}
+			s.free()
+		}
+	}
+}
