@@ -69,6 +69,8 @@ var refusals = []struct {
 	{true, `{` + hello + `,"stop":["a",null]}`, 400, "stop", "element 1 is null"},
 	{true, `{` + hello + `,"stop":[` + strings.Repeat(`"x",`, 16) + `"x"]}`, 400, "stop", "at most 16"},
 	{true, `{` + hello + `,"stop_token_ids":[-1]}`, 400, "stop_token_ids[0]", "a token id"},
+	{true, `{` + hello + `,"stop_token_ids":[1,null]}`, 400, "stop_token_ids[1]", "null; expected an integer"},
+	{true, `{` + hello + `,"guided_choice":[null]}`, 400, "guided_choice[0]", "null; expected a string"},
 	{true, `{` + hello + `,"stop_token_ids":[9999]}`, 400, "stop_token_ids", "the vocabulary has 0 to 4095"},
 	{true, `{` + hello + `,"stream":"yes"}`, 400, "stream", "true or false"},
 	{true, `{` + hello + `,"stream_options":{}}`, 400, "stream_options", "without stream"},

@@ -258,7 +258,7 @@ func decodeField(name string, raw json.RawMessage, to any) *schemas.Error {
 	d.DisallowUnknownFields()
 	err := d.Decode(to)
 	if err == nil {
-		return nil
+		return refuseNulls(name, raw, to)
 	}
 	var mismatch *json.UnmarshalTypeError
 	if errors.As(err, &mismatch) {
@@ -269,6 +269,24 @@ func decodeField(name string, raw json.RawMessage, to any) *schemas.Error {
 		return invalid(param, "%s is %s; expected %s", param, clip(string(raw)), wanted(mismatch.Type))
 	}
 	return invalid(name, "%s: %s", name, strings.TrimPrefix(err.Error(), "json: "))
+}
+
+// refuseNulls finds null among plain values, which Go reads as their zero.
+func refuseNulls(name string, raw json.RawMessage, to any) *schemas.Error {
+	switch to.(type) {
+	case *[]string, *[]int64:
+	default:
+		return nil
+	}
+	var elements []*json.RawMessage
+	if json.Unmarshal(raw, &elements) != nil {
+		return nil // it has been read
+	}
+	if i := slices.Index(elements, nil); i >= 0 {
+		param := fmt.Sprintf("%s[%d]", name, i)
+		return invalid(param, "%s is null; expected %s", param, wanted(reflect.TypeOf(to).Elem().Elem()))
+	}
+	return nil
 }
 
 func wanted(t reflect.Type) string {
