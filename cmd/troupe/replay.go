@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"github.com/troupe-engine/troupe/internal/modelstore"
 	"github.com/troupe-engine/troupe/internal/recording"
 	"github.com/troupe-engine/troupe/internal/replay"
+	"github.com/troupe-engine/troupe/internal/simulate"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -70,6 +72,7 @@ type replayReport struct {
 	Memories   []*replay.MemoryReport    `json:"memories,omitempty"`
 	Engines    []*replay.EngineReport    `json:"engines,omitempty"`
 	Gaps       []string                  `json:"gaps,omitempty"`
+	WhatIf     map[string]*replay.WhatIf `json:"what_if,omitempty"` // by scheduler
 }
 
 func (c *replayCommand) run(cmd *cobra.Command, path string) error {
@@ -136,6 +139,9 @@ func (c *replayCommand) run(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return err
 	}
+	if err := c.predict(cmd.Context(), cmd.ErrOrStderr(), path, names, report); err != nil {
+		return err
+	}
 	report.Seconds = time.Since(began).Seconds()
 	if *c.json {
 		err = printJSON(cmd.OutOrStdout(), report)
@@ -146,6 +152,23 @@ func (c *replayCommand) run(cmd *cobra.Command, path string) error {
 		err = errDiverged
 	}
 	return err
+}
+
+// predict adds what other policies would have meant for clients.
+func (c *replayCommand) predict(ctx context.Context, screen io.Writer, path string, names []string, report *replayReport) error {
+	if c.policy == "" && c.eviction == "" {
+		return nil
+	}
+	report.WhatIf = map[string]*replay.WhatIf{}
+	for _, name := range names {
+		w, err := replay.Predict(ctx, path, name, c.policy, c.eviction)
+		if err != nil { // too little was recorded to predict from; what was replayed stands
+			fmt.Fprintf(screen, "no prediction for %s: %v\n", name, err)
+			continue
+		}
+		report.WhatIf[name] = w
+	}
+	return nil
 }
 
 // scheduler makes a scheduler's replay.
@@ -313,6 +336,11 @@ func printReplay(out io.Writer, r *replayReport) error {
 	for _, e := range r.Engines {
 		printDivergences(out, e.Actor, e.Divergences)
 	}
+	for _, name := range slices.Sorted(maps.Keys(r.WhatIf)) {
+		if err := printWhatIf(out, name, r.WhatIf[name]); err != nil {
+			return err
+		}
+	}
 	for _, g := range r.Gaps {
 		for _, l := range wrap(g, columnsMax-2) {
 			fmt.Fprintln(out, "! "+l)
@@ -320,6 +348,43 @@ func printReplay(out io.Writer, r *replayReport) error {
 	}
 	_, err := fmt.Fprintf(out, "%.2f s\n", r.Seconds)
 	return err
+}
+
+// printWhatIf compares two simulations of the recorded requests.
+func printWhatIf(out io.Writer, name string, w *replay.WhatIf) error {
+	a, b := w.Recorded, w.Other
+	fmt.Fprintln(out)
+	for _, l := range wrap(fmt.Sprintf("what it would have meant for clients, simulated over the %d requests of %s whose beginning and end are recorded, with step costs learned from %d steps (fit error %.1f%%):",
+		a.Requests, name, w.Steps, 100*w.FitError), columnsMax) {
+		fmt.Fprintln(out, l)
+	}
+	fmt.Fprintln(out)
+	label := func(r *simulate.Report) string { return strings.ToUpper(r.Config.Policy + ", " + r.Config.Eviction) }
+	rows := [][]string{{"", label(a), label(b), "CHANGE"}}
+	for _, m := range []struct {
+		name string
+		of   func(*simulate.Report) float64
+	}{
+		{"ttft p50 ms", func(r *simulate.Report) float64 { return r.TTFT.Median }},
+		{"ttft p90 ms", func(r *simulate.Report) float64 { return r.TTFT.P90 }},
+		{"ttft p99 ms", func(r *simulate.Report) float64 { return r.TTFT.P99 }},
+		{"tpot p50 ms", func(r *simulate.Report) float64 { return r.TPOT.Median }},
+		{"tpot p90 ms", func(r *simulate.Report) float64 { return r.TPOT.P90 }},
+		{"e2el p50 ms", func(r *simulate.Report) float64 { return r.E2EL.Median }},
+		{"e2el p99 ms", func(r *simulate.Report) float64 { return r.E2EL.P99 }},
+		{"output tok/s", func(r *simulate.Report) float64 { return r.OutputThroughput }},
+		{"preemptions", func(r *simulate.Report) float64 { return float64(r.Preemptions) }},
+		{"evictions", func(r *simulate.Report) float64 { return float64(r.Evictions) }},
+		{"prefix hits %", func(r *simulate.Report) float64 { return 100 * r.PrefixHitRate }},
+		{"steps", func(r *simulate.Report) float64 { return float64(r.Steps) }},
+	} {
+		x, y, change := m.of(a), m.of(b), ""
+		if x != 0 {
+			change = fmt.Sprintf("%+.1f%%", 100*(y-x)/x)
+		}
+		rows = append(rows, []string{m.name, fmt.Sprintf("%.1f", x), fmt.Sprintf("%.1f", y), change})
+	}
+	return table(out, rows)
 }
 
 func printDivergences(out io.Writer, actor string, list []replay.Divergence) {

@@ -71,6 +71,13 @@ func header() []byte {
 	return binary.LittleEndian.AppendUint32([]byte(magic), FormatVersion)
 }
 
+// Begins says whether a file begins like a recording.
+func Begins(file io.ReaderAt) bool {
+	head := make([]byte, len(magic))
+	n, _ := file.ReadAt(head, 0) // a short file is none
+	return string(head[:n]) == magic
+}
+
 func checkHeader(b []byte) error {
 	if len(b) < headerBytes || string(b[:len(magic)]) != magic {
 		return fmt.Errorf("not a recording: it does not begin like one; `troupe record --to FILE` makes them")

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/troupe-engine/troupe/internal/recording"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -24,6 +25,8 @@ const (
 	FormatBurstGPT = "burstgpt"
 	FormatMooncake = "mooncake"
 	FormatShareGPT = "sharegpt"
+	// FormatRecording is of troupe record.
+	FormatRecording = "recording"
 )
 
 // Formats lists them.
@@ -66,12 +69,7 @@ func NewReader(r io.Reader, o Options) (Reader, error) {
 
 // Load reads a trace from a file, at most o.Max requests of it.
 func Load(path string, o Options) (*Trace, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, schemas.Errorf(schemas.KindNotFound, "trace", "%v", err).WithParam("trace")
-	}
-	defer file.Close()
-	t, err := Read(file, o)
+	t, err := loadFile(path, o)
 	if err != nil {
 		e := schemas.AsError(err, "trace")
 		e.Detail = filepath.Base(path) + ": " + e.Detail
@@ -81,7 +79,24 @@ func Load(path string, o Options) (*Trace, error) {
 	return t, nil
 }
 
-// Read reads a trace of any format.
+func loadFile(path string, o Options) (*Trace, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, schemas.Errorf(schemas.KindNotFound, "trace", "%v", err).WithParam("trace")
+	}
+	defer file.Close()
+	if o.Format == FormatRecording || o.Format == "" && recording.Begins(file) {
+		r, err := recording.Open(path, false)
+		if err != nil {
+			return nil, schemas.Errorf(schemas.KindInvalid, "trace", "%v", err)
+		}
+		defer r.Close()
+		return FromRecording(r, "")
+	}
+	return Read(file, o)
+}
+
+// Read reads a trace of any format but recordings.
 func Read(r io.Reader, o Options) (*Trace, error) {
 	buffered := bufio.NewReaderSize(r, 64<<10)
 	if o.Format == "" {

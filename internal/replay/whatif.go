@@ -1,0 +1,118 @@
+package replay
+
+import (
+	"context"
+	"io"
+
+	"github.com/troupe-engine/troupe/internal/profile"
+	"github.com/troupe-engine/troupe/internal/recording"
+	"github.com/troupe-engine/troupe/internal/simulate"
+	"github.com/troupe-engine/troupe/internal/traces"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// WhatIf predicts what other policies would have meant: the recorded requests are simulated twice, with the recorded
+// policies and with others, at the step costs that the recording shows.
+type WhatIf struct {
+	Recorded *simulate.Report `json:"recorded_policies"`
+	Other    *simulate.Report `json:"other_policies"`
+	FitError float64          `json:"fit_error"` // mean, of the step costs
+	Steps    int              `json:"steps"`     // that they were learned from
+}
+
+// Predict simulates the requests of one scheduler of the recording at path. Empty policies are the recorded ones.
+func Predict(ctx context.Context, path, name, policy, eviction string) (*WhatIf, error) {
+	info, memory, steps, err := recordedSteps(path, name)
+	if err != nil {
+		return nil, err
+	}
+	r, err := recording.Open(path, false)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	trace, err := traces.FromRecording(r, name)
+	if err != nil {
+		return nil, err
+	}
+	p := &profile.Profile{Version: profile.Version, Name: "recording", Origin: profile.Origin{Model: info.Model, Device: info.Device, Method: "learned from a recording"}}
+	if p.Terms, p.Fit, _, err = profile.Learn(steps); err != nil {
+		return nil, err
+	}
+	cfg := simulate.DefaultConfig()
+	cfg.Profile, cfg.Policy, cfg.SequencesMax, cfg.WaitingMax = p, info.Policy, int(info.SequencesMax), int(info.WaitingMax)
+	cfg.TokensStepMax, cfg.BlockSize, cfg.KVBlocks, cfg.PipelineDepth = int(info.TokensStepMax), int(info.BlockSize), int(info.Blocks), int(info.PipelineDepth)
+	cfg.PrefixCacheOff = info.PrefixCacheOff
+	if memory != nil {
+		cfg.Eviction = memory.Policy
+	}
+	w := &WhatIf{FitError: p.Fit.Mean, Steps: len(steps)}
+	if w.Recorded, err = simulate.Run(ctx, cfg, trace); err != nil {
+		return nil, err
+	}
+	if policy != "" {
+		cfg.Policy = policy
+	}
+	if eviction != "" {
+		cfg.Eviction = eviction
+	}
+	w.Other, err = simulate.Run(ctx, cfg, trace)
+	return w, err
+}
+
+// recordedSteps reads what a scheduler's steps took, and how its replica was configured.
+func recordedSteps(path, name string) (*schemas.EngineInfo, *schemas.MemoryState, []profile.Observation, error) {
+	r, err := recording.Open(path, false)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	defer r.Close()
+	var info *schemas.EngineInfo
+	var steps []profile.Observation
+	plans := map[schemas.StepID]profile.Shape{}
+	for {
+		e, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		s := e.Scheduler
+		if e.Actor != name || s == nil {
+			continue
+		}
+		if s.Checkpoint != nil {
+			clear(plans)
+			if info == nil {
+				info = &s.Checkpoint.Info
+			}
+		}
+		if p := s.Execute; p != nil && validPlan(p) {
+			plans[p.Step] = profile.ShapeOf(p)
+		}
+		if d := s.Done; d != nil {
+			if shape, known := plans[d.Step]; known && d.Error == nil && d.Ledger.Device > 0 {
+				steps = append(steps, profile.Observation{Shape: shape, Ns: float64(d.Ledger.Device + d.Ledger.Upload)})
+			}
+			delete(plans, d.Step)
+		}
+	}
+	if info == nil {
+		return nil, nil, nil, schemas.Errorf(schemas.KindInvalid, "replay", "the recording has no checkpoint of %s", name)
+	}
+	for _, m := range r.Manifests() {
+		for i := range m.Schedulers {
+			if s := &m.Schedulers[i]; s.Info.Replica == info.Replica && s.Memory != nil {
+				return info, s.Memory, steps, nil
+			}
+		}
+	}
+	return info, nil, steps, nil
+}
+
+// validPlan says that the columns of a plan, which may come from anywhere, are of one length.
+func validPlan(p *schemas.StepPlan) bool {
+	n := len(p.Seq)
+	return len(p.Slot) == n && len(p.Start) == n && len(p.Count) == n && len(p.Known) == n && len(p.Sample) == n && len(p.BlockFrom) == n && len(p.BlockCount) == n
+}
