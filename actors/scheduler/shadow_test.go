@@ -12,7 +12,7 @@ import (
 func TestAShadowChangesNothing(t *testing.T) {
 	decisions, reordered := uint64(0), uint64(0)
 	for _, name := range append(Policies(), "nats:a", "nats:b?wait") {
-		for seed := range uint64(max(*seeds/10, 3)) {
+		for seed := range uint64(max(*seeds/40, 3)) {
 			journal := func(shadow string) (wires [][]byte, report *schemas.ShadowReport) {
 				w := randomHistoryWith(t, seed, func(w *world) {
 					w.journal = func(s *schemas.SchedulerStep) { wires = append(wires, wireOf(t, s)) }
