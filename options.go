@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/troupe-engine/troupe/actors/compute/model"
+	"github.com/troupe-engine/troupe/actors/memory"
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/replica"
 	"github.com/troupe-engine/troupe/internal/routing"
@@ -47,6 +48,7 @@ type Options struct {
 	KVBlocks      int    `yaml:"kv_blocks" doc:"KV blocks; 0 sizes the pool from memory"`
 	KVBytesMax    int64  `yaml:"kv_bytes_max" doc:"bytes of KV blocks when kv_blocks is 0; 0 is a quarter of the free memory, at most 4 GiB"`
 	PrefixCache   bool   `yaml:"prefix_cache" doc:"reuse the KV blocks of common prefixes"`
+	Eviction      string `yaml:"eviction" doc:"which cached KV blocks go first when memory is short: lru, lfu, fifo or priority"`
 	Policy        string `yaml:"policy" doc:"scheduling policy: fcfs, priority, shortest, fair, deadline, prefix, one of your own, or nats:NAME for one in another process"`
 	Shadow        string `yaml:"shadow" doc:"a second policy that sees every decision and changes none; troupe policy shadow shows what it would have done"`
 	PipelineDepth int    `yaml:"pipeline_depth" doc:"steps planned or running at once; 2 hides the host's work"`
@@ -78,7 +80,7 @@ var kvTypes = map[string]gpu.DType{"auto": 0, "f32": gpu.F32, "bf16": gpu.BF16}
 // DefaultOptions serve the model that ships with the binary on this machine only.
 func DefaultOptions() Options {
 	return Options{HTTP: "127.0.0.1:8000", Actors: strings.Join(roles, ","), Routing: routing.PolicyDefault, ReplicaSilence: 1500 * time.Millisecond, Device: "auto", Compute: "f32", Quant: "off", KVDType: "auto", SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
-		TokensStepMax: replica.TokensStepDefault, BlockSize: replica.BlockSizeDefault, PrefixCache: true, Policy: replica.PolicyDefault,
+		TokensStepMax: replica.TokensStepDefault, BlockSize: replica.BlockSizeDefault, PrefixCache: true, Eviction: "lru", Policy: replica.PolicyDefault,
 		PipelineDepth: replica.DepthDefault, RequestsMax: 512, OutputTokensDefault: 256, ConnectionsMax: 16384,
 		KeylessPaths: "/health,/metrics", Grace: 30 * time.Second, ToolFormat: "auto", LogLevel: "info", LogFormat: "console"}
 }
@@ -104,6 +106,8 @@ func (o *Options) Validate() error {
 	_, quantKnown := quants[o.Quant]
 	_, kvKnown := kvTypes[o.KVDType]
 	switch {
+	case !slices.Contains(memory.Evictions(), o.Eviction):
+		return bad("eviction", o.Eviction, "one of "+strings.Join(memory.Evictions(), ", "))
 	case o.PipelineDepth > replica.DepthMax:
 		return bad("pipeline_depth", o.PipelineDepth, fmt.Sprintf("1 to %d", replica.DepthMax))
 	case o.KVBytesMax < 0:

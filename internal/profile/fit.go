@@ -95,32 +95,50 @@ func knots(points []Point, of func(Shape) int32) []float64 {
 	return list
 }
 
-// fitTerms solves the weighted least squares problem with non-negative unknowns by coordinate descent.
+// fitRounds is how often the weights follow the fit.
+const fitRounds = 6
+
+// fitTerms minimizes the squares of relative errors. They are relative to what the fit says, not to what was measured:
+// the latter would favour points that came out too low.
 func fitTerms(points []Point) Terms {
 	tokens := Curve{X: knots(points, func(s Shape) int32 { return s.Tokens })}
 	sampled := Curve{X: knots(points, func(s Shape) int32 { return s.Sampled })}
-	n := len(tokens.X) + len(sampled.X) + 3
-	scale := make([]float64, n)
-	rows := make([][]float64, len(points))
+	rows, expected := make([][]float64, len(points)), make([]float64, len(points))
 	for i, p := range points {
-		rows[i] = features(p.Shape, &tokens, &sampled)
-		for j, v := range rows[i] {
-			scale[j] = max(scale[j], v)
+		rows[i], expected[i] = features(p.Shape, &tokens, &sampled), p.Ns
+	}
+	var t Terms
+	for range fitRounds {
+		x := weightedFit(points, rows, expected)
+		t = Terms{Tokens: Curve{tokens.X, x[:len(tokens.X)]}, Sampled: Curve{sampled.X, x[len(tokens.X) : len(x)-3]},
+			RowNs: x[len(x)-3], DecodeNs: x[len(x)-2], PrefillNs: x[len(x)-1]}
+		for i, p := range points {
+			expected[i] = max(float64((&Profile{Terms: t}).StepNs(p.Shape)), p.Ns/100, 1)
 		}
 	}
-	gram, right := make([][]float64, n), make([]float64, n)
+	return t
+}
+
+// weightedFit finds the factors of the features that come closest to the points, none below zero. Errors count in
+// relation to expected, and more for shapes that were seen often.
+func weightedFit(points []Point, rows [][]float64, expected []float64) []float64 {
+	n := len(rows[0])
+	scale, right, gram := make([]float64, n), make([]float64, n), make([][]float64, n)
 	for j := range gram {
 		gram[j] = make([]float64, n)
-	}
-	for i, p := range points {
-		weight := math.Sqrt(float64(min(p.Steps, 32))) / p.Ns // of relative errors, more for what was seen often
-		for j := range rows[i] {
-			if scale[j] > 0 {
-				rows[i][j] *= weight / scale[j]
-			}
+		for i := range rows {
+			scale[j] = max(scale[j], rows[i][j])
 		}
-		for j, v := range rows[i] {
-			for k, u := range rows[i] {
+		scale[j] = max(scale[j], 1)
+	}
+	row := make([]float64, n)
+	for i, p := range points {
+		weight := math.Sqrt(float64(min(p.Steps, 32))) / expected[i]
+		for j := range row {
+			row[j] = rows[i][j] / scale[j] * weight
+		}
+		for j, v := range row {
+			for k, u := range row {
 				gram[j][k] += v * u
 			}
 			right[j] += v * weight * p.Ns
@@ -128,13 +146,9 @@ func fitTerms(points []Point) Terms {
 	}
 	x := nonNegative(gram, right)
 	for j := range x {
-		if scale[j] > 0 {
-			x[j] /= scale[j]
-		}
+		x[j] /= scale[j]
 	}
-	tokens.Y, x = x[:len(tokens.X):len(tokens.X)], x[len(tokens.X):]
-	sampled.Y, x = x[:len(sampled.X):len(sampled.X)], x[len(sampled.X):]
-	return Terms{Tokens: tokens, Sampled: sampled, RowNs: x[0], DecodeNs: x[1], PrefillNs: x[2]}
+	return x
 }
 
 // features are the coefficients of the unknowns: the curves' values at their knots, and the three factors.

@@ -44,6 +44,7 @@ type Config struct {
 	KV             gpu.DType // see model.Options
 	KVAsStored     bool      // instead of KV: the checkpoint's own type, where the device has it
 	PrefixCacheOff bool
+	Eviction       string        // which cached blocks go first: one of memory.Evictions; default "lru"
 	StepTimeMax    time.Duration // a step without a result for so long is recomputed
 	Apart          bool          // the actors share no mailbox, as if each ran in a process of its own
 	RoPEBF16       bool          // see model.Options
@@ -149,7 +150,7 @@ func (r *Replica) start(node *bus.Node, cfg Config, spec *model.Spec, blockBytes
 	var err error
 	r.newMemory = func() (*bus.Actor, error) {
 		return memory.New(node, forMemory, cfg.Name, memory.Config{Blocks: int32(cfg.KVBlocks), BlockSize: int32(cfg.BlockSize),
-			PrefixCacheOff: cfg.PrefixCacheOff, BytesPerBlock: blockBytes})
+			PrefixCacheOff: cfg.PrefixCacheOff, Eviction: cfg.Eviction, BytesPerBlock: blockBytes})
 	}
 	vocabulary := cfg.vocabulary(spec)
 	r.newCompute = func() *compute.Actor {
