@@ -13,11 +13,13 @@ import (
 // TestStories tells what the scheduler decides. The commands of testdata/*.txt:
 //
 //	engine [sequences=N] [budget=N] [blocks=N] [block=N] [depth=N] [policy=P] [waiting=N] [context=N]
-//	submit NAME prompt=N [max=N] [n=N] [priority=N] [at=SECONDS] [like=NAME] [deadline=SECONDS]
+//	submit NAME prompt=N [max=N] [n=N] [priority=N] [at=SECONDS] [like=NAME] [deadline=SECONDS] [user=NAME]
 //	run [steps=N]             finish the oldest steps
 //	cancel NAME
 //	lose                      memory or compute forgot everything
 //	policy NAME
+//	queue                     who waits, in order
+//	answer last-first|late|gone|nonsense    what the policy in another process says to the oldest question
 //	tick at=SECONDS
 //	state
 //
@@ -107,6 +109,12 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) string {
 			return err.Error() + "\n"
 		}
 		s.w.event(PolicyChosen{p})
+	case "queue":
+		for _, q := range s.w.core.waiting {
+			fmt.Fprintf(&out, "%s\n", s.name(q.id))
+		}
+	case "answer":
+		s.answer(&out, d.CmdArgs[0].Key)
 	case "tick":
 		_, plans := s.w.event(Tick{})
 		s.tell(&out, plans)
@@ -121,12 +129,42 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) string {
 	return out.String()
 }
 
+// answer tells the core what became of the oldest question, and what that changes.
+func (s *story) answer(out *strings.Builder, what string) {
+	if len(s.w.questions) == 0 {
+		out.WriteString("there is no question\n")
+		return
+	}
+	q := s.w.questions[0]
+	s.w.questions = s.w.questions[1:]
+	o := lastFirst(q)
+	switch what {
+	case "late":
+		o.Reply, o.Error = nil, schemas.Errorf(schemas.KindTimeout, "rank", "no answer within %s", q.Limit)
+	case "gone":
+		o.Reply, o.Error = nil, schemas.Errorf(schemas.KindUnavailable, "rank", "nobody answers on %s", q.Subject)
+	case "nonsense":
+		o.Reply.Order[0] = o.Reply.Order[1]
+	}
+	fx, plans := s.w.event(Ranked{o})
+	if fx.PolicyFell != nil {
+		fmt.Fprintf(out, "the fallback decides: %s\n", fx.PolicyFell.Detail)
+	}
+	if fx.PolicyBack {
+		out.WriteString("the policy decides again\n")
+	}
+	s.tell(out, plans)
+}
+
 func (s *story) submit(t *testing.T, d *datadriven.TestData) *schemas.Error {
 	name := d.CmdArgs[0].Key
 	r := &schemas.SubmitRequest{Request: schemas.NewRequestID(1, uint32(len(s.names)+1)), Choices: int32(number(t, d, "n", 1)),
 		MaxTokens: int32(number(t, d, "max", 3)), Priority: int32(number(t, d, "priority", 0)), Sampling: schemas.SamplingParams{TopP: 1}}
 	if at := number(t, d, "deadline", 0); at > 0 {
 		r.DeadlineMs = int64(at) * 1000
+	}
+	if d.HasArg("user") {
+		d.ScanArgs(t, "user", &r.User)
 	}
 	if d.HasArg("like") {
 		var other string
