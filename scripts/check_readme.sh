@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Runs every block of README.md that is marked `run`, against an engine on free ports, and checks that no block
-# of commands or code goes unmarked (`ci`: .ci/run has those lines itself). Usage: scripts/check_readme.sh
+# Runs every block of README.md, or of another document, that is marked `run`, against an engine on free ports, and checks that no block
+# of commands or code goes unmarked (`ci`: .ci/run has those lines itself). Usage: scripts/check_readme.sh [FILE]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
+document=${1:-README.md}
 export PATH=$root/.tools/bin:$root/.tools/venv/bin:$PATH
 work=$(mktemp -d)
 engine=
 cleanup() {
   [ -z "$engine" ] || kill -KILL "$engine" 2>/dev/null || true
-  rm -rf "$work" "$root/.tools/readme"
+  rm -rf "$work" "$root/.tools/readme" "$root/load.troupe" "$root/bench.txt"
 }
 trap cleanup EXIT
 
@@ -17,12 +18,12 @@ trap cleanup EXIT
 awk -v dir="$work" '
   /^```[a-z]/ { split(substr($0, 4), word, " "); inside = 1
     if (word[2] == "run" || word[2] == "ci") { n++; file = sprintf("%s/%02d.%s.%s", dir, n, word[2], word[1]); printf "" > file }
-    else { printf "README.md:%d: block %s is marked neither run nor ci\n", FNR, $0; bad = 1; file = "" }
+    else { printf "%s:%d: block %s is marked neither run nor ci\n", FILENAME, FNR, $0; bad = 1; file = "" }
     next }
   /^```/ { if (inside) { inside = 0; file = ""; next } plain = !plain; next }
   inside && file { print > file }
   END { exit bad }
-' README.md
+' "$document"
 
 make -s build
 : >"$work/banner" # it is read before the engine has opened it
@@ -39,6 +40,7 @@ done
 export NATS_URL=nats://$nats ONCE=1 HTTP=127.0.0.1:0 NATS=127.0.0.1:0
 
 count=0
+shopt -s nullglob
 for block in "$work"/*.run.* "$work"/*.ci.*; do
   language=${block##*.}
   if [[ $block == *.ci.* ]]; then
@@ -56,13 +58,13 @@ for block in "$work"/*.run.* "$work"/*.ci.*; do
     *) echo "check_readme: cannot run $language" >&2; exit 1 ;;
   esac
   if ! timeout 180 "${run[@]}" >"$work/out" 2>&1 </dev/null; then
-    echo "check_readme: this block of README.md failed:" >&2
+    echo "check_readme: this block of $document failed:" >&2
     cat "$block" "$work/out" >&2
     exit 1
   fi
   # A command that is refused over NATS or HTTP exits with 0 all the same.
   if grep -aE '"error":|Nats-Service-Error|no responders|panic:' "$work/out"; then
-    echo "check_readme: this block of README.md was answered with an error:" >&2
+    echo "check_readme: this block of $document was answered with an error:" >&2
     cat "$block" "$work/out" >&2
     exit 1
   fi
@@ -70,7 +72,8 @@ for block in "$work"/*.run.* "$work"/*.ci.*; do
   count=$((count + 1))
 done
 
-for example in openai_chat.py nats_generate.py openai_chat.mjs; do
+[ "$document" = README.md ] || examples=
+for example in ${examples-openai_chat.py nats_generate.py openai_chat.mjs}; do
   export TROUPE_HTTP_URL=http://$http TROUPE_NATS_URL=nats://$nats
   case $example in
     *.py) timeout 60 python3 "examples/clients/$example" ;;
@@ -79,7 +82,7 @@ for example in openai_chat.py nats_generate.py openai_chat.mjs; do
   [ "$(wc -w <"$work/out")" -ge 5 ] || { echo "check_readme: $example printed too little" >&2; exit 1; }
   count=$((count + 1))
 done
-timeout 120 go run ./examples/embed >/dev/null
+[ "$document" != README.md ] || timeout 120 go run ./examples/embed >/dev/null
 kill -TERM "$engine"
 wait "$engine" || { echo "check_readme: the engine ended with an error:" >&2; tail -5 "$work/log" >&2; exit 1; }
 engine=

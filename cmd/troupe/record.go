@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,10 +18,10 @@ import (
 	"github.com/troupe-engine/troupe/schemas"
 )
 
-const (
-	natsURLDefault = "nats://127.0.0.1:4222"
-	natsWaitMax    = 5 * time.Second
-)
+const natsWaitMax = 5 * time.Second
+
+// natsURLDefault is where commands find a running engine; NATS_URL is the nats command's.
+var natsURLDefault = cmp.Or(os.Getenv("TROUPE_NATS"), os.Getenv("NATS_URL"), "nats://127.0.0.1:4222")
 
 type recordCommand struct {
 	nats     string

@@ -50,7 +50,9 @@ func (c *replayCommand) runInto(cmd *cobra.Command, path string) error {
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	progress := newMeter(cmd.ErrOrStderr(), time.Now)
-	c.into.Progress = func(done, total int) { progress.progress(int64(done), int64(total), fmt.Sprintf("%d of %d requests", done, total)) }
+	c.into.Progress = func(done, total int) {
+		progress.progress(int64(done), int64(total), fmt.Sprintf("%d of %d requests", done, total))
+	}
 	report, err := replay.Into(ctx, requests, c.into)
 	progress.clear()
 	if err != nil {
