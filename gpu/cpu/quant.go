@@ -28,9 +28,10 @@ type quantTile struct {
 	many, one      quantKernel
 }
 
-// quantKernel is the signature of an inner loop. sums is [tokens][panels*16]; w points at a unit of the
-// first panel and the following panels are stride bytes apart; x is a tile of activations in blocks.
-type quantKernel func(sums *float32, w *byte, stride uintptr, x *byte, units int)
+// quantKernel is the signature of an inner loop. Rows of out, one a token, are row bytes apart and have panels*16
+// elements; w points at a unit of the first panel and the following panels are stride bytes apart; x is a tile of
+// activations in blocks. mode is as for a panelKernel.
+type quantKernel func(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units, mode int)
 
 // A tile of activations is made of blocks of 32 steps of k: codes [8][tokens][4] int8, then for each token
 // its scale, and for each token and half of the block what corrects the integer sum for the codes' zero:
@@ -52,6 +53,9 @@ type quantTask struct {
 	groups     int
 	parts      int // the tiles are divided too where there are fewer groups than threads
 	workers    []workerSpace
+
+	stride, unitBytes int // bytes of a panel and of a unit
+	units, unitsMax   int // of a panel, and of one call: see depthMax
 }
 
 // quantRun is one tile of tokens; see tileRun.
@@ -86,7 +90,8 @@ func (d *Device) multiplyQuantized(t *tier, out, x []float32, tokens int, m *mat
 	}
 	group, groups, parts := divideWork(m.panels(), group, len(w.quantRuns), d.pool.threads)
 	w.quant = quantTask{out: out, x: packed, m: m, f: f, bias: bias, accumulate: accumulate, addTo: t.addTo,
-		tiles: w.quantRuns, group: group, groups: groups, parts: parts, workers: w.workers}
+		tiles: w.quantRuns, group: group, groups: groups, parts: parts, workers: w.workers,
+		stride: m.panelBytes(), unitBytes: f.unitBytes(), units: m.k / f.unitLen(), unitsMax: depthMax / f.unitLen()}
 	const faster = 2 // integer products against floating-point ones
 	macs := float64(tokens) * float64(m.n) * float64(m.k)
 	d.share(&w.quant, groups*parts, max(macs/(faster*t.macsPerNs), float64(len(m.data))/t.bytesPerNs))
@@ -133,33 +138,47 @@ func (p *quantTask) run(worker, from, to int) {
 	}
 }
 
-// multiply runs one tile against count panels and stores the result.
+// multiply runs one tile against count panels.
 func (p *quantTask) multiply(space *workerSpace, r *quantRun, panel, count int) {
-	width, stride, cols := r.tile.tokens, p.m.panelBytes(), count*panelRows
-	space.sums = grow(space.sums, width*cols)
-	sums := space.sums
-	clear(sums)
 	kernel := r.tile.one
 	if count == r.tile.panels {
 		kernel = r.tile.many
 	}
-	blockBytes := width * activationBytes
-	weights, x := p.m.data[panel*stride:][:count*stride], p.x[r.at*p.m.k/quantLen*activationBytes:]
-	units, step := p.m.k/p.f.unitLen(), depthMax/p.f.unitLen()
-	for at := 0; at < units; at += step {
-		kernel(&sums[0], &weights[at*p.f.unitBytes()], uintptr(stride), &x[at*p.f.blocks*blockBytes], min(step, units-at))
-	}
-	first := panel * panelRows
-	valid := min(cols, p.m.n-first)
-	for t := range r.tokens {
-		out, sum := p.out[(r.start+t)*p.m.n+first:][:valid], sums[t*cols:][:valid]
-		if p.bias != nil {
-			p.addTo(sum, p.bias[first:])
-		}
+	first, cols := panel*panelRows, count*panelRows
+	out := p.out[r.start*p.m.n+first:]
+	weights, x := p.m.data[panel*p.stride:][:count*p.stride], p.x[r.at*p.m.k/quantLen*activationBytes:]
+	if valid := min(cols, p.m.n-first); valid < cols || r.tokens < r.tile.tokens || p.units > p.unitsMax {
+		p.multiplyAside(space, kernel, r, out, weights, x, cols, valid)
+	} else {
+		mode := panelSet
 		if p.accumulate {
-			p.addTo(out, sum)
+			mode = panelAdd
+		}
+		kernel(&out[0], uintptr(4*p.m.n), &weights[0], uintptr(p.stride), &x[0], p.units, mode)
+	}
+	if p.bias != nil {
+		for t := range r.tokens {
+			p.addTo(out[t*p.m.n:][:min(cols, p.m.n-first)], p.bias[first:])
+		}
+	}
+}
+
+// multiplyAside is for tiles that are larger than what they have to compute, and for sums that take several calls;
+// see matmulTask.
+func (p *quantTask) multiplyAside(space *workerSpace, kernel quantKernel, r *quantRun, out []float32, weights, x []byte, cols, valid int) {
+	width := r.tile.tokens
+	space.sums = grow(space.sums, width*cols)
+	blockBytes := width * activationBytes
+	for at, mode := 0, panelSet; at < p.units; at, mode = at+p.unitsMax, panelResume {
+		kernel(&space.sums[0], uintptr(4*cols), &weights[at*p.unitBytes], uintptr(p.stride), &x[at*p.f.blocks*blockBytes],
+			min(p.unitsMax, p.units-at), mode)
+	}
+	for t := range r.tokens {
+		to, sums := out[t*p.m.n:][:valid], space.sums[t*cols:][:valid]
+		if p.accumulate {
+			p.addTo(to, sums)
 		} else {
-			copy(out, sum)
+			copy(to, sums)
 		}
 	}
 }

@@ -5,77 +5,77 @@ package cpu
 // quantQ8_0T1P1AVX2 is a quantKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func quantQ8_0T1P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ8_0T1P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ8_0T2P1AVX2 is a quantKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func quantQ8_0T2P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ8_0T2P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ8_0T4P1AVX2 is a quantKernel for 4 tokens and 1 panels.
 //
 //go:noescape
-func quantQ8_0T4P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ8_0T4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_0T1P1AVX2 is a quantKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_0T1P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_0T1P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_0T2P1AVX2 is a quantKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_0T2P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_0T2P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_0T4P1AVX2 is a quantKernel for 4 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_0T4P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_0T4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_1T1P1AVX2 is a quantKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_1T1P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_1T1P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_1T2P1AVX2 is a quantKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_1T2P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_1T2P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_1T4P1AVX2 is a quantKernel for 4 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_1T4P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_1T4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_KT1P1AVX2 is a quantKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_KT1P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_KT1P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_KT2P1AVX2 is a quantKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_KT2P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_KT2P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_KT4P1AVX2 is a quantKernel for 4 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_KT4P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_KT4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ6_KT1P1AVX2 is a quantKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func quantQ6_KT1P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ6_KT1P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ6_KT2P1AVX2 is a quantKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func quantQ6_KT2P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ6_KT2P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ6_KT3P1AVX2 is a quantKernel for 3 tokens and 1 panels.
 //
 //go:noescape
-func quantQ6_KT3P1AVX2(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ6_KT3P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantizeRowAVX2 is quantTier.quantize: codes, the largest absolute values, and the sums of codes in each half block.
 //

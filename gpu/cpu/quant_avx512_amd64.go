@@ -5,189 +5,189 @@ package cpu
 // quantQ8_0T1P4AVX512 is a quantKernel for 1 tokens and 4 panels.
 //
 //go:noescape
-func quantQ8_0T1P4AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ8_0T1P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ8_0T1P1AVX512 is a quantKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func quantQ8_0T1P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ8_0T1P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ8_0T2P4AVX512 is a quantKernel for 2 tokens and 4 panels.
 //
 //go:noescape
-func quantQ8_0T2P4AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ8_0T2P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ8_0T2P1AVX512 is a quantKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func quantQ8_0T2P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ8_0T2P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ8_0T4P2AVX512 is a quantKernel for 4 tokens and 2 panels.
 //
 //go:noescape
-func quantQ8_0T4P2AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ8_0T4P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ8_0T4P1AVX512 is a quantKernel for 4 tokens and 1 panels.
 //
 //go:noescape
-func quantQ8_0T4P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ8_0T4P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ8_0T8P1AVX512 is a quantKernel for 8 tokens and 1 panels.
 //
 //go:noescape
-func quantQ8_0T8P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ8_0T8P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ8_0T12P1AVX512 is a quantKernel for 12 tokens and 1 panels.
 //
 //go:noescape
-func quantQ8_0T12P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ8_0T12P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_0T1P4AVX512 is a quantKernel for 1 tokens and 4 panels.
 //
 //go:noescape
-func quantQ4_0T1P4AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_0T1P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_0T1P1AVX512 is a quantKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_0T1P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_0T1P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_0T2P4AVX512 is a quantKernel for 2 tokens and 4 panels.
 //
 //go:noescape
-func quantQ4_0T2P4AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_0T2P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_0T2P1AVX512 is a quantKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_0T2P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_0T2P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_0T4P2AVX512 is a quantKernel for 4 tokens and 2 panels.
 //
 //go:noescape
-func quantQ4_0T4P2AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_0T4P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_0T4P1AVX512 is a quantKernel for 4 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_0T4P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_0T4P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_0T8P1AVX512 is a quantKernel for 8 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_0T8P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_0T8P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_0T12P1AVX512 is a quantKernel for 12 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_0T12P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_0T12P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_1T1P4AVX512 is a quantKernel for 1 tokens and 4 panels.
 //
 //go:noescape
-func quantQ4_1T1P4AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_1T1P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_1T1P1AVX512 is a quantKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_1T1P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_1T1P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_1T2P4AVX512 is a quantKernel for 2 tokens and 4 panels.
 //
 //go:noescape
-func quantQ4_1T2P4AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_1T2P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_1T2P1AVX512 is a quantKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_1T2P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_1T2P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_1T4P2AVX512 is a quantKernel for 4 tokens and 2 panels.
 //
 //go:noescape
-func quantQ4_1T4P2AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_1T4P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_1T4P1AVX512 is a quantKernel for 4 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_1T4P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_1T4P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_1T8P1AVX512 is a quantKernel for 8 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_1T8P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_1T8P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_1T12P1AVX512 is a quantKernel for 12 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_1T12P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_1T12P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_KT1P4AVX512 is a quantKernel for 1 tokens and 4 panels.
 //
 //go:noescape
-func quantQ4_KT1P4AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_KT1P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_KT1P1AVX512 is a quantKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_KT1P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_KT1P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_KT2P4AVX512 is a quantKernel for 2 tokens and 4 panels.
 //
 //go:noescape
-func quantQ4_KT2P4AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_KT2P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_KT2P1AVX512 is a quantKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_KT2P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_KT2P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_KT4P2AVX512 is a quantKernel for 4 tokens and 2 panels.
 //
 //go:noescape
-func quantQ4_KT4P2AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_KT4P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_KT4P1AVX512 is a quantKernel for 4 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_KT4P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_KT4P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_KT8P1AVX512 is a quantKernel for 8 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_KT8P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_KT8P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ4_KT12P1AVX512 is a quantKernel for 12 tokens and 1 panels.
 //
 //go:noescape
-func quantQ4_KT12P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ4_KT12P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ6_KT1P4AVX512 is a quantKernel for 1 tokens and 4 panels.
 //
 //go:noescape
-func quantQ6_KT1P4AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ6_KT1P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ6_KT1P1AVX512 is a quantKernel for 1 tokens and 1 panels.
 //
 //go:noescape
-func quantQ6_KT1P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ6_KT1P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ6_KT2P2AVX512 is a quantKernel for 2 tokens and 2 panels.
 //
 //go:noescape
-func quantQ6_KT2P2AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ6_KT2P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ6_KT2P1AVX512 is a quantKernel for 2 tokens and 1 panels.
 //
 //go:noescape
-func quantQ6_KT2P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ6_KT2P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ6_KT4P1AVX512 is a quantKernel for 4 tokens and 1 panels.
 //
 //go:noescape
-func quantQ6_KT4P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ6_KT4P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
 
 // quantQ6_KT8P1AVX512 is a quantKernel for 8 tokens and 1 panels.
 //
 //go:noescape
-func quantQ6_KT8P1AVX512(sums *float32, w *byte, stride uintptr, x *byte, units int)
+func quantQ6_KT8P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)

@@ -18,8 +18,12 @@ var goQuant = quantTier{
 // goQuantTiles has the kernel for one token and one panel, which is the loop that all others agree with.
 func goQuantTiles(dtype gpu.DType) []quantTile {
 	f := quantFormats[dtype]
-	kernel := func(sums *float32, w *byte, _ uintptr, x *byte, units int) {
-		acc := (*[panelRows]float32)(unsafe.Pointer(sums))
+	kernel := func(out *float32, _ uintptr, w *byte, _ uintptr, x *byte, units, mode int) {
+		to := (*[panelRows]float32)(unsafe.Pointer(out))
+		var acc [panelRows]float32
+		if mode == panelResume {
+			acc = *to
+		}
 		weights := unsafe.Slice(w, units*f.unitBytes())
 		blocks := unsafe.Slice((*activationBlock)(unsafe.Pointer(x)), units*f.blocks)
 		for u := range units {
@@ -30,6 +34,12 @@ func goQuantTiles(dtype gpu.DType) []quantTile {
 				}
 			}
 		}
+		if mode == panelAdd {
+			for r := range acc {
+				acc[r] += to[r]
+			}
+		}
+		*to = acc
 	}
 	return []quantTile{{tokens: 1, panels: 1, many: kernel, one: kernel}}
 }

@@ -90,7 +90,7 @@ type quantPass struct {
 // quantKernel is a quantKernel of package cpu.
 func (t isa) quantKernel(f quantFormat, s shape) {
 	t.begin(fmt.Sprintf("quant%sT%dP%d", f.name, s.tokens, s.panels),
-		"(sums *float32, w *byte, stride uintptr, x *byte, units int)",
+		"(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units, mode int)",
 		fmt.Sprintf("is a quantKernel for %d tokens and %d panels.", s.tokens, s.panels))
 	all, each := s.panels*panelRows/t.lanes, t.quantColumns(f, s)
 	for first := 0; first < all; first += each {
@@ -98,24 +98,38 @@ func (t isa) quantKernel(f quantFormat, s shape) {
 		for c := range each {
 			p.columns = append(p.columns, first+c)
 		}
-		p.emit(fmt.Sprintf("c%d", first), all)
+		p.emit(fmt.Sprintf("c%d", first))
 	}
 	end()
 }
 
-func (p *quantPass) emit(label string, all int) {
-	sums := pointer("sums")
+func (p *quantPass) emit(label string) {
 	panels := panelAddresses(p.s.panels)
 	p.x = pointer("x")
 	units := number("units")
 	p.constants()
-	at := func(token, i int) Mem { return sums.Offset((token*all + p.columns[i]) * p.bytes()) }
 	p.sums = p.vectors(p.s.tokens * len(p.columns))
-	for token := range p.s.tokens {
-		for i := range p.columns {
-			VMOVUPS(at(token, i), p.sums[token*len(p.columns)+i])
+	// each visits the places of the sums.
+	each := func(do func(m Mem, v VecVirtual)) {
+		out, row := pointer("out"), number("row")
+		for token := range p.s.tokens {
+			for i, column := range p.columns {
+				do(out.Offset(column*p.bytes()), p.sums[token*len(p.columns)+i])
+			}
+			if token+1 < p.s.tokens {
+				ADDQ(row, out.Base)
+			}
 		}
 	}
+	CMPQ(number("mode"), U32(panelResume))
+	JEQ(LabelRef(label + "_resume"))
+	for _, v := range p.sums {
+		p.zero(v)
+	}
+	JMP(LabelRef(label + "_begin"))
+	Label(label + "_resume")
+	each(func(m Mem, v VecVirtual) { VMOVUPS(m, v) })
+	Label(label + "_begin")
 	loop(label+"_units", units, 1, func() {
 		if p.f.blocks == 1 {
 			p.block(panels, panels)
@@ -135,11 +149,11 @@ func (p *quantPass) emit(label string, all int) {
 		}
 		ADDQ(U32(uint32(p.f.unitBytes())), panels[0].Base)
 	})
-	for token := range p.s.tokens {
-		for i := range p.columns {
-			VMOVUPS(p.sums[token*len(p.columns)+i], at(token, i))
-		}
-	}
+	CMPQ(number("mode"), U32(panelAdd))
+	JNE(LabelRef(label + "_store"))
+	each(func(m Mem, v VecVirtual) { VADDPS(m, v, v) })
+	Label(label + "_store")
+	each(func(m Mem, v VecVirtual) { VMOVUPS(v, m) })
 }
 
 // quantAhead is how many bytes before they are needed weights are asked for when there is one token: the
