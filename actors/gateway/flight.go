@@ -28,6 +28,8 @@ type flight struct {
 	answer *answer
 	parts  []*part
 	began  time.Time
+
+	deadline time.Time // the whole answer is to be there by then
 	ctx    context.Context
 	abort  context.CancelCauseFunc // with a *schemas.Error
 	free   context.CancelFunc      // of the deadline's timer
@@ -86,9 +88,14 @@ func (g *Gateway) newFlight(parent context.Context, id schemas.RequestID, j *job
 	now := time.Now()
 	f := &flight{g: g, job: j, id: id, began: now, latest: now, wake: make(chan struct{}, 1), lost: make(chan struct{}, 1),
 		answer: newAnswer(j.api.id+id.String(), now.Unix(), j)}
-	deadline := schemas.Errorf(schemas.KindTimeout, "answer", "the request took longer than %s", g.cfg.RequestTimeMax).
-		WithHint("ask for fewer tokens, or raise request_time_max")
-	ctx, free := context.WithDeadlineCause(parent, now.Add(g.cfg.RequestTimeMax), deadline)
+	limit, setting := g.cfg.RequestTimeMax, "request_time_max"
+	if j.timeMax > 0 && j.timeMax < limit {
+		limit, setting = j.timeMax, "deadline_ms"
+	}
+	f.deadline = now.Add(limit)
+	late := schemas.Errorf(schemas.KindTimeout, "answer", "the request took longer than %s", limit).
+		WithHint("ask for fewer tokens, or raise %s", setting)
+	ctx, free := context.WithDeadlineCause(parent, f.deadline, late)
 	f.ctx, f.abort = context.WithCancelCause(ctx)
 	f.free = free
 	for i := range j.prompts {
@@ -136,7 +143,7 @@ func (f *flight) start() *schemas.Error {
 		if refused != nil {
 			return refused
 		}
-		submit.DeadlineMs = f.began.Add(f.g.cfg.RequestTimeMax).UnixMilli()
+		submit.DeadlineMs = f.deadline.UnixMilli()
 		f.requests = append(f.requests, submit)
 		if err := f.setPrompt(i, reply.Tokens); err != nil {
 			return err
@@ -433,13 +440,21 @@ func (f *flight) release() {
 			continue
 		}
 		bound, free := at.while(ctx)
-		if _, err := at.cancel.Call(bound, &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel}); err != nil {
+		err := insist(bound, func() error {
+			_, err := at.cancel.Call(bound, &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel})
+			return err
+		})
+		if err != nil {
 			f.g.log.Warn().Err(err).Stringer("request", f.id).Msg("sequences could not be cancelled")
 		}
 		free()
 	}
 	if seqs := f.g.requests.unfinished(f, f.encoded); len(seqs) > 0 {
-		if _, err := f.g.closeSessions.Call(ctx, &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel}); err != nil {
+		err := insist(ctx, func() error {
+			_, err := f.g.closeSessions.Call(ctx, &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel})
+			return err
+		})
+		if err != nil {
 			f.g.log.Warn().Err(err).Stringer("request", f.id).Msg("detokenization sessions could not be closed")
 		}
 	}
