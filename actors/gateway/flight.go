@@ -30,9 +30,9 @@ type flight struct {
 	began  time.Time
 
 	deadline time.Time // the whole answer is to be there by then
-	ctx    context.Context
-	abort  context.CancelCauseFunc // with a *schemas.Error
-	free   context.CancelFunc      // of the deadline's timer
+	ctx      context.Context
+	abort    context.CancelCauseFunc // with a *schemas.Error
+	free     context.CancelFunc      // of the deadline's timer
 
 	encoded   int                      // parts that may have a session at the tokenizer
 	submitted atomic.Int32             // parts that the scheduler may know
