@@ -77,6 +77,8 @@ func (c *Config) Validate() error {
 		return bad("profile", "missing", "what steps cost")
 	case !(c.Speed > 0 && c.Speed <= 1e9):
 		return bad("speed", c.Speed, "a positive factor")
+	case strings.HasPrefix(c.Policy, scheduler.ExternalPrefix):
+		return bad("policy", c.Policy, "one of "+strings.Join(scheduler.Policies(), ", ")+": a simulation has no other processes")
 	case c.Eviction == belady && c.Replicas > 1:
 		return bad("eviction", c.Eviction, "another policy for several replicas: it is not known which of them will get a request")
 	case !slices.Contains(routing.Policies(), c.Routing):

@@ -21,22 +21,27 @@ type router struct {
 	cfg     *Config
 	blocks  int32
 	numbers map[schemas.Instance]int
-	tickets map[int]*ticket
+	tickets map[int]*routing.Ticket
+	told    []told // by replica
 	world   *world
 }
 
-type ticket struct {
-	*routing.Ticket
-	replica schemas.Instance
-	keys    []uint64
+// told is what a replica has reported.
+type told struct {
+	nextNs int64  // the time of its next report
+	serial uint64 // of the changes of its prefixes that the router knows
 }
+
+// reportEveryNs is how often replicas report, as they do live (internal/cluster.ReportEvery).
+const reportEveryNs = 200e6
 
 func newRouter(w *world, blocks int32) (Router, error) {
 	core, err := routing.New(routing.Options{Policy: w.cfg.Routing, Seed: w.cfg.Seed})
 	if err != nil {
 		return nil, err
 	}
-	r := &router{core: core, cfg: &w.cfg, blocks: blocks, numbers: map[schemas.Instance]int{}, tickets: map[int]*ticket{}, world: w}
+	r := &router{core: core, cfg: &w.cfg, blocks: blocks, numbers: map[schemas.Instance]int{}, tickets: map[int]*routing.Ticket{},
+		told: make([]told, len(w.replicas)), world: w}
 	for i, replica := range w.replicas {
 		r.numbers[replica.name] = i
 		if err := core.Set(r.state(replica)); err != nil {
@@ -58,26 +63,37 @@ func (r *router) Route(n int, q *traces.Request, prompt schemas.I32) (int, error
 	if err != nil {
 		return 0, err
 	}
-	r.tickets[n] = &ticket{Ticket: t, replica: t.Replica, keys: keys}
+	r.tickets[n] = t
 	return r.numbers[t.Replica], nil
 }
 
 func (r *router) Started(n int) {
 	if t := r.tickets[n]; t != nil {
-		r.core.Started(t.Ticket)
-		r.core.Update(t.replica, t.keys, nil)
+		r.core.Started(t)
 	}
 }
 
 func (r *router) Done(n int) {
 	if t := r.tickets[n]; t != nil {
-		r.core.Done(t.Ticket)
+		r.core.Done(t)
 		delete(r.tickets, n)
 	}
 }
 
+// Report takes a report of a replica, if one is due: its load, and how its prefixes have changed.
 func (r *router) Report(p *engine) {
+	at := &r.told[r.numbers[p.name]]
+	if r.world.now < at.nextNs {
+		return
+	}
+	at.nextNs = r.world.now + reportEveryNs
 	if err := r.core.Set(r.state(p)); err != nil {
 		panic("simulate: a replica's report is refused: " + err.Error()) // it was taken when the simulation began
+	}
+	changes := p.memory.Prefixes(at.serial)
+	if at.serial = changes.Serial; changes.All {
+		r.core.Reset(p.name, changes.Added)
+	} else {
+		r.core.Update(p.name, changes.Added, changes.Removed)
 	}
 }

@@ -1,13 +1,21 @@
 package simulate
 
 import (
+	"bytes"
 	"context"
+	"encoding/csv"
+	"fmt"
+	"image/color"
+	"image/png"
 	"math"
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
+	"github.com/troupe-engine/troupe/actors/memory"
 	"github.com/troupe-engine/troupe/internal/profile"
 	"github.com/troupe-engine/troupe/internal/traces"
 )
@@ -64,6 +72,12 @@ func TestPrefixHitsAreTheIdeal(t *testing.T) {
 
 func synthetic(t testing.TB, n int, rate float64) *traces.Trace {
 	t.Helper()
+	return sharing(t, n, rate, 5)
+}
+
+// sharing draws requests whose prompts begin with one of some prefixes.
+func sharing(t testing.TB, n int, rate float64, prefixes int) *traces.Trace {
+	t.Helper()
 	lengths := func(text string) traces.Lengths {
 		d, err := traces.ParseLengths(text)
 		if err != nil {
@@ -72,7 +86,7 @@ func synthetic(t testing.TB, n int, rate float64) *traces.Trace {
 		return d
 	}
 	trace, err := (&traces.Synthetic{Requests: n, Rate: rate, Burstiness: 0.7, Input: lengths("lognormal:300,400"), Output: lengths("exponential:60"),
-		Prefixes: 5, Prefix: lengths("uniform:50,400"), Seed: 7}).Trace()
+		Prefixes: prefixes, Prefix: lengths("uniform:50,400"), Seed: 7}).Trace()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,5 +133,201 @@ func TestOneRequestTakesWhatTheProfileSays(t *testing.T) {
 	}
 	if r.OutputTokens != 4 || r.Steps < 5 {
 		t.Errorf("%d tokens in %d steps", r.OutputTokens, r.Steps)
+	}
+}
+
+// TestNoEvictionBeatsBelady: in a pool too small for the shared prefixes, with requests that overlap.
+func TestNoEvictionBeatsBelady(t *testing.T) {
+	trace := synthetic(t, 600, 20)
+	cfg := DefaultConfig()
+	cfg.Profile = quick()
+	if err := cfg.Set(trace, "kv-blocks", "4%"); err != nil {
+		t.Fatal(err)
+	}
+	rates := map[string]float64{}
+	for _, eviction := range append(memory.Evictions(), belady) {
+		cfg.Eviction = eviction
+		r, err := Run(context.Background(), cfg, trace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rates[eviction] = r.PrefixHitRate
+	}
+	for eviction, rate := range rates {
+		if rate > rates[belady] {
+			t.Errorf("%s finds %.4f, Belady %.4f", eviction, rate, rates[belady])
+		}
+	}
+	if rates["lru"] == rates["lfu"] || rates["lru"] == 0 {
+		t.Errorf("the policies do not differ: %v", rates)
+	}
+}
+
+func TestWorkingSet(t *testing.T) {
+	trace := &traces.Trace{Requests: []traces.Request{
+		{Input: 100, Output: 1, Prompt: []traces.Segment{{ID: 1, Tokens: 64}, {ID: 2, Tokens: 36}}},
+		{Input: 96, Output: 1, Prompt: []traces.Segment{{ID: 1, Tokens: 64}, {ID: 3, Tokens: 32}}},
+		{Input: 40, Output: 1}}}
+	if got := WorkingSet(trace, 16); got != 7+2+3 {
+		t.Errorf("%d blocks, want 12", got)
+	}
+}
+
+// TestRoutingByPrefixFindsMore than taking turns, since each replica then keeps its own prefixes.
+func TestRoutingByPrefixFindsMore(t *testing.T) {
+	trace := sharing(t, 600, 20, 100)
+	rates := map[string]float64{}
+	for _, routing := range []string{"round-robin", "prefix"} {
+		cfg := DefaultConfig()
+		cfg.Profile, cfg.Replicas, cfg.Routing = quick(), 4, routing
+		r, err := Run(context.Background(), cfg, trace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rates[routing] = r.PrefixHitRate
+		if len(r.PerReplica) != 4 || r.Completed != len(trace.Requests) {
+			t.Errorf("%s: %d of %d requests on %d replicas", routing, r.Completed, len(trace.Requests), len(r.PerReplica))
+		}
+	}
+	if rates["prefix"] <= rates["round-robin"] {
+		t.Errorf("hit rates %v", rates)
+	}
+}
+
+// TestWhatCannotBeSimulated is an error that names the setting.
+func TestWhatCannotBeSimulated(t *testing.T) {
+	trace := synthetic(t, 10, 10)
+	for _, c := range []struct{ name, value, param string }{
+		{"policy", "nats:mine", "policy"}, {"policy", "none", "policy"}, {"eviction", "clock", "Eviction"}, {"routing", "x", "routing"},
+		{"sequences-max", "0", "sequences_max"}, {"tokens-step-max", "1", "tokens_step_max"}, {"pipeline-depth", "99", "pipeline_depth"},
+		{"kv-blocks", "x", "kv-blocks"}, {"kv-blocks", "-3%", "kv-blocks"}, {"speed", "0", "speed"}, {"replicas", "9999", "replicas"}, {"colour", "red", "red"},
+		{"profile", "nowhere.json", "nowhere"},
+	} {
+		cfg := DefaultConfig()
+		cfg.Profile = quick()
+		err := cfg.Set(trace, c.name, c.value)
+		if err == nil {
+			_, err = Run(context.Background(), cfg, trace)
+		}
+		if err == nil || !strings.Contains(fmt.Sprintf("%v %+v", err, err), c.param) && c.name != "colour" {
+			t.Errorf("%s=%s: %v", c.name, c.value, err)
+		}
+	}
+	for _, text := range []string{"", "policy", "colour=red", "policy=fcfs,,priority"} {
+		if _, err := ParseSweep(text); err == nil {
+			t.Errorf("sweep %q is taken", text)
+		}
+	}
+	many := Sweep{Name: "seed"}
+	for range RunsMax {
+		many.Values = append(many.Values, "1")
+	}
+	if _, err := RunAll(context.Background(), DefaultConfig(), trace, []Sweep{{"policy", []string{"fcfs", "priority"}}, many}, nil); err == nil {
+		t.Error("too many runs are run")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	cfg := DefaultConfig()
+	cfg.Profile = quick()
+	if _, err := Run(ctx, cfg, trace); err == nil {
+		t.Error("a cancelled simulation goes on")
+	}
+}
+
+// TestARequestThatCannotFitIsRefused and the rest goes on.
+func TestARequestThatCannotFitIsRefused(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Profile, cfg.KVBlocks = quick(), 10
+	r, err := Run(context.Background(), cfg, &traces.Trace{Requests: []traces.Request{{Input: 400, Output: 5}, {Input: 40, Output: 5}}})
+	if err != nil || r.Failed != 1 || r.Completed != 1 || len(r.Errors) != 1 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+}
+
+// TestReportsOfSweeps are at most 80 columns wide, are CSV, HTML that is whole and pictures that can be read.
+func TestReportsOfSweeps(t *testing.T) {
+	trace := synthetic(t, 200, 30)
+	cfg := DefaultConfig()
+	cfg.Profile, cfg.Goodput = quick(), Limits{TTFT: 300, TPOT: 20}
+	var sweeps []Sweep
+	for _, text := range []string{"sequences-max=4,32", "kv_blocks=200,60%"} {
+		s, err := ParseSweep(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sweeps = append(sweeps, s)
+	}
+	outcomes, err := RunAll(context.Background(), cfg, trace, sweeps, nil)
+	if err != nil || len(outcomes) != 4 {
+		t.Fatal(len(outcomes), err)
+	}
+	var text, page, picture, lines bytes.Buffer
+	for _, err := range []error{WriteTable(&text, sweeps, outcomes), outcomes[0].Report.WriteText(&text), WriteHTML(&page, sweeps, outcomes),
+		WritePNG(&picture, sweeps, outcomes), WriteCSV(&lines, sweeps, outcomes)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for line := range strings.Lines(text.String()) {
+		if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 80 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	if rows, err := csv.NewReader(&lines).ReadAll(); err != nil || len(rows) != 5 || len(rows[0]) < 15 {
+		t.Errorf("%d rows, %v", len(rows), err)
+	}
+	if n := strings.Count(page.String(), "<svg"); n != 7 || strings.Contains(page.String(), "NaN") || !strings.HasSuffix(page.String(), "</html>\n") {
+		t.Errorf("%d plots in %d bytes", n, page.Len())
+	}
+	if strings.Contains(page.String(), "http://") || strings.Contains(page.String(), "https://") || strings.Contains(page.String(), "<script") {
+		t.Error("the page needs something from elsewhere")
+	}
+	img, err := png.Decode(&picture)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inked := map[color.Color]bool{}
+	for x := range img.Bounds().Dx() {
+		for y := range img.Bounds().Dy() / 4 {
+			inked[img.At(x, y)] = true
+		}
+	}
+	for i := range outcomes {
+		if !inked[ink(i)] {
+			t.Errorf("line %d is not in the picture", i)
+		}
+	}
+}
+
+func TestAxes(t *testing.T) {
+	for _, c := range []struct{ high, top float64 }{{0, 1}, {0.4, 0.4}, {1, 1}, {7, 8}, {7273, 8000}, {99.5, 100}} {
+		a := newAxis(0, c.high, false)
+		if math.Abs(a.high-c.top) > 1e-9 || len(a.ticks) < 3 || len(a.ticks) > 7 {
+			t.Errorf("to %g: an axis to %g with ticks %v", c.high, a.high, a.ticks)
+		}
+	}
+	if a := newAxis(0.3, 42, true); a.low != 0.1 || math.Abs(a.high-100) > 1e-9 || len(a.ticks) != 4 || math.Abs(a.place(math.Sqrt(10))-0.5) > 1e-9 {
+		t.Errorf("%+v", a)
+	}
+}
+
+// BenchmarkAzure is the whole Azure conversation trace, 19,366 requests.
+func BenchmarkAzure(b *testing.B) {
+	benchmarkTrace(b, "AzureLLMInferenceTrace_conv.csv")
+}
+
+// BenchmarkMooncake is the whole Mooncake conversation trace, 12,031 requests.
+func BenchmarkMooncake(b *testing.B) {
+	benchmarkTrace(b, "mooncake_conversation_trace.jsonl")
+}
+
+func benchmarkTrace(b *testing.B, name string) {
+	trace := sharedTrace(b, name)
+	cfg := DefaultConfig()
+	cfg.Profile = quick()
+	for b.Loop() {
+		if _, err := Run(context.Background(), cfg, trace); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

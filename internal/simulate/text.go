@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"unicode/utf8"
 )
 
 // WriteText writes a report for people, at most 80 columns wide.
@@ -104,15 +106,29 @@ type measure struct {
 }
 
 var measures = []measure{
-	{"TTFT p50", "ttft_p50_ms", func(r *Report) float64 { return r.TTFT.Median }, digits},
-	{"p99 ms", "ttft_p99_ms", func(r *Report) float64 { return r.TTFT.P99 }, digits},
-	{"TPOT p50", "tpot_p50_ms", func(r *Report) float64 { return r.TPOT.Median }, digits},
-	{"p99 ms", "tpot_p99_ms", func(r *Report) float64 { return r.TPOT.P99 }, digits},
-	{"tok/s", "output_throughput", func(r *Report) float64 { return r.OutputThroughput }, digits},
-	{"good/s", "request_goodput", goodput, digits},
-	{"queue", "queue_peak", func(r *Report) float64 { return float64(r.QueuePeak) }, digits},
-	{"KV %", "kv_used_peak_percent", func(r *Report) float64 { return 100 * r.UsedPeak }, tenths},
-	{"hit %", "prefix_hit_percent", func(r *Report) float64 { return 100 * r.PrefixHitRate }, tenths},
+	{"TTFT", "ttft_p50_ms", func(r *Report) float64 { return r.TTFT.Median }, compact},
+	{"p99", "ttft_p99_ms", func(r *Report) float64 { return r.TTFT.P99 }, compact},
+	{"TPOT", "tpot_p50_ms", func(r *Report) float64 { return r.TPOT.Median }, compact},
+	{"p99", "tpot_p99_ms", func(r *Report) float64 { return r.TPOT.P99 }, compact},
+	{"tok/s", "output_throughput", func(r *Report) float64 { return r.OutputThroughput }, compact},
+	{"good/s", "request_goodput", goodput, compact},
+	{"queue", "queue_peak", func(r *Report) float64 { return float64(r.QueuePeak) }, compact},
+	{"KV%", "kv_used_peak_percent", func(r *Report) float64 { return 100 * r.UsedPeak }, tenths},
+	{"hit%", "prefix_hit_percent", func(r *Report) float64 { return 100 * r.PrefixHitRate }, tenths},
+}
+
+// givenUp are the measures that a table without room for all leaves out, first to go first.
+var givenUp = []string{"kv_used_peak_percent", "queue_peak", "tpot_p99_ms", "ttft_p99_ms", "request_goodput"}
+
+// compact writes a number in at most six characters.
+func compact(v float64) string {
+	switch {
+	case v >= 1e7:
+		return fmt.Sprintf("%.0fM", v/1e6)
+	case v >= 1e4:
+		return fmt.Sprintf("%.4gk", math.Round(v/100)/10)
+	}
+	return digits(v)
 }
 
 func tenths(v float64) string { return fmt.Sprintf("%.1f", v) }
@@ -124,42 +140,67 @@ func goodput(r *Report) float64 {
 	return *r.Goodput
 }
 
-// WriteTable compares the outcomes of a sweep in 80 columns.
+// columnsMax is the width that all text fits.
+const columnsMax = 80
+
+// WriteTable compares the outcomes of a sweep in 80 columns: milliseconds, medians where nothing else is said.
 func WriteTable(w io.Writer, sweeps []Sweep, outcomes []Outcome) error {
+	shown := slices.Clone(measures)
+	without := func(key string) {
+		shown = slices.DeleteFunc(shown, func(m measure) bool { return m.key == key })
+	}
+	failed := 0
+	for _, o := range outcomes {
+		failed += o.Report.Failed
+		if o.Report.Goodput == nil {
+			without("request_goodput")
+		}
+	}
+	text, err := tableOf(sweeps, outcomes, shown)
+	for next := 0; err == nil && widest(text) > columnsMax && next < len(givenUp); next++ {
+		without(givenUp[next])
+		text, err = tableOf(sweeps, outcomes, shown)
+	}
+	if err != nil {
+		return err
+	}
+	if failed > 0 {
+		text += fmt.Sprintf("\n%s requests failed or were refused; --json says which of the runs.\n", thousands(int64(failed)))
+	}
+	_, err = io.WriteString(w, text)
+	return err
+}
+
+func tableOf(sweeps []Sweep, outcomes []Outcome, shown []measure) (string, error) {
 	var b strings.Builder
-	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	t := tabwriter.NewWriter(&b, 0, 0, 1, ' ', tabwriter.AlignRight)
 	var head []string
 	for _, s := range sweeps {
-		head = append(head, short(s.Name, 9))
-	}
-	shown := measures
-	if len(outcomes) > 0 && outcomes[0].Report.Goodput == nil {
-		shown = append(append([]measure{}, measures[:5]...), measures[6:]...)
+		head = append(head, short(s.Name, 11))
 	}
 	for _, m := range shown {
 		head = append(head, m.name)
 	}
-	fmt.Fprintln(t, strings.Join(head, "\t")+"\t")
-	failed := 0
+	fmt.Fprintln(t, strings.Join(head, "\t ")+"\t")
 	for _, o := range outcomes {
 		var row []string
 		for _, v := range o.Values {
-			row = append(row, short(v, 9))
+			row = append(row, short(v, 11))
 		}
 		for _, m := range shown {
 			row = append(row, m.form(m.value(o.Report)))
 		}
-		fmt.Fprintln(t, strings.Join(row, "\t")+"\t")
-		failed += o.Report.Failed
+		fmt.Fprintln(t, strings.Join(row, "\t ")+"\t")
 	}
-	if err := t.Flush(); err != nil {
-		return err
+	err := t.Flush()
+	return b.String(), err
+}
+
+func widest(text string) (n int) {
+	for line := range strings.Lines(text) {
+		n = max(n, utf8.RuneCountInString(strings.TrimRight(line, "\n")))
 	}
-	if failed > 0 {
-		fmt.Fprintf(&b, "\n%s requests failed or were refused; --json says which of the runs.\n", thousands(int64(failed)))
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
+	return n
 }
 
 // WriteCSV writes one line for each outcome, with all figures.
