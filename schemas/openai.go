@@ -21,6 +21,7 @@ const (
 	UserBytesMax       = 512  // bytes in user
 	RequestChoicesMax  = 256  // prompts × n
 	PriorityMax        = 1 << 20
+	DeadlineMsMax      = 1 << 40 // 34 years
 	clientTokensMax    = math.MaxInt32
 	clientTokenDetails = "an integer from 1 to 2147483647"
 )
@@ -47,6 +48,7 @@ type GenerationParams struct {
 
 	User     string `json:"user,omitempty" jsonschema_description:"for fair sharing between users"`
 	Priority int64  `json:"priority,omitempty" jsonschema_description:"lower runs earlier"`
+	Deadline int64  `json:"deadline_ms,omitempty" jsonschema:"minimum=0" jsonschema_description:"milliseconds within which the whole answer is wanted: it ends with an error then, and the deadline policy serves by it; 0 is no limit of one's own"`
 
 	SkipSpecialTokens *bool `json:"skip_special_tokens,omitempty" jsonschema_description:"default true"`
 	IncludeStop       bool  `json:"include_stop_str_in_output,omitempty"`
@@ -150,6 +152,8 @@ func (p *GenerationParams) validate() *Error {
 		return outOfRange("user", fmt.Sprintf("%d bytes long", len(p.User)), fmt.Sprintf("at most %d", UserBytesMax))
 	case p.Priority < -PriorityMax || p.Priority > PriorityMax:
 		return outOfRange("priority", p.Priority, fmt.Sprintf("an integer from %d to %d", -PriorityMax, PriorityMax))
+	case p.Deadline < 0 || p.Deadline > DeadlineMsMax:
+		return outOfRange("deadline_ms", p.Deadline, fmt.Sprintf("an integer from 0 to %d", DeadlineMsMax))
 	case p.StreamOptions != nil && !p.Stream:
 		return Errorf(KindInvalid, "validate", "stream_options is set without stream: true").WithParam("stream_options")
 	case p.StreamOptions != nil && p.StreamOptions.IncludeObfuscation:

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"math/rand/v2"
+	"time"
 
 	"github.com/troupe-engine/troupe/schemas"
 )
@@ -59,6 +60,7 @@ type job struct {
 	stopTokens schemas.I32
 	ignoreEOS  bool
 	priority   int32
+	timeMax    time.Duration // the client's own limit for the answer; 0 is none
 	user       string
 
 	promptField, maxTokensField string // what errors call them
@@ -70,7 +72,7 @@ func newJob(p *schemas.GenerationParams, cfg *Config) (*job, *schemas.Error) {
 		return nil, err
 	}
 	j := &job{model: p.Model, n: 1, stream: p.Stream, sampling: sampling, seeded: p.Seed != nil,
-		minTokens: int32(p.MinTokens), ignoreEOS: p.IgnoreEOS, priority: int32(p.Priority), user: p.User,
+		minTokens: int32(p.MinTokens), ignoreEOS: p.IgnoreEOS, priority: int32(p.Priority), timeMax: time.Duration(p.Deadline) * time.Millisecond, user: p.User,
 		promptLogprobs: p.PromptLogprobs != nil, maxTokensField: "max_tokens"}
 	if p.N != nil {
 		j.n = int(*p.N)

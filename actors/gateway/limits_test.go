@@ -171,6 +171,24 @@ func TestSlowBodyTimesOutAndLargeBodyIsRefused(t *testing.T) {
 	}
 }
 
+func TestRequestWithADeadlineOfItsOwn(t *testing.T) {
+	e := startEngine(t, nil)
+	g, server := startGateway(t, e, nil)
+	resp, body := post(t, server, "/v1/completions", `{"prompt":"a","deadline_ms":40}`)
+	if resp.StatusCode != 504 || !strings.Contains(string(body), "longer than 40ms") || !strings.Contains(string(body), "raise deadline_ms") {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
+	r := <-e.submitted
+	if left := r.DeadlineMs - time.Now().UnixMilli(); left > 40 {
+		t.Errorf("the scheduler was given %d ms", left)
+	}
+	eventually(t, "the sequence is cancelled", func() bool { return e.isCancelled(r.Request.Seq(0)) })
+	if resp, body := post(t, server, "/v1/completions", `{"prompt":"a","deadline_ms":-1}`); resp.StatusCode != 400 || !strings.Contains(string(body), "deadline_ms") {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+	settled(t, g, e)
+}
+
 func TestRequestThatTakesTooLong(t *testing.T) {
 	e := startEngine(t, nil)
 	g, server := startGateway(t, e, func(c *Config) { c.RequestTimeMax = 30 * time.Millisecond })

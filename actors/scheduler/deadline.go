@@ -2,7 +2,7 @@ package scheduler
 
 // Constants of the deadline policy.
 const (
-	// DeadlineNoneNs is the deadline, from its arrival, of a request that has none.
+	// DeadlineNoneNs is the deadline, from its arrival, of a request that has none, or one that is further away.
 	DeadlineNoneNs = 60_000_000_000
 	// deadlineFarNs bounds deadlines, from the arrival.
 	deadlineFarNs = 365 * 24 * 3_600_000_000_000
@@ -15,8 +15,8 @@ const (
 
 // Deadline serves the earliest deadline first. A request that cannot make it any more yields to all that can: its
 // predicted output times the pace of recent answers does not fit into what is left. It still runs when nobody
-// else needs the place, and ends with an error at its deadline. Requests without a deadline are treated as if it
-// were DeadlineNoneNs after they came, and always as feasible.
+// else needs the place, and ends with an error at its deadline. Requests without a deadline, or with one that is further
+// away, are served as if it were DeadlineNoneNs after they came, so none starves.
 type Deadline struct {
 	predict     predictor
 	paceNs      int64 // per output token of one sequence, from its start to its end
@@ -39,7 +39,7 @@ func (p *Deadline) Key(s *Sequence, nowNs int64) int64 {
 	if nowNs+p.predict.remaining(s)*p.paceNs > deadline {
 		return s.arrivedNs + deadlineMissedNs
 	}
-	return deadline
+	return min(deadline, s.arrivedNs+DeadlineNoneNs)
 }
 
 // Refresh has nothing to prepare: what is left of a deadline changes with time.
