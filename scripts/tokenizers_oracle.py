@@ -10,7 +10,7 @@ Install the reference in a virtual environment first: pip install tokenizers==0.
                     every code point. Its parts use different Unicode versions (9.0 to 17.0), so no
                     single Unicode table reproduces it.
   train DIR         write small tokenizers of many kinds to DIR/NAME.json, trained on made-up text
-  bench TEXT NAME…  compare speed on one thread: tokenizers NAME of ../shared/tokenizers on the lines of the file
+  bench TEXT NAME…  compare speed on one thread: tokenizers NAME of ../shared/tokenizers, or files NAME.json, on the lines of the file
                     TEXT (short prompts) and on all of it (long text), the Go benchmarks in the same run
   mix DIR           put random components around the models of `train DIR`, as DIR/mix-N.json
   vectors DIR       write what the reference makes of random and adversarial text to DIR/NAME.jsonl, for every
@@ -597,12 +597,15 @@ def bench(path, names, runs):
     root = pathlib.Path(__file__).resolve().parent.parent
     text = pathlib.Path(path).read_text()
     prompts = [line for line in text.splitlines() if len(line) >= 40][:1000]
+    names = [str(pathlib.Path(name).resolve()) if name.endswith(".json") else name for name in names]
     command = ["go", "test", "./internal/tokenizers", "-run", "^$", "-bench", "Encode", f"-count={runs}", "-benchtime=300ms",
-               "-args", "-text", str(pathlib.Path(path).resolve())]
+               "-args", "-text", str(pathlib.Path(path).resolve()), "-tokenizers", ",".join(names)]
     output = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
     print(f"{'':24}{'PyPI encode':>14}{'PyPI batch_fast':>17}{'Go':>10}{'ratio':>15}")
     for name in names:
         file = root.parent / "shared" / "tokenizers" / name / "tokenizer.json"
+        if name.endswith(".json"):
+            file, name = pathlib.Path(name), pathlib.Path(name).stem
         data = file.read_bytes() if file.exists() else gzip.open(str(file) + ".gz").read()
         tokenizer = Tokenizer.from_str(data.decode())
         for kind, texts in (("long", [text]), ("short", prompts)):

@@ -3,11 +3,32 @@ package tokenizers
 import (
 	"flag"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
 
-var benchText = flag.String("text", "", "file to encode in benchmarks instead of made-up text")
+var (
+	benchText       = flag.String("text", "", "file to encode in benchmarks instead of made-up text")
+	benchTokenizers = flag.String("tokenizers", "gpt2,llama3.1,qwen3,mistral-7b-v0.1,llama2-spm-derived", "tokenizers to encode with in benchmarks: names in ../shared or files, separated by commas")
+)
+
+// benchTokenizer loads one of benchTokenizers.
+func benchTokenizer(b *testing.B, name string) *Tokenizer {
+	b.Helper()
+	if !strings.HasSuffix(name, ".json") {
+		return sharedTokenizer(b, name)
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		b.Fatal(err)
+	}
+	tok, err := Load(data)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return tok
+}
 
 // benchTexts returns a long text and short prompts, which are its lines of 40 characters or more.
 func benchTexts(b *testing.B) (long string, short []string) {
@@ -29,11 +50,11 @@ func benchTexts(b *testing.B) (long string, short []string) {
 }
 
 func BenchmarkEncode(b *testing.B) {
-	for _, name := range []string{"gpt2", "llama3.1", "qwen3", "mistral-7b-v0.1", "llama2-spm-derived"} {
+	for _, name := range strings.Split(*benchTokenizers, ",") {
 		long, short := benchTexts(b)
 		for kind, texts := range map[string][]string{"long": {long}, "short": short} {
-			b.Run(name+"/"+kind, func(b *testing.B) {
-				tok := sharedTokenizer(b, name)
+			b.Run(strings.TrimSuffix(filepath.Base(name), ".json")+"/"+kind, func(b *testing.B) {
+				tok := benchTokenizer(b, name)
 				size := 0
 				for _, text := range texts {
 					size += len(text)
