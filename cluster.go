@@ -11,10 +11,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/troupe-engine/troupe/actors/compute/model"
 	"github.com/troupe-engine/troupe/actors/gateway"
 	"github.com/troupe-engine/troupe/actors/tokenizer"
+	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/cluster"
 	"github.com/troupe-engine/troupe/schemas"
@@ -57,6 +59,15 @@ func (o *Options) validateCluster() error {
 		return bad("replica_silence", o.ReplicaSilence, fmt.Sprintf("at least %s: replicas report every %s", 2*cluster.ReportEvery, cluster.ReportEvery))
 	}
 	return nil
+}
+
+// joinTimeMax is how long a node waits for those it is to join: they may be starting.
+const joinTimeMax = 30 * time.Second
+
+// security is how this node and others know each other.
+func (e *Engine) security() bus.Security {
+	o := &e.opts
+	return bus.Security{Insecure: o.InsecureNetwork, CA: o.TLSCA, Cert: o.TLSCert, Key: o.TLSKey, Seed: o.Credentials, JoinTimeMax: joinTimeMax}
 }
 
 // instance is an actor's name: the usual one, or, on a node that joins others, the node's.

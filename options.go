@@ -26,13 +26,18 @@ type Options struct {
 	NATSListen string `yaml:"nats_listen" doc:"address of the embedded NATS server, host:port; port 0 picks a free one, none accepts no connections; default from nats.conf"`
 	NATSConfig string `yaml:"nats_config" doc:"a nats.conf for the embedded server instead of the built-in one"`
 
-	Leaf           string        `yaml:"leaf" doc:"address at which other nodes may join this one, host:port; see troupe attach"`
-	Attach         string        `yaml:"attach" doc:"join the nodes at this address, as nats-leaf://host:7422; several are separated by commas"`
-	Actors         string        `yaml:"actors" doc:"which actors run here, separated by commas: gateway, tokenizer, replica"`
-	Node           string        `yaml:"node" doc:"name of this node among those that work together; default: a random one"`
-	Routing        string        `yaml:"routing" doc:"how gateways choose between replicas: prefix, least-loaded, two-choices or round-robin"`
-	ReplicaSilence time.Duration `yaml:"replica_silence" doc:"a replica that has not reported for so long is given up, and its requests go on elsewhere"`
-	Store          string        `yaml:"store" doc:"directory in which the embedded NATS server keeps streams (JetStream), for troupe record --stream; empty has none"`
+	Leaf            string        `yaml:"leaf" doc:"address at which other nodes may join this one, host:port; see troupe attach"`
+	Attach          string        `yaml:"attach" doc:"join the nodes at this address, as nats-leaf://host:7422; several are separated by commas"`
+	Actors          string        `yaml:"actors" doc:"which actors run here, separated by commas: gateway, tokenizer, replica"`
+	Node            string        `yaml:"node" doc:"name of this node among those that work together; default: a random one"`
+	Routing         string        `yaml:"routing" doc:"how gateways choose between replicas: prefix, least-loaded, two-choices or round-robin"`
+	Credentials     string        `yaml:"credentials" doc:"file with the nkey seed to join other nodes with; see troupe keys"`
+	TLSCA           string        `yaml:"tls_ca" doc:"PEM file with the authority that other nodes' certificates must be of"`
+	TLSCert         string        `yaml:"tls_cert" doc:"PEM file with this node's certificate, for other nodes"`
+	TLSKey          string        `yaml:"tls_key" doc:"PEM file with the key to tls_cert"`
+	InsecureNetwork bool          `yaml:"insecure_network" doc:"DANGER: let NATS and other nodes in from beyond this machine without TLS and credentials; whoever reaches the port controls the engine"`
+	ReplicaSilence  time.Duration `yaml:"replica_silence" doc:"a replica that has not reported for so long is given up, and its requests go on elsewhere"`
+	Store           string        `yaml:"store" doc:"directory in which the embedded NATS server keeps streams (JetStream), for troupe record --stream; empty has none"`
 
 	Device  string `yaml:"device" doc:"auto, cpu or cuda; auto is cuda if such a device opens, otherwise cpu"`
 	Compute string `yaml:"compute" doc:"type of activations, keys and values: f32, or bf16, which only CUDA has and which is several times as fast there"`

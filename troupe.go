@@ -141,7 +141,7 @@ func (e *Engine) startNode() error {
 	if err != nil {
 		return err
 	}
-	e.node, err = bus.Start(bus.Options{StoreDir: e.opts.Store, ID: schemas.NodeID(e.opts.Node), Config: config, Listen: e.opts.NATSListen, LeafListen: e.opts.Leaf, Leafs: splitList(e.opts.Attach), Log: e.log,
+	e.node, err = bus.Start(bus.Options{StoreDir: e.opts.Store, ID: schemas.NodeID(e.opts.Node), Config: config, Listen: e.opts.NATSListen, LeafListen: e.opts.Leaf, Leafs: splitList(e.opts.Attach), Security: e.security(), Log: e.log,
 		RemoteOnly: e.network.remoteOnly, Faults: e.network.faults, AttemptTimeMax: e.network.attemptTimeMax})
 	return err
 }

@@ -43,6 +43,8 @@ type Options struct {
 	LeafListen string   // accept other nodes as leaf nodes here; "" does not
 	StoreDir   string   // JetStream keeps streams here; "" leaves JetStream to the configuration
 	Leafs      []string // join other nodes: "nats-leaf://host:7422"
+	// Security is how nodes on different machines know each other.
+	Security Security
 	// Account names the NATS account of Config that the actors live in. "" is the only one there is, or
 	// the server's global account.
 	Account string
@@ -64,6 +66,7 @@ type Node struct {
 	log  zerolog.Logger
 
 	server  *server.Server
+	logger  natsLogger
 	account *server.Account
 	login   []nats.Option // how the process identifies itself to its own server
 
@@ -102,6 +105,10 @@ func Start(opts Options) (*Node, error) {
 	if err := n.startServer(sopts); err != nil {
 		return nil, err
 	}
+	if err := n.join(n.logger.trouble); err != nil {
+		n.Close()
+		return nil, err
+	}
 	if n.account, err = n.server.LookupAccount(accountName); err != nil {
 		n.Close()
 		return nil, fmt.Errorf("bus: NATS account %q: %w", accountName, err)
@@ -115,7 +122,8 @@ func Start(opts Options) (*Node, error) {
 
 // startServer returns when the server listens, or with the reason why it does not.
 func (n *Node) startServer(sopts *server.Options) error {
-	log := natsLogger{n.log, make(chan string, 1)}
+	log := natsLogger{n.log, make(chan string, 1), &atomic.Pointer[string]{}}
+	n.logger = log
 	n.server.SetLoggerV2(log, false, false, false)
 	n.server.Start()
 	why := fmt.Sprintf("it is not ready after %s", serverReadyTimeout)

@@ -297,7 +297,7 @@ func TestNodeLogsInToItsOwnServer(t *testing.T) {
 }
 
 func TestAddresses(t *testing.T) {
-	n := startNode(t, Options{Listen: "0.0.0.0:-1", LeafListen: "0.0.0.0:0"})
+	n := startNode(t, Options{Listen: "0.0.0.0:-1", LeafListen: "0.0.0.0:0", Security: Security{Insecure: true}})
 	if !strings.HasPrefix(n.URL(), "nats://127.0.0.1:") || !strings.HasPrefix(n.LeafURL(), "nats-leaf://127.0.0.1:") || strings.HasSuffix(n.LeafURL(), ":-1") {
 		t.Errorf("got %s and %s", n.URL(), n.LeafURL())
 	}

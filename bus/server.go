@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -60,6 +61,12 @@ func serverOptions(opts Options) (*server.Options, error) {
 			return nil, fmt.Errorf("bus: leaf %q: want nats-leaf://host:port", leaf)
 		}
 		sopts.LeafNode.Remotes = append(sopts.LeafNode.Remotes, &server.RemoteLeafOpts{URLs: []*url.URL{u}})
+	}
+	if err := opts.Security.apply(sopts); err != nil {
+		return nil, err
+	}
+	if err := checkListeners(sopts, opts.Security.Insecure); err != nil {
+		return nil, err
 	}
 	return sopts, nil
 }
@@ -136,13 +143,32 @@ func homeAccount(sopts *server.Options, name string) (*server.Account, error) {
 type natsLogger struct {
 	log   zerolog.Logger
 	fatal chan string // why the server cannot run
+	last  *atomic.Pointer[string]
 }
 
-func (l natsLogger) Noticef(f string, v ...any) { l.log.Debug().Msgf("nats: "+f, v...) }
-func (l natsLogger) Warnf(f string, v ...any)   { l.log.Warn().Msgf("nats: "+f, v...) }
-func (l natsLogger) Errorf(f string, v ...any)  { l.log.Error().Msgf("nats: "+f, v...) }
-func (l natsLogger) Debugf(f string, v ...any)  { l.log.Trace().Msgf("nats: "+f, v...) }
-func (l natsLogger) Tracef(f string, v ...any)  { l.log.Trace().Msgf("nats: "+f, v...) }
+// trouble is the last error that the server logged, "" if there was none.
+func (l natsLogger) trouble() string {
+	if s := l.last.Load(); s != nil {
+		return *s
+	}
+	return ""
+}
+
+func (l natsLogger) Noticef(f string, v ...any) {
+	text := fmt.Sprintf(f, v...)
+	if strings.Contains(text, leafClosed) {
+		l.last.CompareAndSwap(nil, &text) // an error says more
+	}
+	l.log.Debug().Msg("nats: " + text)
+}
+func (l natsLogger) Warnf(f string, v ...any) { l.log.Warn().Msgf("nats: "+f, v...) }
+func (l natsLogger) Errorf(f string, v ...any) {
+	text := fmt.Sprintf(f, v...)
+	l.last.Store(&text)
+	l.log.Error().Msg("nats: " + text)
+}
+func (l natsLogger) Debugf(f string, v ...any) { l.log.Trace().Msgf("nats: "+f, v...) }
+func (l natsLogger) Tracef(f string, v ...any) { l.log.Trace().Msgf("nats: "+f, v...) }
 
 // Fatalf is how the server says that it cannot listen.
 func (l natsLogger) Fatalf(f string, v ...any) {

@@ -23,13 +23,28 @@ const (
 	clockAsks       = 5 // the quickest of so many answers tells the clock best
 )
 
-// addNATS gives a command that asks a running engine the flag --nats.
-func addNATS(cmd *cobra.Command) *string {
-	return cmd.Flags().String("nats", cmp.Or(os.Getenv("TROUPE_NATS"), natsURLDefault), "NATS URL of the engine")
+// engineAddress is where a command finds a running engine.
+type engineAddress struct{ url, keys string }
+
+// addNATS gives a command that asks a running engine the flags --nats and --keys.
+func addNATS(cmd *cobra.Command) *engineAddress {
+	a := &engineAddress{}
+	cmd.Flags().StringVar(&a.url, "nats", cmp.Or(os.Getenv("TROUPE_NATS"), natsURLDefault), "NATS URL of the engine")
+	cmd.Flags().StringVar(&a.keys, "keys", os.Getenv("TROUPE_KEYS"), "directory with ca.pem and the files of the role admin, observer or client; see troupe keys")
+	return a
 }
 
-func connectNATS(url, name string) (*nats.Conn, error) {
-	conn, err := nats.Connect(url, nats.Name(name), nats.Timeout(connectTimeMax), nats.MaxReconnects(0))
+func (a *engineAddress) connect(name string) (*nats.Conn, error) {
+	options := []nats.Option{nats.Name(name), nats.Timeout(connectTimeMax), nats.MaxReconnects(0)}
+	if a.keys != "" {
+		own, err := natsKeys(a.keys)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, own...)
+	}
+	url := a.url
+	conn, err := nats.Connect(url, options...)
 	if err != nil {
 		return nil, schemas.Errorf(schemas.KindUnavailable, "connect", "%s: %v", url, err).WithParam("nats").
 			WithHint("is `troupe serve` running there?")
@@ -40,9 +55,9 @@ func connectNATS(url, name string) (*nats.Conn, error) {
 func newNodesCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "nodes", Short: "List the nodes that work together: actors, load, version, clock.", Args: cobra.NoArgs,
 		Example: "  troupe nodes --nats nats://127.0.0.1:4222"}
-	url, asJSON := addNATS(cmd), addJSON(cmd)
+	address, asJSON := addNATS(cmd), addJSON(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		conn, err := connectNATS(*url, "troupe nodes")
+		conn, err := address.connect("troupe nodes")
 		if err != nil {
 			return err
 		}

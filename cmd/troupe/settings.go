@@ -15,7 +15,7 @@ import (
 )
 
 // otherVariables are environment variables that are no options of an engine.
-var otherVariables = []string{"TROUPE_CONFIG", "TROUPE_MODELS", "TROUPE_CPU_TIER", "TROUPE_CACHE", "TROUPE_NATS"}
+var otherVariables = []string{"TROUPE_CONFIG", "TROUPE_MODELS", "TROUPE_CPU_TIER", "TROUPE_CACHE", "TROUPE_NATS", "TROUPE_KEYS"}
 
 // settings are an engine's options with the flags that set them.
 type settings struct {

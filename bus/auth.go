@@ -1,0 +1,71 @@
+package bus
+
+import (
+	"slices"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// Role is what the holder of a key may do on the bus: a program's part in a company of several machines. What a
+// role may not publish or subscribe to, the server refuses, logs and counts.
+type Role struct {
+	Name, Doc string
+	Publish   []string // subjects, with NATS's wildcards
+	Subscribe []string
+}
+
+// InboxPrefix starts the subjects on which replies come. Clients with a role that is no node's have a part of it to
+// themselves: InboxPrefix + role + ".>".
+const InboxPrefix = "_INBOX."
+
+const discovery = "$SRV.>" // nats micro
+
+// Roles lists the roles, the one that may do most last.
+func Roles() []Role {
+	// What each node does, whatever its part: it answers, reports, is asked how it is, and mirrors what its actors say.
+	node := Role{Publish: []string{InboxPrefix + ">", schemas.NodeReports.Subject(""), schemas.TapPrefix + ">", schemas.PeekPrefix + ">", schemas.JournalPrefix + ">"},
+		Subscribe: append(served("node"), InboxPrefix+">", discovery)}
+	var ask, offer []string
+	for _, e := range schemas.ClientEndpoints() {
+		ask, offer = append(ask, e.Subject(), e.Subject()+".*"), append(offer, e.Subject(), e.Subject()+".*")
+	}
+	credit := creditSubject("*")
+	roles := []Role{
+		{Name: "replica", Doc: "a node with a scheduler, a memory manager and a computation manager",
+			Publish:   append([]string{schemas.Tokens.Subject("*"), schemas.ReplicaReports.Subject("")}, node.Publish...),
+			Subscribe: slices.Concat(served("scheduler", "memory", "compute"), node.Subscribe)},
+		{Name: "tokenizer", Doc: "a node that turns text into tokens and back",
+			Publish:   append([]string{schemas.Deltas.Subject("*"), schemas.CancelSeqs.Subject("*")}, node.Publish...),
+			Subscribe: append(served("tokenizer"), node.Subscribe...)},
+		{Name: "gateway", Doc: "a node that takes requests from clients and streams the answers",
+			Publish: slices.Concat([]string{schemas.Submit.Subject("*"), schemas.CancelSeqs.Subject("*"), schemas.Engine.Subject("*"), schemas.SchedulerInfo.Subject("*"),
+				schemas.Compile.Subject("*"), schemas.ComputeInfo.Subject("*"), schemas.Prefixes.Subject("*"), schemas.MemoryInfo.Subject("*"),
+				schemas.SubjectPrefix + "cancel.*"}, node.Publish),
+			Subscribe: slices.Concat(served("gateway", "tokenizer"), offer, []string{schemas.ReplicaReports.Subject(""), credit}, node.Subscribe)},
+		{Name: "client", Doc: "a tenant: asks gateways, and sees the answers to its own questions",
+			Publish: append(ask, credit), Subscribe: []string{InboxPrefix + "client.>"}},
+		{Name: "observer", Doc: "sees all and changes nothing: taps, journals, states, who plays what",
+			Publish:   append(states(), "$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>"),
+			Subscribe: []string{InboxPrefix + "observer.>", schemas.TapPrefix + ">", schemas.PeekPrefix + ">", schemas.JournalPrefix + ">", schemas.NodeReports.Subject(""), schemas.ReplicaReports.Subject("")}},
+		{Name: "admin", Doc: "may do everything", Publish: []string{">"}, Subscribe: []string{">"}},
+	}
+	return roles
+}
+
+// served are the subjects that actors of services are asked on, by instance and without.
+func served(services ...string) (subjects []string) {
+	for _, s := range services {
+		subjects = append(subjects, schemas.SubjectPrefix+s+".*", schemas.SubjectPrefix+s+".*.*")
+	}
+	return subjects
+}
+
+// states are the subjects on which actors show themselves.
+func states() (subjects []string) {
+	for _, e := range schemas.Endpoints() {
+		if e.Verb == "state" || e.Verb == "info" {
+			subjects = append(subjects, e.Subject(), e.Subject()+".*")
+		}
+	}
+	return subjects
+}

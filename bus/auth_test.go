@@ -1,0 +1,327 @@
+package bus
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+	"github.com/rs/zerolog"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// secured is a node that asks everybody who they are, and the files with which they can say so.
+func secured(t *testing.T, valid time.Duration) (*Node, string) {
+	t.Helper()
+	dir := t.TempDir()
+	keys, err := MakeKeys(KeysConfig{Hosts: []string{"127.0.0.1"}, Dir: dir, Valid: valid})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range keys {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, err := Start(Options{ID: "hub", Config: string(keys["hub.conf"]), Listen: "127.0.0.1:-1", LeafListen: "127.0.0.1:-1", Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.Close)
+	return n, dir
+}
+
+func security(dir, role string) Security {
+	return Security{CA: dir + "/ca.pem", Cert: dir + "/" + role + ".pem", Key: dir + "/" + role + "-key.pem", Seed: dir + "/" + role + ".nk", JoinTimeMax: 5 * time.Second}
+}
+
+// connectAs is a client with a role's key. Violations gets what the server refuses.
+func connectAs(t *testing.T, n *Node, dir, role string) (c *nats.Conn, violations func() string) {
+	t.Helper()
+	var mu sync.Mutex
+	var seen []string
+	inbox := InboxPrefix + role
+	nkey, err := nats.NkeyOptionFromSeed(dir + "/" + role + ".nk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err = nats.Connect(strings.Replace(n.URL(), "nats://", "tls://", 1), nkey, nats.RootCAs(dir+"/ca.pem"), nats.ClientCert(dir+"/"+role+".pem", dir+"/"+role+"-key.pem"),
+		nats.CustomInboxPrefix(inbox), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			seen = append(seen, err.Error())
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c, func() string {
+		if err := c.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond) // the handler runs on a goroutine of its own
+		mu.Lock()
+		defer mu.Unlock()
+		return strings.Join(seen, "\n")
+	}
+}
+
+// matrix says who may ask what: every endpoint, every topic, and the subjects of clients and recorders.
+var matrix = map[string]struct{ publish, subscribe string }{ // roles, besides admin, which may do everything
+	"inf.v1.tokenizer.encode.x":   {"", "tokenizer gateway"},
+	"inf.v1.tokenizer.decode.x":   {"", "tokenizer gateway"},
+	"inf.v1.tokenizer.tokens.x":   {"replica", "tokenizer gateway"},
+	"inf.v1.tokenizer.close.x":    {"", "tokenizer gateway"},
+	"inf.v1.tokenizer.state.x":    {"observer", "tokenizer gateway"},
+	"inf.v1.scheduler.submit.x":   {"gateway", "replica"},
+	"inf.v1.scheduler.cancel.x":   {"gateway tokenizer", "replica"},
+	"inf.v1.scheduler.info.x":     {"gateway observer", "replica"},
+	"inf.v1.scheduler.state.x":    {"gateway observer", "replica"},
+	"inf.v1.memory.prefixes.x":    {"gateway", "replica"},
+	"inf.v1.memory.state.x":       {"gateway observer", "replica"},
+	"inf.v1.compute.compile.x":    {"gateway", "replica"},
+	"inf.v1.compute.state.x":      {"gateway observer", "replica"},
+	"inf.v1.gateway.deltas.x":     {"tokenizer", "gateway"},
+	"inf.v1.gateway.state.x":      {"observer", "gateway"},
+	"inf.v1.node.info.x":          {"observer", "replica tokenizer gateway"},
+	"inf.v1.node.drain.x":         {"", "replica tokenizer gateway"},
+	"inf.v1.replica.report.x":     {"replica", "gateway observer"},
+	"inf.v1.node.report.x":        {"replica tokenizer gateway", "replica tokenizer gateway observer"},
+	"inf.v1.chat":                 {"client", "gateway"},
+	"inf.v1.cancel":               {"client", "gateway"},
+	"inf.v1.cancel.0000aa":        {"client gateway", "gateway"},
+	"inf.v1.credit.x":             {"client", "gateway"},
+	"_INBOX.client.x":             {"replica tokenizer gateway", "client replica tokenizer gateway"},
+	"_INBOX.observer.x":           {"replica tokenizer gateway", "observer replica tokenizer gateway"},
+	"tap.inf.v1.chat":             {"replica tokenizer gateway", "observer"},
+	"journal.n":                   {"replica tokenizer gateway", "observer"},
+	"$SRV.PING":                   {"observer", "replica tokenizer gateway"},
+	"orders.for.somebody.else":    {"", ""},
+	"inf.v1.policy.rank.mine":     {"", ""},
+	"inf.v1.scheduler.undefined":  {"", "replica"},
+	"$JS.API.STREAM.DELETE.ORDER": {"", ""},
+}
+
+func TestEveryRoleMayDoWhatItNeedsAndNoMore(t *testing.T) {
+	n, dir := secured(t, 0)
+	for _, e := range schemas.Endpoints() { // what the table does not name, nobody but the service may use
+		if _, named := matrix[e.Subject()+".x"]; named {
+			continue
+		}
+		who := map[string]string{"scheduler": "replica", "memory": "replica", "compute": "replica", "tokenizer": "tokenizer gateway", "gateway": "gateway", "node": "replica tokenizer gateway"}[e.Service]
+		allowed := matrix[e.Subject()+".x"]
+		allowed.subscribe = who
+		matrix[e.Subject()+".x"] = allowed
+	}
+	for _, r := range Roles() {
+		c, violations := connectAs(t, n, dir, r.Name)
+		for subject, allowed := range matrix {
+			for action, who := range map[string]string{"Publish": allowed.publish, "Subscription": allowed.subscribe} {
+				want := r.Name == "admin" || slices.Contains(strings.Fields(who), r.Name)
+				var err error
+				if action == "Publish" {
+					err = c.Publish(subject, []byte("x"))
+				} else {
+					var sub *nats.Subscription
+					if sub, err = c.SubscribeSync(subject); err == nil {
+						defer sub.Unsubscribe()
+					}
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				violation := `Permissions Violation for ` + action + ` to "` + subject + `"`
+				got := violations()
+				for end := time.Now().Add(time.Second); !want && !strings.Contains(strings.ToLower(got), strings.ToLower(violation)) && time.Now().Before(end); {
+					got = violations()
+				}
+				if refused := strings.Contains(strings.ToLower(got), strings.ToLower(violation)); refused == want {
+					t.Errorf("%s: %s %s: refused %v, want %v", r.Name, action, subject, refused, !want)
+				}
+			}
+		}
+	}
+}
+
+// A node with a role joins and does its part; what is none of its business does not get through.
+func TestNodesJoinWithTheirKeys(t *testing.T) {
+	hub, dir := secured(t, 0)
+	leaf, err := Start(Options{ID: "leaf", Listen: "none", Leafs: []string{hub.LeafURL()}, Security: security(dir, "replica"), Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer leaf.Close()
+	a := NewActor(leaf, "memory", "r1", "test")
+	Handle(a, schemas.Prefixes, NewGroup(), func(context.Context, *schemas.PrefixRequest) (*schemas.PrefixReply, error) {
+		return (*schemas.PrefixReply)(nil).Example(), nil
+	})
+	if err := a.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := hub.WaitForService(ctx, schemas.Prefixes.Subject("r1")); err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := NewRef(hub, schemas.Prefixes, "r1").Call(ctx, &schemas.PrefixRequest{}); err != nil || reply.Serial == 0 {
+		t.Errorf("the hub asks the leaf: %+v, %v", reply, err)
+	}
+	heard := make(chan string, 8)
+	for _, subject := range []string{schemas.Submit.Subject("other"), schemas.ReplicaReports.Subject("r1")} {
+		if _, err := hub.Conn().Subscribe(subject, func(m *nats.Msg) { heard <- m.Subject }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := hub.Conn().Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(5 * time.Second); !leaf.Served(schemas.ReplicaReports.Subject("r1")) && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	}
+	for _, subject := range []string{schemas.Submit.Subject("other"), schemas.ReplicaReports.Subject("r1")} {
+		if err := leaf.Conn().Publish(subject, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case subject := <-heard:
+		if subject != schemas.ReplicaReports.Subject("r1") {
+			t.Errorf("the hub heard %s from a replica, which has no business there", subject)
+		}
+	case <-ctx.Done():
+		t.Error("the replica's report does not get through")
+	}
+}
+
+func TestWrongCredentialsFailAtOnceWithAReason(t *testing.T) {
+	hub, dir := secured(t, 0)
+	_, foreign := secured(t, 0)
+	expired, expiredDir := secured(t, time.Millisecond-2*clockSkewMax)
+	_ = expired
+	wide := filepath.Join(t.TempDir(), "wide.nk")
+	seed, err := os.ReadFile(dir + "/replica.nk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(wide, seed, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	good := security(dir, "replica")
+	change := func(f func(*Security)) Security { s := good; f(&s); return s }
+	for name, c := range map[string]struct {
+		security Security
+		want     string
+	}{
+		"no key":              {change(func(s *Security) { s.Seed = "" }), "does not know these credentials"},
+		"a foreign key":       {change(func(s *Security) { s.Seed = foreign + "/replica.nk" }), "does not know these credentials"},
+		"no TLS":              {Security{Seed: good.Seed, JoinTimeMax: good.JoinTimeMax}, "certificates do not fit"},
+		"a foreign authority": {security(foreign, "replica"), "certificates do not fit"},
+		"no certificate":      {change(func(s *Security) { s.Cert, s.Key = "", "" }), "it wants a certificate"},
+		"an expired one":      {change(func(s *Security) { s.Cert, s.Key = expiredDir+"/replica.pem", expiredDir+"/replica-key.pem" }), "is valid from"},
+		"a seed for all":      {change(func(s *Security) { s.Seed = wide }), "chmod 600"},
+		"no seed":             {change(func(s *Security) { s.Seed = dir + "/ca.pem" }), "a seed has 58"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			from := time.Now()
+			n, err := Start(Options{ID: "leaf", Listen: "none", Leafs: []string{hub.LeafURL()}, Security: c.security, Log: zerolog.Nop()})
+			if err == nil {
+				n.Close()
+				t.Fatal("it was let in")
+			}
+			var e *schemas.Error
+			if !errors.As(err, &e) || !strings.Contains(e.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+			if took := time.Since(from); took > 3*time.Second {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+	if hub.server.NumLeafNodes() != 0 {
+		t.Error("a leaf with wrong credentials is connected")
+	}
+}
+
+func TestNothingListensBeyondThisMachineUnlessItIsSafeOrSaid(t *testing.T) {
+	_, dir := secured(t, 0)
+	conf, err := os.ReadFile(dir + "/hub.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tlsOnly, _, _ := strings.Cut(string(conf), "authorization")
+	for name, c := range map[string]struct {
+		opts Options
+		want string
+	}{
+		"NATS":                    {Options{Listen: "0.0.0.0:-1"}, "has neither TLS nor credentials"},
+		"leafs":                   {Options{Listen: "none", LeafListen: "0.0.0.0:-1"}, "the address for other nodes"},
+		"all addresses by colon":  {Options{Listen: "none", LeafListen: ":-1"}, "the address for other nodes"},
+		"credentials alone":       {Options{Listen: "0.0.0.0:-1", Config: `authorization {user: a, password: b}`}, "has no TLS"},
+		"TLS alone":               {Options{Listen: "0.0.0.0:-1", Config: tlsOnly}, "has no credentials"},
+		"monitor":                 {Options{Listen: "none", Config: `http: "0.0.0.0:0"` + "\nhttp_port: 18222"}, "NATS's monitor"},
+		"cluster":                 {Options{Listen: "none", Config: `cluster {name: x, listen: "0.0.0.0:-1"}`}, "the NATS cluster"},
+		"websocket":               {Options{Listen: "none", Config: `websocket {listen: "0.0.0.0:18223", no_tls: true}`}, "websockets"},
+		"with keys":               {Options{Listen: "0.0.0.0:-1", LeafListen: "0.0.0.0:-1", Config: string(conf)}, ""},
+		"loopback":                {Options{Listen: "127.0.0.1:-1", LeafListen: "[::1]:-1"}, ""},
+		"on purpose":              {Options{Listen: "0.0.0.0:-1", LeafListen: "0.0.0.0:-1", Security: Security{Insecure: true}}, ""},
+		"the default without any": {Options{}, "has neither TLS nor credentials"},
+	} {
+		c.opts.Log = zerolog.Nop()
+		sopts, err := serverOptions(c.opts)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q (%+v)", name, err, c.want, sopts)
+		}
+	}
+}
+
+func TestMadeKeysAreWhatTheySay(t *testing.T) {
+	keys, err := MakeKeys(KeysConfig{Hosts: []string{"hub.example.org", "10.1.2.3"}, Dir: "/etc/troupe/keys"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(keys["ca.pem"])
+	for _, name := range []string{"hub", "replica", "client"} {
+		pair, err := tls.X509KeyPair(keys[name+".pem"], keys[name+"-key.pem"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth} {
+			_, err = pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{use}})
+			if serves := use == x509.ExtKeyUsageServerAuth; (err == nil) != (!serves || name == "hub") {
+				t.Errorf("%s, usage %v: %v", name, use, err)
+			}
+		}
+	}
+	for _, host := range []string{"hub.example.org", "10.1.2.3"} {
+		pair, _ := tls.X509KeyPair(keys["hub.pem"], keys["hub-key.pem"])
+		if err := pair.Leaf.VerifyHostname(host); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, r := range Roles() {
+		pair, err := nkeys.FromSeed([]byte(strings.TrimSpace(string(keys[r.Name+".nk"]))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if public, _ := pair.PublicKey(); !strings.Contains(string(keys["hub.conf"]), "{nkey: "+public) {
+			t.Errorf("hub.conf does not know the key of %s", r.Name)
+		}
+	}
+	if _, err := MakeKeys(KeysConfig{}); err == nil || !strings.Contains(err.Error(), "no host name") {
+		t.Errorf("got %v", err)
+	}
+	if err := (&server.Options{}).ProcessConfigString(strings.ReplaceAll(string(keys["hub.conf"]), "/etc/troupe/keys", t.TempDir())); err == nil {
+		t.Error("a configuration with files that are not there is taken")
+	}
+}
