@@ -126,7 +126,7 @@ load 60
 echo "a new process of python-sjf: $(rank ranked) steps in its order"
 
 # The shadow has seen all of it.
-"$TROUPE_BIN" policy shadow --nats "$nats" | head -7
+"$TROUPE_BIN" policy shadow --nats "$nats" | head -8
 [ "$(curl -sf "$http/debug/scheduler/shadow" | jq .decisions)" -gt 100 ] || fail 'the shadow saw too few decisions'
 
 code=0

@@ -101,7 +101,16 @@ func ask[Reply any](ctx context.Context, p *policyCommand, subject string, reque
 }
 
 func printPolicy(w io.Writer, r *schemas.PolicyReply) error {
-	fmt.Fprintf(w, "%s decides; there are %s, and nats:NAME\n", shorten(printable(r.Active), 40), strings.Join(r.Policies, ", "))
+	fmt.Fprintf(w, "%s decides; there are:\n", shorten(printable(r.Active), 56))
+	line := " "
+	for _, name := range append(r.Policies, "nats:NAME") {
+		if name = printable(name); len(line)+1+len(name) > columnsMax {
+			fmt.Fprintln(w, line)
+			line = " "
+		}
+		line += " " + name
+	}
+	fmt.Fprintln(w, line)
 	if r.Rank == nil {
 		return nil
 	}
@@ -112,26 +121,30 @@ func printPolicy(w io.Writer, r *schemas.PolicyReply) error {
 func printRank(w io.Writer, s *schemas.RankState) error {
 	state := "its order is used"
 	if !s.Active {
-		state = s.Fallback + " stands in for it: " + shorten(printable(s.Reason), 60)
+		state = s.Fallback + " stands in for it"
 	}
 	micro := func(ns int64, n uint64) string { return fmt.Sprintf("%.1f µs", float64(ns)/1e3/float64(max(n, 1))) }
 	steps := s.Ranked + s.Unranked
-	fmt.Fprintf(w, "%s: %s\n", shorten(printable(s.Subject), 50), state)
+	fmt.Fprintf(w, "%s: %s\n", shorten(printable(s.Subject), 45), state)
+	if !s.Active {
+		fmt.Fprintf(w, "  because: %s\n", shorten(printable(s.Reason), columnsMax-11))
+	}
 	return table(w, [][]string{
-		{"  questions", fmt.Sprintf("%d asked, %d answered, %d late, %d without a listener, %d invalid", s.Asked, s.Answered, s.Late, s.Absent, s.Invalid)},
+		{"  questions", fmt.Sprintf("%d asked, %d answered", s.Asked, s.Answered)},
+		{"  failures", fmt.Sprintf("%d late, %d without a listener, %d invalid", s.Late, s.Absent, s.Invalid)},
 		{"  fallback", fmt.Sprintf("took over %d times, gave back %d times", s.Fell, s.Returned)},
 		{"  steps", fmt.Sprintf("%d in its order, %d in the fallback's", s.Ranked, s.Unranked)},
-		{"  answer", fmt.Sprintf("after %s on average, %s at most; limit %s", micro(s.TripNs, s.Answered), micro(s.TripMax, 1), time.Duration(s.Limit))},
-		{"  tax per step", fmt.Sprintf("%s: asking %s, answers %s, waiting %s", micro(s.AskNs+s.ApplyNs+s.WaitNs, steps), micro(s.AskNs, steps), micro(s.ApplyNs, steps), micro(s.WaitNs, steps))},
+		{"  answer", fmt.Sprintf("after %s, at most %s; limit %s", micro(s.TripNs, s.Answered), micro(s.TripMax, 1), time.Duration(s.Limit))},
+		{"  tax per step", fmt.Sprintf("%s: asks %s, answers %s, waits %s", micro(s.AskNs+s.ApplyNs+s.WaitNs, steps), micro(s.AskNs, steps), micro(s.ApplyNs, steps), micro(s.WaitNs, steps))},
 	})
 }
 
 func printShadow(w io.Writer, r *schemas.ShadowReport) error {
 	if r.Policy == "" {
-		_, err := fmt.Fprintf(w, "%s decides; there is no shadow: troupe policy shadow NAME\n", printable(r.Live))
+		_, err := fmt.Fprintf(w, "%s decides\nthere is no shadow; troupe policy shadow NAME begins one\n", shorten(printable(r.Live), 70))
 		return err
 	}
-	fmt.Fprintf(w, "%s watches %s since %s\n", printable(r.Policy), printable(r.Live), time.UnixMilli(r.SinceMs).Format(time.DateTime))
+	fmt.Fprintf(w, "%s watches %s since %s\n", shorten(printable(r.Policy), 20), shorten(printable(r.Live), 20), time.UnixMilli(r.SinceMs).Format(time.DateTime))
 	if r.Failed != "" {
 		fmt.Fprintf(w, "it was ended: %s\n", shorten(printable(r.Failed), 64))
 	}
@@ -143,7 +156,8 @@ func printShadow(w io.Writer, r *schemas.ShadowReport) error {
 		{"  same order", share(r.Agreed)},
 		{"  others first to start", share(r.Started)},
 		{"  another first to yield", share(r.Yielded)},
-		{"  work ahead of a request", fmt.Sprintf("%.0f tokens now, %.0f with %s: %+.1f %% predicted mean wait", r.AheadLive, r.AheadShadow, printable(r.Policy), 100*r.Change)},
+		{"  work ahead of a request", fmt.Sprintf("%.0f tokens, with the shadow %.0f", r.AheadLive, r.AheadShadow)},
+		{"  predicted mean wait", fmt.Sprintf("%+.1f %%", 100*r.Change)},
 		{"  cost", fmt.Sprintf("%.1f µs per decision, %.1f at most", float64(r.CostNs)/1e3/float64(max(r.Decisions, 1)), float64(r.CostMaxNs)/1e3)},
 	}); err != nil {
 		return err
