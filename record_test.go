@@ -86,23 +86,19 @@ func feed(t *testing.T, path string, takers ...func(*recording.Entry) error) *re
 func TestRecordAndReplay(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "load.troupe")
 	recordLoad(t, path, recording.Options{Source: "test"})
-	manifest := &feed(t, path).Manifests()[0]
-
 	name := "scheduler." + string(replicaInstance)
 	same, other := &replay.Scheduler{}, &replay.Scheduler{Change: func(c *scheduler.Config) { c.Policy = "shortest" }}
 	same.Report.Actor, other.Report.Actor = name, name
-	memory := &replay.Memory{Scheduler: name, Manifest: manifest}
-	var compute *replay.ComputeActor
-	engine := &replay.Engine{Scheduler: name, Manifest: manifest, Open: func(p *schemas.SchedulerCheckpoint) (replay.Compute, error) {
+	memory := &replay.Memory{Scheduler: name}
+	engine := &replay.Engine{Scheduler: name, Open: func(p *schemas.SchedulerCheckpoint, m *recording.Manifest) (replay.Compute, error) {
 		dev, err := OpenDevice(Options{Device: "cpu"})
 		if err != nil {
 			return nil, err
 		}
-		compute, err = replay.OpenCompute(dev, defaultmodel.Name, defaultmodel.Files(), p, gpu.DTypeByName(manifest.Schedulers[0].Compute.KV[0].DType), "", zerolog.Nop())
-		return compute, err
+		return replay.OpenCompute(dev, defaultmodel.Name, defaultmodel.Files(), p, gpu.DTypeByName(m.Schedulers[0].Compute.KV[0].DType), "", zerolog.Nop())
 	}}
 	feed(t, path, same.Take, other.Take, memory.Take, engine.Take)
-	if err := compute.Close(); err != nil {
+	if err := engine.Close(); err != nil {
 		t.Error(err)
 	}
 

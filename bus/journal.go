@@ -2,6 +2,7 @@ package bus
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -31,11 +32,13 @@ type journal struct {
 	log        zerolog.Logger
 	start      time.Time
 
+	// unheard: something happened while nobody listened, so the next entry does not follow the last one.
+	unheard atomic.Bool
+
 	mu      sync.Mutex
 	waiting []journaled
-	first   uint64 // number of waiting[0]
-	skipped uint64 // entries after waiting that were dropped
-	warned  bool
+	next    uint64 // number of the next entry
+	full    bool   // entries were dropped since the last were taken
 
 	wake    chan struct{}
 	stop    chan struct{}
@@ -44,35 +47,51 @@ type journal struct {
 
 // journaled is an entry before it is encoded.
 type journaled struct {
+	number  uint64
 	entry   schemas.JournalEntry
 	message any // of a Delivery
 }
 
 func newJournal(node schemas.NodeID, conn *nats.Conn, interested func(string) bool, log zerolog.Logger) *journal {
 	j := &journal{node: node, subject: schemas.JournalPrefix + string(node), conn: conn, interested: interested, log: log,
-		start: time.Now(), first: 1, wake: make(chan struct{}, 1), stop: make(chan struct{})}
+		start: time.Now(), next: 1, wake: make(chan struct{}, 1), stop: make(chan struct{})}
 	j.stopped.Add(1)
 	go j.publish()
 	return j
 }
 
-// Journaling says whether somebody listens to the node's journal: only then are entries worth making.
-func (n *Node) Journaling() bool { return n.journal.interested(n.journal.subject) }
+// Journaling says whether somebody listens to the node's journal. Ask for every event: only then are entries worth making,
+// and what happens meanwhile is missed.
+func (n *Node) Journaling() bool { return n.journal.heard() }
 
 // Journal adds an entry and sets its clocks. Like every message, what it points to does not change afterwards.
 func (n *Node) Journal(e schemas.JournalEntry) { n.journal.add(journaled{entry: e}) }
+
+func (j *journal) heard() bool {
+	if j.interested(j.subject) {
+		return true
+	}
+	if !j.unheard.Load() {
+		j.unheard.Store(true)
+	}
+	return false
+}
 
 func (j *journal) add(x journaled) {
 	now := time.Now()
 	x.entry.UnixNs, x.entry.MonoNs = now.UnixNano(), now.Sub(j.start).Nanoseconds()
 	j.mu.Lock()
+	if j.unheard.Load() && j.unheard.Swap(false) && j.next > 1 {
+		j.next++
+	}
+	x.number = j.next
+	j.next++
+	warn := false
 	if len(j.waiting) < JournalQueueMax {
 		j.waiting = append(j.waiting, x)
 	} else {
-		j.skipped++
+		warn, j.full = !j.full, true
 	}
-	warn := j.skipped > 0 && !j.warned
-	j.warned = j.warned || warn
 	j.mu.Unlock()
 	if warn {
 		j.log.Warn().Int("queue_max", JournalQueueMax).Msg("the journal falls behind: entries are dropped (their numbers are skipped)")
@@ -85,8 +104,8 @@ func (j *journal) add(x journaled) {
 
 // deliver adds what an actor got, or its reply.
 func (j *journal) deliver(to *Actor, subject string, message any) {
-	if j.interested(j.subject) {
-		j.add(journaled{schemas.JournalEntry{Actor: to.Name(), Delivery: &schemas.Delivery{Subject: subject}}, message})
+	if j.heard() {
+		j.add(journaled{entry: schemas.JournalEntry{Actor: to.Name(), Delivery: &schemas.Delivery{Subject: subject}}, message: message})
 	}
 }
 
@@ -106,40 +125,46 @@ func (j *journal) publish() {
 			}
 		}
 		j.mu.Lock()
-		entries, number := j.waiting, j.first
-		j.waiting, j.first, j.skipped = nil, number+uint64(len(entries))+j.skipped, 0
+		entries := j.waiting
+		j.waiting, j.full = nil, false
 		j.mu.Unlock()
-		j.send(entries, number)
+		j.send(entries)
 	}
 	_ = j.conn.FlushTimeout(drainTimeout)
 }
 
-// send publishes successive entries, the first of which has the number.
-func (j *journal) send(entries []journaled, number uint64) {
-	for len(entries) > 0 {
-		n := min(len(entries), journalBatchMax)
-		j.sendBatch(entries[:n], number)
-		entries, number = entries[n:], number+uint64(n)
-	}
-}
-
-func (j *journal) sendBatch(entries []journaled, number uint64) {
-	batch := schemas.JournalBatch{Version: schemas.JournalVersion, Node: j.node, Build: BuildVersion, Number: number, Entries: make([]schemas.JournalEntry, len(entries))}
-	for i, x := range entries {
-		if x.message != nil {
+// send publishes entries: those that follow each other in batches.
+func (j *journal) send(entries []journaled) {
+	for i := range entries {
+		if x := &entries[i]; x.message != nil {
 			body, err := msgpackEncoding.encode(x.message)
 			if err != nil {
 				j.log.Error().Err(err).Str("subject", x.entry.Delivery.Subject).Msg("cannot journal a delivery")
 			}
 			x.entry.Delivery.Message = body
 		}
-		batch.Entries[i] = x.entry
+	}
+	for len(entries) > 0 {
+		n := 1
+		for n < min(len(entries), journalBatchMax) && entries[n].number == entries[n-1].number+1 {
+			n++
+		}
+		j.sendBatch(entries[:n])
+		entries = entries[n:]
+	}
+}
+
+func (j *journal) sendBatch(entries []journaled) {
+	batch := schemas.JournalBatch{Version: schemas.JournalVersion, Node: j.node, Build: BuildVersion, Number: entries[0].number,
+		Entries: make([]schemas.JournalEntry, len(entries)), Started: j.start.UnixNano()}
+	for i := range entries {
+		batch.Entries[i] = entries[i].entry
 	}
 	body, err := msgpackEncoding.encode(&batch)
 	if err == nil && int64(len(body)) > j.conn.MaxPayload() {
 		if half := len(entries) / 2; half > 0 {
-			j.sendBatch(entries[:half], number)
-			j.sendBatch(entries[half:], number+uint64(half))
+			j.sendBatch(entries[:half])
+			j.sendBatch(entries[half:])
 			return
 		}
 		err = tooLarge("journal entry", len(body), j.conn.MaxPayload())
@@ -148,7 +173,7 @@ func (j *journal) sendBatch(entries []journaled, number uint64) {
 		err = j.conn.Publish(j.subject, body)
 	}
 	if err != nil {
-		j.log.Warn().Err(err).Uint64("number", number).Int("entries", len(entries)).Msg("journal entries are lost")
+		j.log.Warn().Err(err).Uint64("number", entries[0].number).Int("entries", len(entries)).Msg("journal entries are lost")
 	}
 }
 

@@ -15,8 +15,9 @@ type JournalBatch struct {
 	Version int32          `json:"version"`
 	Node    NodeID         `json:"node"`
 	Build   string         `json:"build"`  // version of the node's program
-	Number  uint64         `json:"number"` // of the first entry; a node counts from 1, and a gap was lost
+	Number  uint64         `json:"number"` // of the first entry; a node counts from 1, and a gap was lost, or nobody listened
 	Entries []JournalEntry `json:"entries"`
+	Started int64          `json:"started"` // unix nanoseconds: a node that starts again counts from 1 again
 }
 
 // JournalEntry is one event of one actor. Exactly one of the pointers is set.

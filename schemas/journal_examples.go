@@ -2,7 +2,7 @@ package schemas
 
 // Example is a journal's first batch.
 func (*JournalBatch) Example() *JournalBatch {
-	return &JournalBatch{Version: JournalVersion, Node: "node0", Build: "0.1.0", Number: 1, Entries: []JournalEntry{*(*JournalEntry)(nil).Example()}}
+	return &JournalBatch{Version: JournalVersion, Node: "node0", Build: "0.1.0", Number: 1, Started: 1_699_999_999_000_000_000, Entries: []JournalEntry{*(*JournalEntry)(nil).Example()}}
 }
 
 // Example is the arrival of a request.

@@ -31,12 +31,19 @@ func New(node *bus.Node, mb bus.Mailbox, replica schemas.Instance, cfg Config) (
 				return nil, schemas.Errorf(schemas.KindNotFound, "eviction", "%v", err).WithParam("name").
 					WithHint("choose one of %s", strings.Join(Evictions(), ", "))
 			}
+			if node.Journaling() { // the one thing that its scheduler does not know
+				body, err := bus.Marshal(req)
+				if err != nil {
+					return nil, err
+				}
+				node.Journal(schemas.JournalEntry{Actor: a.Name(), Delivery: &schemas.Delivery{Subject: schemas.Eviction.Subject(replica), Message: body}})
+			}
 		}
 		return &schemas.PolicyReply{Active: core.Eviction(), Policies: Evictions()}, nil
 	})
 	bus.Handle(a, schemas.Prefixes, mb, func(_ context.Context, req *schemas.PrefixRequest) (*schemas.PrefixReply, error) {
 		return core.Prefixes(req.Since), nil
 	})
-	a.JournalsItself() // in its scheduler's
+	a.JournalsItself() // in its scheduler's journal
 	return a, nil
 }

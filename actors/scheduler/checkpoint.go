@@ -83,21 +83,36 @@ func ConfigOf(p *schemas.SchedulerCheckpoint) Config {
 		RecentlyDoneMax: int(p.RecentlyDoneMax)}
 }
 
+// Limits of a checkpoint that is restored.
+const (
+	checkpointSequencesMax = 1 << 16
+	checkpointBlocksMax    = 1 << 24
+	checkpointRecentMax    = 1 << 20
+)
+
 // Restore makes a core that goes on from a checkpoint. The configuration may differ from the checkpoint's own, ConfigOf(p):
 // that is what an experiment changes. The core is as the checkpoint's event left it before it proposed a step: a More event
 // at the same time does that. Errors name the field of p.
-func Restore(cfg Config, p *schemas.SchedulerCheckpoint) (*Core, error) {
+func Restore(cfg Config, p *schemas.SchedulerCheckpoint, nowNs int64) (*Core, error) {
+	bad := func(param, format string, args ...any) error {
+		return schemas.Errorf(schemas.KindInvalid, "restore", param+": "+format, args...).WithParam(param)
+	}
+	switch { // what a checkpoint says is not trusted with memory
+	case cfg.SequencesMax > checkpointSequencesMax:
+		return nil, bad("sequences_max", "%d; expected at most %d", cfg.SequencesMax, checkpointSequencesMax)
+	case cfg.Blocks > checkpointBlocksMax:
+		return nil, bad("blocks", "%d; expected at most %d", cfg.Blocks, checkpointBlocksMax)
+	case cfg.RecentlyDoneMax < 0 || cfg.RecentlyDoneMax > checkpointRecentMax:
+		return nil, bad("recently_done_max", "%d; expected 0 to %d", cfg.RecentlyDoneMax, checkpointRecentMax)
+	}
 	c, err := NewCore(cfg, p.Epoch)
 	if err != nil {
 		return nil, err
 	}
-	c.step, c.arrivals, c.forget = p.Step, p.Arrivals, true
+	c.now, c.step, c.arrivals, c.forget = nowNs, p.Step, p.Arrivals, true
 	c.questions = questionsFrom(c.step)
 	for _, id := range p.Recent {
 		c.recent.add(schemas.RequestID(id))
-	}
-	bad := func(param, format string, args ...any) error {
-		return schemas.Errorf(schemas.KindInvalid, "restore", param+": "+format, args...).WithParam(param)
 	}
 	for i := range p.Seqs {
 		q := &p.Seqs[i]
@@ -107,6 +122,12 @@ func Restore(cfg Config, p *schemas.SchedulerCheckpoint) (*Core, error) {
 		r := &p.Requests[q.Request]
 		if q.Seq.Request() != r.Request || c.alive[q.Seq] != nil || len(r.Tokens) == 0 {
 			return nil, bad("seqs", "element %d, sequence %s, is twice there, has no prompt or is not of its request %s", i, q.Seq, r.Request)
+		}
+		if err := r.Sampling.Validate(); err != nil {
+			return nil, bad("requests", "%s: %v", r.Request, err)
+		}
+		if l := q.PromptLogprobs; l != nil && (r.Sampling.Rules == nil || l.Width != r.Sampling.Rules.PromptLogprobs || len(l.Values) != len(l.Tokens) || len(l.Tokens) != (len(r.Tokens)-1)*int(l.Width)) {
+			return nil, bad("prompt_logprobs", "element %d has %d tokens and %d values, %d wide, for a prompt of %d tokens", i, len(l.Tokens), len(l.Values), l.Width, len(r.Tokens))
 		}
 		s := &Sequence{id: q.Seq, request: r, arrival: q.Arrival, arrivedNs: q.ArrivedNs, maxTokens: q.MaxTokens, output: slices.Clone(q.Output),
 			slot: noSlot, cached: q.Cached, started: q.Started, preemptions: q.Preemptions, recoveries: q.Recoveries}
@@ -119,7 +140,7 @@ func Restore(cfg Config, p *schemas.SchedulerCheckpoint) (*Core, error) {
 		c.waiting = append(c.waiting, s)
 	}
 	for _, s := range c.waiting {
-		if s.id.Choice() > 0 {
+		if s.id.Choice() > 0 && s.request.Resume == nil {
 			if s.parent = c.alive[s.request.Request.Seq(0)]; s.parent == nil {
 				s.parent = &Sequence{id: s.request.Request.Seq(0), request: s.request, ended: true}
 			}

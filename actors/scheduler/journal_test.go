@@ -63,7 +63,7 @@ func TestReplay(t *testing.T) {
 			}
 			if told.Checkpoint != nil {
 				var err error
-				if core, err = Restore(ConfigOf(told.Checkpoint), told.Checkpoint); err != nil {
+				if core, err = Restore(ConfigOf(told.Checkpoint), told.Checkpoint, told.NowNs); err != nil {
 					t.Fatal(err)
 				}
 				fx := core.Step(told.NowNs, More{})
@@ -90,14 +90,21 @@ func TestRestoreRefuses(t *testing.T) {
 		"another's request":    func(p *schemas.SchedulerCheckpoint) { p.Seqs[0].Seq += 1 << 20 },
 		"no prompt":            func(p *schemas.SchedulerCheckpoint) { p.Requests[0].Tokens = nil },
 		"no blocks":            func(p *schemas.SchedulerCheckpoint) { p.Info.Blocks = 0 },
-		"unknown policy":       func(p *schemas.SchedulerCheckpoint) { p.Info.Policy = "none such" },
+		"negative memory":      func(p *schemas.SchedulerCheckpoint) { p.RecentlyDoneMax = -1 },
+		"too many slots":       func(p *schemas.SchedulerCheckpoint) { p.Info.SequencesMax, p.Info.TokensStepMax = 1<<30, 1<<30 },
+		"too many blocks":      func(p *schemas.SchedulerCheckpoint) { p.Info.Blocks = 1 << 30 },
+		"bad sampling":         func(p *schemas.SchedulerCheckpoint) { p.Requests[0].Sampling.TopP = -1 },
+		"short logprobs": func(p *schemas.SchedulerCheckpoint) {
+			p.Seqs[0].PromptLogprobs = &schemas.TokenLogprobs{Width: 1, Tokens: schemas.I32{1}}
+		},
+		"unknown policy": func(p *schemas.SchedulerCheckpoint) { p.Info.Policy = "none such" },
 	} {
 		p := (*schemas.SchedulerCheckpoint)(nil).Example()
-		if _, err := Restore(ConfigOf(p), p); err != nil {
+		if _, err := Restore(ConfigOf(p), p, 1); err != nil {
 			t.Fatal(err)
 		}
 		spoil(p)
-		if _, err := Restore(ConfigOf(p), p); err == nil {
+		if _, err := Restore(ConfigOf(p), p, 1); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

@@ -3,11 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
+	"sync"
 	"time"
 )
 
 // meter shows how far a long command is: one line that is rewritten on a terminal, a line now and then elsewhere.
 type meter struct {
+	mu       sync.Mutex // who shows progress and who interrupts it may be two
 	w        io.Writer
 	now      func() time.Time
 	terminal bool
@@ -37,6 +39,8 @@ func (m *meter) progress(done, total int64, text string) {
 
 // status writes a line in place of the one before, if that is long enough ago.
 func (m *meter) status(line string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	now := m.now()
 	period := plainPeriodTime
 	if m.terminal {
@@ -57,6 +61,8 @@ func (m *meter) status(line string) {
 
 // clear removes the line that is rewritten.
 func (m *meter) clear() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.shown {
 		fmt.Fprint(m.w, "\r\x1b[K")
 		m.shown = false

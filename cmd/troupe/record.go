@@ -77,15 +77,18 @@ func (r *recordCommand) filter() (recording.Filter, error) {
 }
 
 func (r *recordCommand) run(cmd *cobra.Command) error {
-	if r.stream != "" {
-		return r.toStream(cmd)
-	}
-	if r.to == "" {
-		return usageError{errors.New("--to is missing: the file to record to, as --to today.troupe")}
-	}
 	filter, err := r.filter()
 	if err != nil {
 		return err
+	}
+	if r.stream != "" {
+		return r.toStream(cmd)
+	}
+	if r.from != "" && (filter.Active() || r.redact || r.duration != 0) {
+		return usageError{errors.New("--from-stream writes what the stream holds; --redact, --for and the filters are for recording live")}
+	}
+	if r.to == "" {
+		return usageError{errors.New("--to is missing: the file to record to, as --to today.troupe")}
 	}
 	conn, err := connect(r.nats, "record")
 	if err != nil {
@@ -161,7 +164,8 @@ func (r *recordCommand) toStream(cmd *cobra.Command) error {
 // fromStream makes a file of a stream.
 func (r *recordCommand) fromStream(ctx context.Context, cmd *cobra.Command, conn *nats.Conn) error {
 	progress := newMeter(cmd.ErrOrStderr(), time.Now)
-	entries, err := recording.Export(ctx, conn, r.from, r.to, func(done, total uint64) { progress.progress(int64(done), int64(total), "exported") })
+	warn := func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "troupe: "+err.Error()) }
+	entries, err := recording.Export(ctx, conn, r.from, r.to, warn, func(done, total uint64) { progress.progress(int64(done), int64(total), "exported") })
 	progress.clear()
 	if err != nil {
 		return err
@@ -304,7 +308,7 @@ func (c *inspectCommand) line(out io.Writer, at time.Duration, l recording.Line)
 	if *c.json {
 		return printJSONLine(out, l)
 	}
-	_, err := fmt.Fprintf(out, "%11.3f ms  %-20s %s\n", float64(at)/1e6, shorten(l.Actor, 20), l.Text)
+	_, err := fmt.Fprintf(out, "%11.3f ms  %-20s %s\n", float64(at)/1e6, printable(shorten(l.Actor, 20)), oneLine(l.Text))
 	return err
 }
 
@@ -331,7 +335,7 @@ func printSummary(out io.Writer, path string, s *recording.Summary) error {
 	p("%d entries, %d requests (%d failed, %d unfinished), %d steps, %d tokens, %s", s.Entries, s.Requests, s.Failed, s.Unended, s.Steps, s.Tokens, count(s.Checkpoints, "checkpoint"))
 	rows := [][]string{{"ACTOR", "ENTRIES"}}
 	for _, a := range s.Actors {
-		rows = append(rows, []string{shorten(a.Actor, 50), fmt.Sprint(a.Entries)})
+		rows = append(rows, []string{oneLine(shorten(a.Actor, 50)), fmt.Sprint(a.Entries)})
 	}
 	if err := table(out, rows); err != nil {
 		return err

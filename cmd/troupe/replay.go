@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
@@ -36,6 +37,9 @@ type replayCommand struct {
 	device   string
 	threads  int
 	step     bool
+	with     string
+	nats     string
+	conn     *nats.Conn // to the policy in another process
 	into     replay.IntoConfig
 	pace     string
 	json     *bool
@@ -49,6 +53,8 @@ func newReplayCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&c.actor, "actor", "", "scheduler, memory or engine, or one of them by name, as scheduler.replica0; default: scheduler and memory")
 	f.StringVar(&c.policy, "policy", "", "let the scheduler decide by this policy instead of the recorded one")
+	f.StringVar(&c.with, "with", "", "let a policy in another process decide, as mine for inf.v1.policy.rank.mine; see troupe conform")
+	f.StringVar(&c.nats, "nats", natsURLDefault, "with --with: the bus where it answers")
 	f.StringVar(&c.eviction, "eviction", "", "let memory evict by this policy instead of the recorded one")
 	f.StringVar(&c.model, "model", "", "the model that the engine computes with, by name or directory; default: the recorded name")
 	f.StringVar(&c.quant, "quant", "off", "as the recorded engine had it")
@@ -83,12 +89,23 @@ func (c *replayCommand) run(cmd *cobra.Command, path string) error {
 	if !slices.Contains([]string{"", "scheduler", "memory", "engine"}, kind) {
 		return usageError{fmt.Errorf("--actor is %q; expected scheduler, memory or engine, or one by name, as scheduler.replica0", c.actor)}
 	}
+	switch {
+	case c.with != "" && c.policy != "":
+		return usageError{errors.New("--with and --policy both say who decides")}
+	case strings.HasPrefix(c.policy, scheduler.ExternalPrefix):
+		return usageError{fmt.Errorf("--policy %s is in another process: say --with %s", c.policy, strings.TrimPrefix(c.policy, scheduler.ExternalPrefix))}
+	case c.with != "":
+		if err := c.attach(); err != nil {
+			return err
+		}
+		defer c.conn.Close()
+	}
 	if c.policy != "" {
 		if _, err := scheduler.PolicyByName(c.policy); err != nil {
 			return usageError{err}
 		}
 	}
-	names, manifest, err := schedulersOf(path)
+	names, err := schedulersOf(path)
 	if err != nil {
 		return err
 	}
@@ -111,22 +128,18 @@ func (c *replayCommand) run(cmd *cobra.Command, path string) error {
 			takers = append(takers, s.Take)
 		}
 		if kind == "memory" || kind == "" && c.policy == "" {
-			m := &replay.Memory{Scheduler: name, Eviction: c.eviction, Manifest: manifest}
+			m := &replay.Memory{Scheduler: name, Eviction: c.eviction}
 			m.Report.Actor = "memory." + strings.TrimPrefix(name, "scheduler.")
 			report.Memories = append(report.Memories, &m.Report)
 			takers = append(takers, m.Take)
 		}
 		if kind == "engine" {
-			e := &replay.Engine{Scheduler: name, Manifest: manifest}
+			e := &replay.Engine{Scheduler: name}
 			e.Report.Actor = "engine of " + name
-			e.Open = func(p *schemas.SchedulerCheckpoint) (replay.Compute, error) {
-				compute, err := c.openCompute(manifest, p, &e.Report)
-				if err != nil {
-					return nil, err
-				}
-				closers = append(closers, compute.Close)
-				return compute, nil
+			e.Open = func(p *schemas.SchedulerCheckpoint, manifest *recording.Manifest) (replay.Compute, error) {
+				return c.openCompute(manifest, p, &e.Report)
 			}
+			closers = append(closers, e.Close)
 			report.Engines = append(report.Engines, &e.Report)
 			takers = append(takers, e.Take)
 		}
@@ -154,14 +167,31 @@ func (c *replayCommand) run(cmd *cobra.Command, path string) error {
 	return err
 }
 
+// attach chooses a policy in another process, whose answers the replay waits for.
+func (c *replayCommand) attach() error {
+	c.policy = scheduler.ExternalPrefix + c.with
+	switch {
+	case !strings.Contains(c.with, "?"):
+		c.policy += "?wait&limit=1s"
+	case !slices.Contains(strings.FieldsFunc(c.with, func(r rune) bool { return r == '?' || r == '&' }), "wait"):
+		c.policy += "&wait"
+	}
+	var err error
+	c.conn, err = connect(c.nats, "replay")
+	return err
+}
+
 // predict adds what other policies would have meant for clients.
 func (c *replayCommand) predict(ctx context.Context, screen io.Writer, path string, names []string, report *replayReport) error {
-	if c.policy == "" && c.eviction == "" {
+	if c.policy == "" && c.eviction == "" || c.with != "" { // simulations ask nobody
 		return nil
 	}
 	report.WhatIf = map[string]*replay.WhatIf{}
 	for _, name := range names {
 		w, err := replay.Predict(ctx, path, name, c.policy, c.eviction)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err != nil { // too little was recorded to predict from; what was replayed stands
 			fmt.Fprintf(screen, "no prediction for %s: %v\n", name, err)
 			continue
@@ -178,14 +208,19 @@ func (c *replayCommand) scheduler(name string) *replay.Scheduler {
 	if c.policy != "" {
 		s.Change = func(cfg *scheduler.Config) { cfg.Policy = c.policy }
 	}
+	if c.conn != nil {
+		s.Ask = func(q *scheduler.Question) *schemas.RankOutcome {
+			return scheduler.Ask(context.Background(), c.conn, q)
+		}
+	}
 	return s
 }
 
 // schedulersOf lists the schedulers of a recording that can be replayed. Their checkpoints come early.
-func schedulersOf(path string) (names []string, manifest *recording.Manifest, err error) {
+func schedulersOf(path string) (names []string, err error) {
 	r, err := recording.Open(path, false)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer r.Close()
 	found := map[string]bool{}
@@ -195,7 +230,7 @@ func schedulersOf(path string) (names []string, manifest *recording.Manifest, er
 			break
 		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w; `troupe record inspect --repair OUT %s` saves what can be read", path, err, path)
+			return nil, fmt.Errorf("%s: %w; `troupe record inspect --repair OUT %s` saves what can be read", path, err, path)
 		}
 		if e.Scheduler != nil && e.Scheduler.Checkpoint != nil {
 			found[e.Actor] = true
@@ -203,15 +238,15 @@ func schedulersOf(path string) (names []string, manifest *recording.Manifest, er
 	}
 	for _, m := range r.Manifests() {
 		if m.Partial {
-			return nil, nil, schemas.Errorf(schemas.KindInvalid, "replay", "%s has only %s: actors cannot be run again without what else they were told", shorten(path, 40), m.Filter).
+			return nil, schemas.Errorf(schemas.KindInvalid, "replay", "%s has only %s: actors cannot be run again without what else they were told", shorten(path, 40), m.Filter).
 				WithHint("record without --request, --sample and --model")
 		}
 	}
 	if len(found) == 0 {
-		return nil, nil, schemas.Errorf(schemas.KindInvalid, "replay", "%s has no checkpoint of a scheduler: there is no place to start from", shorten(path, 40)).
+		return nil, schemas.Errorf(schemas.KindInvalid, "replay", "%s has no checkpoint of a scheduler: there is no place to start from", shorten(path, 40)).
 			WithHint("`troupe record inspect %s` says what it holds", path)
 	}
-	return slices.Sorted(maps.Keys(found)), &r.Manifests()[0], nil
+	return slices.Sorted(maps.Keys(found)), nil
 }
 
 // feed gives every entry to the takers.
@@ -241,11 +276,17 @@ func (c *replayCommand) feed(screen io.Writer, path string, report *replayReport
 	for _, g := range r.Gaps() {
 		report.Gaps = append(report.Gaps, g.String())
 	}
+	for _, d := range r.Damage() {
+		report.Gaps = append(report.Gaps, d.Error())
+	}
+	if !r.Ended() {
+		report.Gaps = append(report.Gaps, "the recorder was not ended but cut off: what came last is missing")
+	}
 	return nil
 }
 
 // openCompute loads the model as the recorded engine had it.
-func (c *replayCommand) openCompute(manifest *recording.Manifest, p *schemas.SchedulerCheckpoint, report *replay.EngineReport) (*replay.ComputeActor, error) {
+func (c *replayCommand) openCompute(manifest *recording.Manifest, p *schemas.SchedulerCheckpoint, report *replay.EngineReport) (replay.Compute, error) {
 	if manifest.Redacted {
 		return nil, schemas.Errorf(schemas.KindInvalid, "replay", "the recording is redacted: there is nothing to compute tokens from").
 			WithHint("its schedulers and memories can be replayed")
@@ -394,7 +435,7 @@ func printDivergences(out io.Writer, actor string, list []replay.Divergence) {
 			if part[1] == "" {
 				continue
 			}
-			for i, l := range wrap(part[1], columnsMax-12) {
+			for i, l := range wrap(oneLine(part[1]), columnsMax-12) {
 				label := part[0]
 				if i > 0 {
 					label = "          "

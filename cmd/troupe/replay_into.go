@@ -33,6 +33,9 @@ func (c *replayCommand) runInto(cmd *cobra.Command, path string) error {
 		}
 		c.into.Speed = speed
 	}
+	if c.into.Concurrency < 0 {
+		return usageError{fmt.Errorf("--concurrency is %d; expected 0 or more", c.into.Concurrency)}
+	}
 	c.into.URL = strings.TrimSuffix(strings.TrimSuffix(c.into.URL, "/"), "/v1")
 	c.into.Model = c.model
 	r, err := recording.Open(path, false)

@@ -41,12 +41,12 @@ type stepper struct {
 }
 
 func (c *replayCommand) stepThrough(in io.Reader, out io.Writer, path, name string) error {
-	names, manifest, err := schedulersOf(path)
+	names, err := schedulersOf(path)
 	if err != nil {
 		return err
 	}
 	s := c.scheduler(name)
-	w := &stepper{in: bufio.NewScanner(in), out: out, memory: &replay.Memory{Scheduler: name, Eviction: c.eviction, Manifest: manifest}}
+	w := &stepper{in: bufio.NewScanner(in), out: out, memory: &replay.Memory{Scheduler: name, Eviction: c.eviction}}
 	s.Look = w.look
 	fmt.Fprintf(out, "%s of %s (the recording has %s); ? is help\n", name, shorten(path, 30), strings.Join(names, ", "))
 	err = c.feed(io.Discard, path, &replayReport{}, []func(*recording.Entry) error{w.memory.Take, s.Take})
@@ -129,7 +129,7 @@ func (w *stepper) show(e *recording.Entry, fx *scheduler.Effects) {
 	lines := story.Tell(e)
 	fmt.Fprintf(w.out, "entry %d, event %q\n", e.Number, e.Scheduler.Event)
 	for _, l := range lines {
-		for i, text := range wrap(l.Text, columnsMax-4) {
+		for i, text := range wrap(oneLine(l.Text), columnsMax-4) {
 			indent := "  "
 			if i > 0 {
 				indent = "    "

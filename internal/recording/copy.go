@@ -33,11 +33,11 @@ func Copy(r *Reader, to string) (entries uint64, err error) {
 				}
 			}
 			part = e.Part
-			if w, _, err = Create(to, &r.Manifests()[part]); err != nil {
+			if w, _, err = Create(to, e.Manifest); err != nil {
 				return entries, err
 			}
 		}
-		wire, err := bus.Marshal(&schemas.JournalBatch{Version: schemas.JournalVersion, Node: e.Node, Build: e.Build, Number: e.Number, Entries: []schemas.JournalEntry{e.JournalEntry}})
+		wire, err := bus.Marshal(&schemas.JournalBatch{Version: schemas.JournalVersion, Node: e.Node, Build: e.Build, Number: e.Number, Started: e.Started, Entries: []schemas.JournalEntry{e.JournalEntry}})
 		if err == nil {
 			err = w.Add(wire)
 		}

@@ -1,8 +1,11 @@
 package recording
 
 import (
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"slices"
 	"strings"
 
@@ -72,13 +75,15 @@ func (e *editor) keeps(entry *schemas.JournalEntry) bool {
 // redactor hides what was said and keeps how it went: texts go, and token ids are exchanged by a permutation that nobody
 // keeps, the same for all entries, so that equal prefixes stay equal and a scheduler decides as before.
 type redactor struct {
-	key [4]uint32 // of the permutation's rounds
+	key    [4]uint32 // of the permutation's rounds
+	secret [16]byte  // of users' names
 }
 
 func newRedactor() *redactor {
 	var r redactor
 	var seed [16]byte
 	rand.Read(seed[:]) // never fails
+	rand.Read(r.secret[:])
 	for i := range r.key {
 		r.key[i] = binary.LittleEndian.Uint32(seed[4*i:])
 	}
@@ -122,8 +127,8 @@ func (r *redactor) entry(e *schemas.JournalEntry) {
 	if e.Request != nil {
 		e.Request.Body = ""
 	}
-	if e.Answer != nil && e.Answer.Error != nil {
-		e.Answer.Error = r.error(e.Answer.Error)
+	if e.Answer != nil {
+		e.Answer.Error = RedactError(e.Answer.Error)
 	}
 	if e.Delivery != nil {
 		e.Delivery.Message = nil
@@ -149,7 +154,14 @@ func (r *redactor) step(s *schemas.SchedulerStep) {
 		}
 	}
 	if d := s.Done; d != nil {
-		d.Token, d.Logprobs, d.Embeddings = r.tokens(d.Token), nil, nil
+		d.Token, d.Logprobs, d.Embeddings, d.Error = r.tokens(d.Token), nil, nil, RedactError(d.Error)
+		for i := range d.Failed {
+			d.Failed[i].Error = *RedactError(&d.Failed[i].Error)
+		}
+	}
+	s.Refused, s.Lost, s.GaveUp = RedactError(s.Refused), RedactError(s.Lost), RedactError(s.GaveUp)
+	if s.Ranked != nil {
+		s.Ranked.Error = RedactError(s.Ranked.Error)
 	}
 	if s.Emit != nil {
 		s.Emit.Token = r.tokens(s.Emit.Token)
@@ -167,7 +179,10 @@ func (r *redactor) step(s *schemas.SchedulerStep) {
 }
 
 func (r *redactor) submit(s *schemas.SubmitRequest) {
-	s.Tokens, s.StopTokens, s.User = r.tokens(s.Tokens), r.tokens(s.StopTokens), ""
+	s.Tokens, s.StopTokens, s.User = r.tokens(s.Tokens), r.tokens(s.StopTokens), r.user(s.User)
+	if s.Resume != nil {
+		s.Resume.Tokens = r.tokens(s.Resume.Tokens)
+	}
 	if s.Sampling.Rules != nil {
 		r.rules(s.Sampling.Rules)
 	}
@@ -178,7 +193,20 @@ func (r *redactor) rules(rules *schemas.SamplingRules) {
 	rules.Logprobs, rules.PromptLogprobs, rules.Guide = 0, 0, nil
 }
 
-// error keeps the kind: details quote what was sent.
-func (r *redactor) error(e *schemas.Error) *schemas.Error {
+// user is another name for a user: fair sharing goes on among as many.
+func (r *redactor) user(name string) string {
+	if name == "" {
+		return ""
+	}
+	h := hmac.New(sha256.New, r.secret[:])
+	h.Write([]byte(name))
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// RedactError keeps the kind and where it happened: details quote what was sent.
+func RedactError(e *schemas.Error) *schemas.Error {
+	if e == nil {
+		return nil
+	}
 	return &schemas.Error{Kind: e.Kind, Op: e.Op, Actor: e.Actor, Param: e.Param, Detail: "redacted"}
 }

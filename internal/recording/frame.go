@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"strings"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -29,6 +30,9 @@ const (
 	kindBatches  = 'b'
 	kindEnd      = 'e' // of a part that was ended on purpose; empty
 )
+
+// kinds are all of them.
+const kinds = "mbe"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -138,6 +142,9 @@ func (r *frameReader) next() (*frame, error) {
 		return nil, damaged("a frame of %d bytes; the limit is %d", length, frameBytesMax)
 	}
 	if left := r.size - r.at - int64(frameHeadBytes); length > left {
+		if later := *r; later.skip() { // the length is wrong
+			return nil, damaged("a frame of %d bytes, of which the file has %d", length, left)
+		}
 		return nil, cut("a frame of %d bytes, of which the file has %d", length, left)
 	}
 	compressed := make([]byte, length)
@@ -156,8 +163,8 @@ func (r *frameReader) next() (*frame, error) {
 	return f, nil
 }
 
-// skip goes on at the next place after the damage where a whole frame begins, or to the end.
-func (r *frameReader) skip() {
+// skip goes on at the next place after the damage where a whole frame begins, or to the end: then it returns false.
+func (r *frameReader) skip() bool {
 	buf := make([]byte, 1<<20)
 	for from := r.at + 1; from < r.size; {
 		n, _ := r.file.ReadAt(buf[:min(int64(len(buf)), r.size-from)], from)
@@ -166,10 +173,8 @@ func (r *frameReader) skip() {
 			if i < 0 {
 				break
 			}
-			r.at = from + int64(base+i)
-			probe := *r
-			if _, err := probe.next(); err == nil {
-				return
+			if r.at = from + int64(base+i); r.begins() {
+				return true
 			}
 			base += i + 1
 		}
@@ -179,4 +184,19 @@ func (r *frameReader) skip() {
 		from += int64(n - len(mark) + 1)
 	}
 	r.at = r.size
+	return false
+}
+
+// begins says whether a whole frame begins here.
+func (r *frameReader) begins() bool {
+	var head [frameHeadBytes]byte
+	if n, _ := r.file.ReadAt(head[:], r.at); n < frameHeadBytes || !strings.ContainsRune(kinds, rune(head[4])) {
+		return false
+	}
+	if length := int64(binary.LittleEndian.Uint32(head[5:])); length > min(frameBytesMax, r.size-r.at-int64(frameHeadBytes)) {
+		return false
+	}
+	probe := *r
+	_, err := probe.next()
+	return err == nil
 }

@@ -15,10 +15,12 @@ import (
 // Entry is one entry of a recording.
 type Entry struct {
 	schemas.JournalEntry
-	Node   schemas.NodeID
-	Build  string
-	Number uint64 // the node's
-	Part   int    // of the recording, from 0
+	Node     schemas.NodeID
+	Build    string
+	Number   uint64    // the node's, since it started
+	Started  int64     // when that was, in unix nanoseconds
+	Part     int       // of the recording, from 0
+	Manifest *Manifest // of the part
 }
 
 // Gap is a run of a node's entries that the recording lacks.
@@ -32,18 +34,24 @@ func (g Gap) String() string {
 	return fmt.Sprintf("entries %d to %d of %s are missing: %s", g.From, g.To, g.Node, g.Why)
 }
 
+// follower is the entry that follows the last one of a node.
+type follower struct {
+	started int64
+	number  uint64
+}
+
 // Reader reads a recording from the beginning.
 type Reader struct {
 	file   *os.File
 	frames frameReader
 	repair bool
 
-	manifests []Manifest
+	manifests []*Manifest
 	rest      []byte // of the frame
 	at        int64  // its offset
 	batch     schemas.JournalBatch
 	entry     int // in the batch
-	next      map[schemas.NodeID]uint64
+	next      map[schemas.NodeID]follower
 	gaps      []Gap
 	damage    []DamageError
 	ended     bool // the last part was ended on purpose
@@ -56,7 +64,7 @@ func Open(path string, repair bool) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("recording: %w", err)
 	}
-	r := &Reader{file: file, repair: repair, next: map[schemas.NodeID]uint64{}}
+	r := &Reader{file: file, repair: repair, next: map[schemas.NodeID]follower{}}
 	if err := r.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("recording: %s: %w", path, err), file.Close())
 	}
@@ -88,7 +96,7 @@ func (r *Reader) open() error {
 }
 
 // Manifests describe the parts read so far; the first is there from the start.
-func (r *Reader) Manifests() []Manifest { return r.manifests }
+func (r *Reader) Manifests() []*Manifest { return r.manifests }
 
 // Gaps are those found so far.
 func (r *Reader) Gaps() []Gap { return r.gaps }
@@ -116,7 +124,8 @@ func (r *Reader) Next() (*Entry, error) {
 			return nil, err
 		}
 	}
-	e := &Entry{JournalEntry: r.batch.Entries[r.entry], Node: r.batch.Node, Build: r.batch.Build, Number: r.batch.Number + uint64(r.entry), Part: len(r.manifests) - 1}
+	e := &Entry{JournalEntry: r.batch.Entries[r.entry], Node: r.batch.Node, Build: r.batch.Build, Number: r.batch.Number + uint64(r.entry),
+		Started: r.batch.Started, Part: len(r.manifests) - 1, Manifest: r.manifests[len(r.manifests)-1]}
 	r.entry++
 	return e, nil
 }
@@ -140,19 +149,28 @@ func (r *Reader) nextBatch() error {
 	if err == nil && (batch.Node == "" || batch.Number == 0) {
 		err = errors.New("a batch without node or number")
 	}
+	for i := range batch.Entries {
+		if err == nil {
+			err = check(&batch.Entries[i])
+		}
+	}
 	if err != nil {
 		return r.notUnderstood(err)
 	}
 	r.batch, r.rest, r.entry = batch, rest, 0
 	partial := r.manifests[len(r.manifests)-1].Partial // numbers are missing on purpose
-	if want, known := r.next[batch.Node]; known && batch.Number > want && !partial {
-		why := "its journal fell behind, or the recorder did"
+	want, known := r.next[batch.Node]
+	if known && batch.Started == want.started && batch.Number < want.number {
+		return r.notUnderstood(fmt.Errorf("entries of %s from %d on are there twice", batch.Node, batch.Number))
+	}
+	if known && batch.Started == want.started && batch.Number > want.number && !partial {
+		why := "its journal or the recorder fell behind, or was cut off from the other"
 		if n := len(r.damage); n > 0 {
 			why = r.damage[n-1].Error()
 		}
-		r.gaps = append(r.gaps, Gap{batch.Node, want, batch.Number - 1, why})
+		r.gaps = append(r.gaps, Gap{batch.Node, want.number, batch.Number - 1, why})
 	}
-	r.next[batch.Node] = batch.Number + uint64(len(batch.Entries))
+	r.next[batch.Node] = follower{batch.Started, batch.Number + uint64(len(batch.Entries))}
 	return nil
 }
 
@@ -191,7 +209,7 @@ func (r *Reader) nextFrame() error {
 		if err := json.Unmarshal(f.payload, &m); err != nil {
 			return &DamageError{Offset: f.offset, Why: fmt.Sprintf("the manifest is not understood: %v", err)}
 		}
-		r.manifests, r.ended = append(r.manifests, m), false
+		r.manifests, r.ended = append(r.manifests, &m), false
 		clear(r.next) // what happened between two parts is no gap
 	case kindBatches:
 		r.rest, r.at = f.payload, f.offset

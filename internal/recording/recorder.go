@@ -18,10 +18,12 @@ import (
 )
 
 const (
-	findTime       = 300 * time.Millisecond // for actors on all nodes to say that they are there
-	askTimeMax     = 5 * time.Second
-	pendingBytes   = 512 << 20       // of batches that the disk has yet to take
-	checkpointRest = 5 * time.Second // between checkpoints that gaps make necessary
+	findTime     = 300 * time.Millisecond // for actors on all nodes to say that they are there
+	askTimeMax   = 5 * time.Second
+	pendingBytes = 512 << 20 // of batches that the disk has yet to take
+	// Between checkpoints that gaps make necessary; each costs the prefix cache, so the pause doubles.
+	checkpointRest    = 5 * time.Second
+	checkpointRestMax = 5 * time.Minute
 )
 
 // Options say what of the journals is recorded.
@@ -45,7 +47,9 @@ type Recorder struct {
 	next   map[schemas.NodeID]uint64
 	stats  Stats
 	failed error
-	asked  time.Time // for checkpoints
+	asked  time.Time     // for checkpoints
+	rest   time.Duration // until the next time
+	closed bool
 
 	busy sync.WaitGroup
 	stop context.CancelFunc
@@ -66,11 +70,11 @@ func Start(ctx context.Context, conn *nats.Conn, path string, opts Options) (r *
 	if opts.Warn == nil {
 		opts.Warn = func(error) {}
 	}
-	sources, err := findSchedulers(ctx, conn)
+	sources, err := findSchedulers(ctx, conn, opts.Warn)
 	if err != nil {
 		return nil, 0, err
 	}
-	r = &Recorder{conn: conn, opts: opts, next: map[schemas.NodeID]uint64{}}
+	r = &Recorder{conn: conn, opts: opts, next: map[schemas.NodeID]uint64{}, rest: checkpointRest}
 	if opts.Redact || opts.Filter.Active() {
 		r.edit = newEditor(opts, sources)
 	}
@@ -94,12 +98,21 @@ func Start(ctx context.Context, conn *nats.Conn, path string, opts Options) (r *
 
 // take writes a batch.
 func (r *Recorder) take(ctx context.Context, wire []byte) {
+	for _, err := range r.write(ctx, wire) {
+		r.opts.Warn(fmt.Errorf("recording: %w", err))
+	}
+}
+
+// write adds a batch to the file and says what is wrong, for who is to be warned.
+func (r *Recorder) write(ctx context.Context, wire []byte) (wrong []error) {
 	node, number, n, err := headOf(wire)
+	if err != nil {
+		return []error{fmt.Errorf("a batch is not understood: %w", err)}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err != nil {
-		r.opts.Warn(fmt.Errorf("recording: a batch is not understood: %w", err))
-		return
+	if r.closed {
+		return nil
 	}
 	want, known := r.next[node]
 	r.next[node] = number + uint64(n)
@@ -108,25 +121,25 @@ func (r *Recorder) take(ctx context.Context, wire []byte) {
 	if known && number > want {
 		r.stats.Gaps++
 		r.stats.Lost += number - want
-		r.opts.Warn(fmt.Errorf("recording: %w", errors.New(Gap{node, want, number - 1, "the journal, or this recorder, fell behind"}.String())))
-		if time.Since(r.asked) > checkpointRest { // from there on, the recording is whole again
-			r.asked = time.Now()
+		wrong = append(wrong, errors.New(Gap{node, want, number - 1, "the journal or this recorder fell behind, or was cut off from the other"}.String()))
+		if time.Since(r.asked) > r.rest { // from there on, the recording is whole again
+			r.asked, r.rest = time.Now(), min(2*r.rest, checkpointRestMax)
 			r.busy.Go(func() { r.checkpoint(ctx) })
 		}
 	}
 	batches := [][]byte{wire}
 	if r.edit != nil {
 		if batches, err = r.edit.batch(wire); err != nil {
-			r.opts.Warn(fmt.Errorf("recording: a batch is not understood: %w", err))
-			return
+			return append(wrong, fmt.Errorf("a batch is not understood: %w", err))
 		}
 	}
 	for _, b := range batches {
 		if err := r.w.Add(b); err != nil && r.failed == nil {
 			r.failed = err
-			r.opts.Warn(err)
+			wrong = append(wrong, err)
 		}
 	}
+	return wrong
 }
 
 // headOf reads the beginning of a batch: its node, the number of its first entry, and how many there are.
@@ -192,13 +205,16 @@ func (r *Recorder) Close() error {
 		}
 	}
 	_ = r.sub.Unsubscribe() // an error means that the connection is gone, and the subscription with it
+	r.mu.Lock()
+	r.closed = true // a batch may be on its way from the subscription still
+	r.mu.Unlock()
 	r.stop()
 	r.busy.Wait()
 	return errors.Join(err, r.w.Close())
 }
 
 // findSchedulers describes the replicas that the connection reaches.
-func findSchedulers(ctx context.Context, conn *nats.Conn) ([]SchedulerSource, error) {
+func findSchedulers(ctx context.Context, conn *nats.Conn, warn func(error)) ([]SchedulerSource, error) {
 	instances, err := instancesOf(ctx, conn, "scheduler")
 	if err != nil {
 		return nil, err
@@ -207,7 +223,8 @@ func findSchedulers(ctx context.Context, conn *nats.Conn) ([]SchedulerSource, er
 	for _, instance := range instances {
 		info, err := ask(ctx, conn, schemas.Engine, instance, &schemas.InfoRequest{})
 		if err != nil {
-			return nil, fmt.Errorf("recording: scheduler.%s: %w", instance, err)
+			warn(fmt.Errorf("recording: scheduler.%s does not answer: the recording will not say how it is configured: %w", instance, err))
+			continue
 		}
 		s := SchedulerSource{Info: *info}
 		if s.Memory, err = ask(ctx, conn, schemas.MemoryInfo, instance, &schemas.InfoRequest{}); err == nil {

@@ -1,6 +1,7 @@
 package recording
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -274,4 +275,75 @@ func FuzzReader(f *testing.F) {
 			t.Errorf("%d entries of %d bytes, %v", len(numbers), len(content), err)
 		}
 	})
+}
+
+// TestMalformedEntries: columns that do not fit each other are damage, not something for readers to fall over.
+func TestMalformedEntries(t *testing.T) {
+	plan := func() *schemas.StepPlan { return (*schemas.StepPlan)(nil).Example() }
+	for name, step := range map[string]*schemas.SchedulerStep{
+		"plan without slots":  {Event: schemas.EventMore, Execute: func() *schemas.StepPlan { p := plan(); p.Slot = nil; return p }()},
+		"blocks not counted":  {Event: schemas.EventMore, Execute: func() *schemas.StepPlan { p := plan(); p.Blocks = nil; return p }()},
+		"a negative count":    {Event: schemas.EventMore, Execute: func() *schemas.StepPlan { p := plan(); p.BlockCount[0] = -1; return p }()},
+		"grant without cache": {Event: schemas.EventGrant, Grant: &schemas.ReserveReply{Granted: schemas.I32{1}}},
+		"rows without tokens": {Event: schemas.EventDone, Done: &schemas.StepResult{Row: schemas.I32{1}}},
+		"emit without finish": {Event: schemas.EventDone, Emit: &schemas.Emissions{Seq: schemas.U64{1}}},
+		"want without rows":   {Event: schemas.EventTick, Reserve: &schemas.ReserveRequest{WantMax: schemas.I32{1}}},
+		"learn too much":      {Event: schemas.EventTick, Reserve: &schemas.ReserveRequest{LearnSeq: schemas.U64{1}, LearnCount: schemas.I32{2}}},
+	} {
+		path := filepath.Join(t.TempDir(), "r.troupe")
+		w, _, err := Create(path, &Manifest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wire, err := bus.Marshal(&schemas.JournalBatch{Version: 1, Node: "a", Number: 1, Entries: []schemas.JournalEntry{{Actor: "scheduler.replica0", Scheduler: step}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(w.Add(wire), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := readAll(t, path, false); err == nil || !strings.Contains(err.Error(), "scheduler.replica0") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if numbers, r, err := readAll(t, path, true); err != nil || len(numbers) != 0 || len(r.Damage()) != 1 {
+			t.Errorf("%s, repaired: %v, %v", name, numbers, err)
+		}
+	}
+}
+
+// TestOneRecorder: a second one does not write into the same file.
+func TestOneRecorder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "r.troupe")
+	w, _, err := Create(path, &Manifest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if _, _, err := Create(path, &Manifest{}); err == nil || !strings.Contains(err.Error(), "another recorder") {
+		t.Error(err)
+	}
+}
+
+// TestWrongLengthIsNotAnEnd: a frame whose length was changed is damage, and a recording is not continued over it.
+func TestWrongLengthIsNotAnEnd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "r.troupe")
+	record(t, path, 4)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := bytes.Index(whole[headerBytes+1:], []byte(mark)) + headerBytes + 1
+	whole[second+len(mark)+1+2] ^= 1 // 64 KiB more
+	if err := os.WriteFile(path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := readAll(t, path, false); err == nil {
+		t.Error("read as if it ended there")
+	}
+	if _, _, err := Create(path, &Manifest{}); err == nil {
+		t.Error("continued, over what follows")
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, whole) {
+		t.Errorf("the file was changed: %d bytes of %d, %v", len(after), len(whole), err)
+	}
 }

@@ -39,7 +39,7 @@ func RecordStream(ctx context.Context, conn *nats.Conn, name string, limits Stre
 }
 
 // Export writes what a stream holds to a recording, which it begins or continues, and counts the entries.
-func Export(ctx context.Context, conn *nats.Conn, name, path string, progress func(done, total uint64)) (entries uint64, err error) {
+func Export(ctx context.Context, conn *nats.Conn, name, path string, warn func(error), progress func(done, total uint64)) (entries uint64, err error) {
 	js, err := jetstream.New(conn)
 	if err != nil {
 		return 0, fmt.Errorf("recording: %w", err)
@@ -55,7 +55,7 @@ func Export(ctx context.Context, conn *nats.Conn, name, path string, progress fu
 	if info.State.Msgs == 0 {
 		return 0, schemas.Errorf(schemas.KindNotFound, "recording", "stream %.60q holds nothing", name)
 	}
-	sources, err := findSchedulers(ctx, conn)
+	sources, err := findSchedulers(ctx, conn, warn)
 	if err != nil {
 		return 0, err
 	}

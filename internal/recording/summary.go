@@ -11,7 +11,7 @@ import (
 
 // Summary is what a recording holds.
 type Summary struct {
-	Parts       []Manifest     `json:"parts"`
+	Parts       []*Manifest    `json:"parts"`
 	Nodes       []string       `json:"nodes"`
 	From        time.Time      `json:"from"`
 	To          time.Time      `json:"to"`

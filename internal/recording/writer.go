@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -58,7 +60,13 @@ func Create(path string, m *Manifest) (*Writer, int64, error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("recording: %w", err)
 	}
-	lost, err := prepare(file)
+	var lost int64
+	if err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		err = errors.New("another recorder writes to it")
+	}
+	if err == nil {
+		lost, err = prepare(file)
+	}
 	if err == nil {
 		w := &Writer{file: file, stop: make(chan struct{})}
 		if err = w.writeManifest(m); err == nil {

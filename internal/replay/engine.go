@@ -28,6 +28,7 @@ type Compute interface {
 	Execute(p *schemas.StepPlan) error
 	// Result waits for the result of a step that was queued.
 	Result(epoch schemas.Epoch, step schemas.StepID) (*schemas.StepResult, error)
+	Close() error
 }
 
 // Engine replays a scheduler together with its memory and compute: requests, cancellations and the clock come from the
@@ -35,32 +36,33 @@ type Compute interface {
 // so a recording of any moment of an engine's life can be replayed.
 type Engine struct {
 	Scheduler string
-	Manifest  *recording.Manifest
-	// Open is called at the first checkpoint, to make what computes.
-	Open func(p *schemas.SchedulerCheckpoint) (Compute, error)
+	// Open makes what computes, at the first checkpoint and where a later one is of another engine.
+	Open func(p *schemas.SchedulerCheckpoint, m *recording.Manifest) (Compute, error)
 
 	Report EngineReport
 
 	compute Compute
+	info    schemas.EngineInfo // of what computes
+	memory  Memory             // for its configuration, and how it was switched
 	core    *scheduler.Core
-	memory  *memory.Core
+	blocks  *memory.Core
 	epoch   schemas.Epoch
 	asked   *schemas.ReserveRequest
 	queued  map[schemas.StepID]bool
 	beganNs int64
-	next    map[schemas.NodeID]uint64
+	thread  thread
 }
 
 // Take replays an entry of the recording.
 func (r *Engine) Take(e *recording.Entry) error {
-	if r.next == nil {
-		r.next = map[schemas.NodeID]uint64{}
-	}
-	if want, known := r.next[e.Node]; known && e.Number != want && r.core != nil {
+	if r.thread.lost(e) && r.core != nil {
 		r.core = nil
 		r.Report.Gaps++
 	}
-	r.next[e.Node] = e.Number + 1
+	if e.Delivery != nil {
+		r.memory.Scheduler, r.memory.core = r.Scheduler, r.blocks
+		return r.memory.eviction(e)
+	}
 	if e.Actor != r.Scheduler || e.Scheduler == nil {
 		return nil
 	}
@@ -85,34 +87,56 @@ func (r *Engine) Take(e *recording.Entry) error {
 
 func (r *Engine) begin(e *recording.Entry) error {
 	p := e.Scheduler.Checkpoint
-	if r.compute == nil {
-		var err error
-		if r.compute, err = r.Open(p); err != nil {
+	if r.compute != nil && !sameSize(&r.info, &p.Info) {
+		if err := r.Close(); err != nil {
 			return err
 		}
 	}
-	core, err := scheduler.Restore(scheduler.ConfigOf(p), p)
+	if r.compute == nil {
+		var err error
+		if r.compute, err = r.Open(p, e.Manifest); err != nil {
+			return err
+		}
+		r.info = p.Info
+	}
+	core, err := scheduler.Restore(scheduler.ConfigOf(p), p, e.Scheduler.NowNs)
 	if err != nil {
 		return fmt.Errorf("replay: entry %d: %w", e.Number, err)
 	}
-	m := Memory{Scheduler: r.Scheduler, Manifest: r.Manifest}
-	mem, err := memory.NewCore(m.config(&p.Info))
+	blocks, err := memory.NewCore(r.memory.config(&p.Info, e.Manifest))
 	if err != nil {
 		return fmt.Errorf("replay: entry %d: %w", e.Number, err)
 	}
-	r.core, r.memory, r.epoch, r.asked, r.queued = core, mem, p.Epoch, nil, map[schemas.StepID]bool{}
+	r.core, r.blocks, r.epoch, r.asked, r.queued = core, blocks, p.Epoch, nil, map[schemas.StepID]bool{}
 	r.beganNs = e.Scheduler.NowNs
+	r.thread.begin(e)
 	r.Report.Runs++
 	fx := core.Step(e.Scheduler.NowNs, scheduler.More{})
 	fx.Checkpoint = p
 	return r.judge(e, scheduler.CheckpointWanted{}, &fx)
 }
 
+// Close ends what computes.
+func (r *Engine) Close() error {
+	if r.compute == nil {
+		return nil
+	}
+	err := r.compute.Close()
+	r.compute = nil
+	return err
+}
+
+// sameSize says whether one loaded model can compute for both.
+func sameSize(a, b *schemas.EngineInfo) bool {
+	return a.Model == b.Model && a.SequencesMax == b.SequencesMax && a.TokensStepMax == b.TokensStepMax && a.BlockSize == b.BlockSize &&
+		a.Blocks == b.Blocks && a.ContextMax == b.ContextMax
+}
+
 // event is what the core is told now: what memory and compute say is theirs, the rest is recorded.
 func (r *Engine) event(e *recording.Entry) (scheduler.Event, *Divergence, error) {
 	switch step := e.Scheduler; {
 	case step.Grant != nil && r.asked != nil:
-		reply, refused := r.memory.Reserve(r.asked)
+		reply, refused := r.blocks.Reserve(r.asked)
 		if refused != nil {
 			return nil, &Divergence{What: "grant", Recorded: granted(r.asked, step.Grant), Replayed: "refuses: " + refused.Error()}, nil
 		}
@@ -150,6 +174,9 @@ func (r *Engine) judge(e *recording.Entry, event scheduler.Event, fx *scheduler.
 	replayed.Event = e.Scheduler.Event
 	if e.Scheduler.Done != nil {
 		replayed.Done = e.Scheduler.Done // compared already
+	}
+	if e.Manifest.Redacted {
+		redact(replayed)
 	}
 	d, err := differ(e.Scheduler, replayed)
 	if err != nil {
@@ -202,7 +229,7 @@ func resultsDiffer(a, b *schemas.StepResult) string {
 		return "compute fails now"
 	}
 	for i := range min(len(a.Token), len(b.Token)) {
-		if a.Token[i] != b.Token[i] {
+		if i < len(a.Row) && a.Token[i] != b.Token[i] {
 			return fmt.Sprintf("row %d sampled token %d; now %d: is it the same model, device and type of keys and values?", a.Row[i], a.Token[i], b.Token[i])
 		}
 	}

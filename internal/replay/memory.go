@@ -2,6 +2,7 @@ package replay
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/troupe-engine/troupe/actors/memory"
 	"github.com/troupe-engine/troupe/internal/recording"
@@ -24,36 +25,36 @@ type MemoryReport struct {
 type Memory struct {
 	Scheduler string // whose: "scheduler.replica0"
 	Eviction  string // instead of the recorded policy; "" is that of the manifest
-	Manifest  *recording.Manifest
 
 	Report MemoryReport
 
-	core    *memory.Core
-	asked   *schemas.ReserveRequest
-	beganNs int64
-	next    map[schemas.NodeID]uint64
+	core     *memory.Core
+	switched string // to which policy, while it was recorded
+	asked    *schemas.ReserveRequest
+	beganNs  int64
+	thread   thread
 }
 
 // Take replays an entry of the recording.
 func (m *Memory) Take(e *recording.Entry) error {
-	if m.next == nil {
-		m.next = map[schemas.NodeID]uint64{}
-	}
-	if want, known := m.next[e.Node]; known && e.Number != want && m.core != nil {
+	if m.thread.lost(e) && m.core != nil {
 		m.core = nil
 		m.Report.Gaps++
 	}
-	m.next[e.Node] = e.Number + 1
 	step := e.Scheduler
+	if e.Delivery != nil {
+		return m.eviction(e)
+	}
 	if e.Actor != m.Scheduler || step == nil {
 		return nil
 	}
 	if p := step.Checkpoint; p != nil {
-		core, err := memory.NewCore(m.config(&p.Info))
+		core, err := memory.NewCore(m.config(&p.Info, e.Manifest))
 		if err != nil {
 			return fmt.Errorf("replay: entry %d: %w", e.Number, err)
 		}
 		m.core, m.asked, m.beganNs = core, nil, step.NowNs
+		m.thread.begin(e)
 		m.Report.Runs++
 	}
 	if step.Grant != nil {
@@ -71,13 +72,31 @@ func (m *Memory) State() *schemas.MemoryState {
 	return m.core.State()
 }
 
+// eviction follows the policy as it was switched.
+func (m *Memory) eviction(e *recording.Entry) error {
+	if e.Delivery.Subject != schemas.Eviction.Subject(schemas.Instance(strings.TrimPrefix(m.Scheduler, "scheduler."))) {
+		return nil
+	}
+	if q, ok := recording.Message(e.Delivery).(*schemas.PolicyRequest); ok && q.Name != "" {
+		m.switched = q.Name
+		if m.core != nil && m.Eviction == "" {
+			m.Report.Eviction = q.Name
+			return m.core.SetEviction(q.Name)
+		}
+	}
+	return nil
+}
+
 // config is what the checkpoint and the manifest say of the pool.
-func (m *Memory) config(info *schemas.EngineInfo) memory.Config {
+func (m *Memory) config(info *schemas.EngineInfo, manifest *recording.Manifest) memory.Config {
 	cfg := memory.Config{Blocks: info.Blocks, BlockSize: info.BlockSize, PrefixCacheOff: info.PrefixCacheOff, Eviction: m.Eviction}
-	for i := range m.Manifest.Schedulers {
-		if s := &m.Manifest.Schedulers[i]; s.Info.Replica == info.Replica && s.Memory != nil && cfg.Eviction == "" {
+	for i := range manifest.Schedulers {
+		if s := &manifest.Schedulers[i]; s.Info.Replica == info.Replica && s.Memory != nil && cfg.Eviction == "" {
 			cfg.Eviction = s.Memory.Policy
 		}
+	}
+	if m.switched != "" && m.Eviction == "" {
+		cfg.Eviction = m.switched
 	}
 	m.Report.Eviction = cfg.Eviction
 	return cfg

@@ -40,25 +40,24 @@ type Scheduler struct {
 	// Look, if not nil, sees every event after it was compared; differs is nil where nothing does.
 	Look func(e *recording.Entry, core *scheduler.Core, fx *scheduler.Effects, differs *Divergence) error
 
+	// Ask puts a question to a policy in another process, if Change chose one that waits for answers.
+	Ask func(*scheduler.Question) *schemas.RankOutcome
+
 	Report SchedulerReport
 
 	core     *scheduler.Core
 	changed  bool // the policy is not the recorded one: recorded changes of it do not count
 	beganNs  int64
-	next     map[schemas.NodeID]uint64 // entry that must follow for the run to go on
+	thread   thread
 	lastStep schemas.StepID
 }
 
 // Take replays an entry of the recording. Entries of other actors count only as a proof that nothing is missing.
 func (s *Scheduler) Take(e *recording.Entry) error {
-	if s.next == nil {
-		s.next = map[schemas.NodeID]uint64{}
-	}
-	if want, known := s.next[e.Node]; known && e.Number != want && s.core != nil {
+	if s.thread.lost(e) && s.core != nil {
 		s.core = nil
 		s.Report.Gaps++
 	}
-	s.next[e.Node] = e.Number + 1
 	if e.Actor != s.Report.Actor || e.Scheduler == nil {
 		return nil
 	}
@@ -81,31 +80,44 @@ func (s *Scheduler) begin(e *recording.Entry) error {
 		s.Change(&cfg)
 		s.changed = cfg.Policy != recorded
 	}
-	core, err := scheduler.Restore(cfg, p)
+	core, err := scheduler.Restore(cfg, p, e.Scheduler.NowNs)
 	if err != nil {
 		return fmt.Errorf("replay: entry %d: %w", e.Number, err)
 	}
 	s.core, s.beganNs, s.Report.Policy = core, e.Scheduler.NowNs, cfg.Policy
+	s.thread.begin(e)
 	s.Report.Runs++
-	fx := core.Step(e.Scheduler.NowNs, scheduler.More{})
+	fx := s.step(e.Scheduler.NowNs, scheduler.More{})
 	fx.Checkpoint = p
 	return s.judge(e, scheduler.CheckpointWanted{}, &fx)
 }
 
 func (s *Scheduler) compare(e *recording.Entry) error {
-	event, err := scheduler.EventOf(e.Scheduler)
-	if err != nil {
-		return fmt.Errorf("replay: entry %d: %w", e.Number, err)
+	if s.changed && e.Scheduler.Event == schemas.EventRanked {
+		return nil // what another policy said
 	}
-	if chosen, is := event.(scheduler.PolicyChosen); is {
-		if s.changed {
-			event = scheduler.More{}
-		} else {
-			s.Report.Policy = chosen.Policy.Name()
+	var event scheduler.Event = scheduler.More{}
+	if e.Scheduler.Event != schemas.EventPolicy || !s.changed {
+		var err error
+		if event, err = scheduler.EventOf(e.Scheduler); err != nil {
+			return fmt.Errorf("replay: entry %d: %w", e.Number, err)
 		}
 	}
-	fx := s.core.Step(e.Scheduler.NowNs, event)
+	if chosen, is := event.(scheduler.PolicyChosen); is {
+		s.Report.Policy = chosen.Policy.Name()
+	}
+	fx := s.step(e.Scheduler.NowNs, event)
 	return s.judge(e, event, &fx)
+}
+
+// step steps the core; what it asks another process is answered before anything else happens.
+func (s *Scheduler) step(nowNs int64, event scheduler.Event) scheduler.Effects {
+	fx := s.core.Step(nowNs, event)
+	for s.Ask != nil && fx.Rank != nil && fx.Rank.Wait {
+		after := s.core.Step(nowNs, scheduler.Ranked{Outcome: s.Ask(fx.Rank)})
+		fx.Rank, fx.Reserve, fx.Emit = after.Rank, after.Reserve, append(fx.Emit, after.Emit...)
+	}
+	return fx
 }
 
 // judge compares the effects of an event with the recorded ones.
@@ -116,6 +128,9 @@ func (s *Scheduler) judge(e *recording.Entry, event scheduler.Event, fx *schedul
 	}
 	replayed := scheduler.JournalOf(e.Scheduler.NowNs, event, fx)
 	replayed.Event, replayed.Policy = e.Scheduler.Event, e.Scheduler.Policy
+	if e.Manifest.Redacted {
+		redact(replayed)
+	}
 	d, err := differ(e.Scheduler, replayed)
 	if err != nil {
 		return err
@@ -169,6 +184,11 @@ func differ(recorded, replayed *schemas.SchedulerStep) (*Divergence, error) {
 		}
 	}
 	return nil, nil
+}
+
+// redact leaves out what a redacted recording does not have.
+func redact(s *schemas.SchedulerStep) {
+	s.Refused, s.GaveUp = recording.RedactError(s.Refused), recording.RedactError(s.GaveUp)
 }
 
 // equal compares messages as they are on the wire: empty and absent columns are the same.
