@@ -63,6 +63,9 @@ async function tools() {
   const [call] = final.choices[0].message.tool_calls;
   assert.equal(call.function.name, "paint");
   assert.equal(call.function.arguments, whole.choices[0].message.tool_calls[0].function.arguments);
+  const messages = [...request.messages, final.choices[0].message, { role: "tool", tool_call_id: call.id, content: "painted" }];
+  const told = await client.chat.completions.create({ ...asked, messages, max_tokens: 8, tool_choice: "none" });
+  assert.ok(told.usage.prompt_tokens > whole.usage.prompt_tokens);
 }
 
 async function responses() {

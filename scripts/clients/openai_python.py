@@ -108,6 +108,9 @@ def tools():
         final = stream.get_final_completion()
     check("tool_calls.function.arguments.done" in kinds, kinds)
     check(final.choices[0].message.tool_calls[0].function.parsed_arguments["color"] in ("red", "green"), final)
+    results = [{"role": "tool", "tool_call_id": call.id, "content": "painted"} for call in calls]
+    told = client.chat.completions.create(model=model, messages=[*story, answer.choices[0].message, *results], max_tokens=8, tools=listed, tool_choice="none")
+    check(told.choices[0].message.tool_calls is None and told.usage.prompt_tokens > answer.usage.prompt_tokens, told)
     auto = client.chat.completions.create(model=model, messages=story, max_tokens=8, tools=listed)
     check(auto.choices[0].finish_reason in ("stop", "length", "tool_calls"), auto)
 
@@ -126,6 +129,8 @@ def responses():
     called = client.responses.create(model=model, input="Paint it.", tools=[{"type": "function", **PAINT}], tool_choice="required",
                                      parallel_tool_calls=False, max_output_tokens=200)
     check(called.output[0].type == "function_call" and json.loads(called.output[0].arguments)["color"] in ("red", "green"), called)
+    turns = [{"role": "user", "content": "Paint it."}, *called.output, {"type": "function_call_output", "call_id": called.output[0].call_id, "output": "painted"}]
+    check(client.responses.create(model=model, input=turns, max_output_tokens=8).output_text is not None, "the call's output")
 
 
 def embeddings():
