@@ -32,6 +32,7 @@ type Report struct {
 	// PrefixHitRate is the part of the prompts' blocks that were taken from the prefix cache: blocks of the workload if it
 	// names them (Mooncake: 512 tokens), otherwise KV blocks. A block that was taken in part counts for the part.
 	PrefixHitRate float64 `json:"prefix_hit_rate"`
+	PrefixHitMax  float64 `json:"prefix_hit_max"` // if every block were found that an earlier request had
 	CachedTokens  int64   `json:"cached_tokens"`
 
 	Steps       int64   `json:"steps"`
@@ -68,14 +69,23 @@ func (h hits) rate() float64 {
 	return h.found / h.total
 }
 
-// add takes a prompt of which cached tokens were found. Only whole KV blocks before the last token can be.
-func (h *hits) add(input, cached, unit, kvBlock int32) {
-	h.total += float64((input + unit - 1) / unit)
+// add takes a prompt of which cached tokens were found, and of which earlier requests had known tokens. Only whole KV
+// blocks before the last token can be found. A last block without such counts if it and all before it were known, and
+// those before it were found.
+func (h *hits) add(input, cached, known, unit, kvBlock int32) {
+	blocks := (input + unit - 1) / unit
+	h.total += float64(blocks)
 	whole := cached / unit
 	h.found += float64(whole)
-	if rest := cached % unit; rest > 0 {
-		end := min((whole+1)*unit, input-1)
-		h.found += float64(rest) / float64(end/kvBlock*kvBlock-whole*unit)
+	if whole == blocks {
+		return
+	}
+	end := min((whole+1)*unit, input-1)
+	switch able := end/kvBlock*kvBlock - whole*unit; {
+	case able > 0:
+		h.found += float64(cached%unit) / float64(able)
+	case known >= input:
+		h.found++
 	}
 }
 
@@ -99,11 +109,13 @@ func (w *world) clients(r *Report) {
 		unit = int32(w.cfg.BlockSize)
 	}
 	var ttft, tpot, e2el []float64
-	var all hits
+	var all, most hits
+	seen := newPrefixes()
 	each := make([]hits, len(w.replicas))
 	good, end := 0, int64(0)
 	for i := range w.requests {
 		p, input := &w.requests[i], w.trace.Requests[i].Input
+		known := seen.add(&w.trace.Requests[i])
 		if p.state != answered {
 			continue
 		}
@@ -111,8 +123,10 @@ func (w *world) clients(r *Report) {
 		r.InputTokens += int64(input)
 		r.OutputTokens += int64(p.tokens)
 		r.CachedTokens += int64(p.cached)
-		all.add(input, p.cached, unit, int32(w.cfg.BlockSize))
-		each[p.replica].add(input, p.cached, unit, int32(w.cfg.BlockSize))
+		all.add(input, p.cached, known, unit, int32(w.cfg.BlockSize))
+		each[p.replica].add(input, p.cached, known, unit, int32(w.cfg.BlockSize))
+		size := int32(w.cfg.BlockSize)
+		most.add(input, min(known, input-1)/size*size, known, unit, size)
 		of := &r.PerReplica[p.replica]
 		of.Requests++
 		of.OutputTokens += int64(p.tokens)
@@ -129,7 +143,7 @@ func (w *world) clients(r *Report) {
 		end = max(end, p.last)
 	}
 	r.TTFT, r.TPOT, r.E2EL = summarize(ttft), summarize(tpot), summarize(e2el)
-	r.PrefixHitRate = all.rate()
+	r.PrefixHitRate, r.PrefixHitMax = all.rate(), most.rate()
 	for i, h := range each {
 		r.PerReplica[i].PrefixHitRate = h.rate()
 	}

@@ -54,9 +54,12 @@ func quick() *profile.Profile {
 }
 
 // TestPrefixHitsAreTheIdeal: with room for everything, the cores find every block of the Mooncake workloads that was
-// there before, but for blocks of requests that run at the same time and ends shorter than a KV block.
+// there before, but for a few of requests that run at the same time.
 func TestPrefixHitsAreTheIdeal(t *testing.T) {
-	for name, ideal := range map[string]float64{"mooncake_conversation_trace.jsonl": 0.3664, "mooncake_synthetic_trace.jsonl": 0.6396} {
+	if raceEnabled {
+		t.Skip("SKIPPED under the race detector: one goroutine, some ten times as slow; the run without it covers this")
+	}
+	for name, ideal := range map[string]float64{"mooncake_conversation_trace.jsonl": 105710. / 288500, "mooncake_synthetic_trace.jsonl": 77953. / 121877} {
 		trace := sharedTrace(t, name)
 		cfg := DefaultConfig()
 		cfg.Profile = quick()
@@ -64,8 +67,8 @@ func TestPrefixHitsAreTheIdeal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if math.Abs(r.PrefixHitRate-ideal) > 0.0005 || r.Completed != len(trace.Requests) {
-			t.Errorf("%s: a hit rate of %.4f, want %.4f; %d of %d requests completed", name, r.PrefixHitRate, ideal, r.Completed, len(trace.Requests))
+		if math.Abs(r.PrefixHitRate-ideal) > 1e-4 || math.Abs(r.PrefixHitMax-ideal) > 1e-6 || r.Completed != len(trace.Requests) {
+			t.Errorf("%s: a hit rate of %.5f, at most %.5f, want %.5f; %d of %d requests completed", name, r.PrefixHitRate, r.PrefixHitMax, ideal, r.Completed, len(trace.Requests))
 		}
 	}
 }
@@ -328,6 +331,21 @@ func benchmarkTrace(b *testing.B, name string) {
 	for b.Loop() {
 		if _, err := Run(context.Background(), cfg, trace); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+func TestHits(t *testing.T) {
+	for _, c := range []struct {
+		input, cached, known int32
+		found, total         float64
+	}{
+		{1000, 0, 0, 0, 2}, {1000, 512, 512, 1, 2}, {1000, 992, 1000, 2, 2}, {1000, 512 + 240, 1000, 1.5, 2},
+		{520, 512, 520, 2, 2}, {520, 512, 512, 1, 2}, {1024, 1008, 1024, 2, 2}, {8, 0, 8, 1, 1}, {8, 0, 0, 0, 1}, {520, 0, 520, 0, 2},
+	} {
+		var h hits
+		if h.add(c.input, c.cached, c.known, 512, 16); h.found != c.found || h.total != c.total {
+			t.Errorf("%+v: %+v", c, h)
 		}
 	}
 }

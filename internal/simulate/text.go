@@ -24,7 +24,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	row("requests/s", fmt.Sprintf("%.3f", r.RequestThroughput), "tokens/s", fmt.Sprintf("%.1f out, %.1f in all", r.OutputThroughput, r.TotalThroughput))
 	row("steps", thousands(r.Steps), "a step", fmt.Sprintf("%.1f rows, %.1f tokens", r.RowsMean, r.TokensMean))
 	row("device busy", percent(r.Utilization), "queue", fmt.Sprintf("%s at most", thousands(int64(r.QueuePeak))))
-	row("prefix hits", percent(r.PrefixHitRate), "KV in use", fmt.Sprintf("%s at most", percent(r.UsedPeak)))
+	row("prefix hits", fmt.Sprintf("%s of %s", percent(r.PrefixHitRate), percent(r.PrefixHitMax)), "KV in use", fmt.Sprintf("%s at most", percent(r.UsedPeak)))
 	row("evictions", thousands(int64(r.Evictions)), "preemptions", thousands(int64(r.Preemptions)))
 	if r.Goodput != nil {
 		row("goodput", fmt.Sprintf("%.3f requests/s", *r.Goodput), "", "")
