@@ -272,17 +272,20 @@ func (g *Gateway) serveModels(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (g *Gateway) serveModel(w http.ResponseWriter, r *http.Request) {
-	for _, card := range g.models().Data {
-		if card.ID == r.PathValue("id") {
+	id := r.PathValue("id")
+	list := g.models()
+	for _, card := range list.Data {
+		if card.ID == id {
 			g.writeJSON(w, http.StatusOK, card)
 			return
 		}
 	}
-	if _, err := g.servedModel(r.PathValue("id")); err != nil {
-		g.writeError(w, err)
+	if len(list.Data) == 0 {
+		g.writeError(w, schemas.Errorf(schemas.KindUnavailable, "list models", "the engine has not answered yet").WithHint("try again later"))
 		return
 	}
-	g.writeError(w, schemas.Errorf(schemas.KindUnavailable, "list models", "the engine has not answered yet").WithHint("try again later"))
+	g.writeError(w, schemas.Errorf(schemas.KindNotFound, schemas.OpModel, "there is no model %q here", clip(id)).
+		WithParam("model").WithHint("this server has %q", g.modelName()))
 }
 
 func (g *Gateway) serveHealth(w http.ResponseWriter, _ *http.Request) {

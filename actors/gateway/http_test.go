@@ -102,6 +102,7 @@ func TestModelsHealthAndUnknownPaths(t *testing.T) {
 		{"GET", "/v1/models/org/name", 200, `"id":"org/name"`},
 		{"GET", "/v1/models/org%2Fname", 200, `"id":"org/name"`},
 		{"GET", "/v1/models/other", 404, `"code":"model_not_found"`},
+		{"GET", "/v1/models/", 404, `"code":"model_not_found"`},
 		{"GET", "/health", 200, `"status":"ok"`},
 		{"GET", "/health/ready", 200, `"status":"ready"`},
 		{"GET", "/v1/nothing", 404, `"type":"invalid_request_error"`},
