@@ -66,7 +66,8 @@ func newKeysCommand() *cobra.Command {
 
 // keyFiles are the keys and a configuration for each command that uses them.
 func keyFiles(hosts []string, at string, valid time.Duration) (map[string][]byte, error) {
-	files, err := bus.MakeKeys(bus.KeysConfig{Hosts: hosts, Dir: at, Valid: valid})
+	here := []string{"localhost", "127.0.0.1", "::1"} // for commands on the hub itself
+	files, err := bus.MakeKeys(bus.KeysConfig{Hosts: append(slices.Clone(hosts), here...), Dir: at, Valid: valid})
 	if err != nil {
 		return nil, err
 	}
