@@ -21,14 +21,14 @@ func newBenchCPUCommand() *cobra.Command {
 			"  troupe bench cpu --model my-q4.gguf --kernels=false\n" +
 			"  troupe bench cpu --peer llama-bench=$HOME/llama.cpp/build/bin/llama-bench"}
 	out := addBenchOutput(cmd)
-	kv := "f32"
+	kv := "bf16"
 	f := cmd.Flags()
 	f.StringArrayVar(&cfg.Models, "model", nil, "a GGUF `FILE`; may be repeated; no models are drawn then")
 	f.StringSliceVar(&cfg.Shapes, "shape", cfg.Shapes, "shapes to draw: "+strings.Join(bench.GPUShapes(), ", "))
 	f.StringSliceVar(&cfg.Types, "type", cfg.Types, "types of drawn weights: "+strings.Join(bench.CPUTypes(), ", "))
 	f.StringVar(&cfg.Dir, "dir", "", "keep the files of drawn models in this folder")
 	f.IntVar(&cfg.Threads, "threads", 0, "CPU threads that compute; 0 is all")
-	f.StringVar(&kv, "kv-dtype", kv, "type of keys and values: f32 or bf16")
+	f.StringVar(&kv, "kv-dtype", kv, "type of keys and values: f32 or bf16, which an engine takes for all but f32 and f16 weights")
 	f.IntVar(&cfg.Prompt, "prompt", cfg.Prompt, "tokens of a prefill; 0 leaves it out")
 	f.IntVar(&cfg.Tokens, "tokens", cfg.Tokens, "tokens that each sequence decodes")
 	f.IntSliceVar(&cfg.Batches, "batch", cfg.Batches, "sequences that decode together")

@@ -46,7 +46,7 @@ const (
 
 // DefaultCPUConfig measures a small model of each weight type.
 func DefaultCPUConfig() CPUConfig {
-	return CPUConfig{Shapes: []string{"llama-0.5b"}, Types: []string{"bf16", "q8_0", "q4_0"}, KV: gpu.F32, Prompt: 512, Tokens: 48,
+	return CPUConfig{Shapes: []string{"llama-0.5b"}, Types: []string{"bf16", "q8_0", "q4_0"}, KV: gpu.BF16, Prompt: 512, Tokens: 48,
 		Batches: []int{1, 16}, Depths: []int{0}, Rounds: 5, Retries: 2, Kernels: true}
 }
 

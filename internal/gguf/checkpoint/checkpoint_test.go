@@ -94,6 +94,9 @@ func TestConfigAndTokenizerAreThoseOfTheDirectory(t *testing.T) {
 			t.Errorf("%s is %s, want %s", key, g, w)
 		}
 	}
+	if gotConfig["dtype"] != "float32" { // the file was made in it
+		t.Errorf("dtype is %v", gotConfig["dtype"])
+	}
 	for _, text := range []string{"Once upon a time", "", " two  spaces", "naïve 日本 🙂\n\tx", "<s> is no token of a text</s>"} {
 		g, err := got.Encode(text, true)
 		if err != nil {
@@ -145,4 +148,30 @@ func sharedIfThere() (string, bool) {
 	file := filepath.Join("..", "..", "..", "..", "shared", "models", "stories260K-f32.gguf")
 	_, err := os.Stat(file)
 	return file, err == nil
+}
+
+// TestStoredType: quantized matrices count as bfloat16, and norms do not count.
+func TestStoredType(t *testing.T) {
+	for kind, want := range map[gguf.Type]string{gguf.F32: "float32", gguf.F16: "float16", gguf.BF16: "bfloat16", gguf.Q4_0: "bfloat16"} {
+		number := func(key string, n uint32) gguf.Pair { return gguf.Pair{Key: key, Value: gguf.Uint32Value(n)} }
+		meta := []gguf.Pair{{Key: "general.architecture", Value: gguf.TextValue("llama")}, number("llama.attention.head_count", 1),
+			number("llama.embedding_length", 32), number("llama.block_count", 1), number("llama.feed_forward_length", 32), number("llama.context_length", 32)}
+		tensors := []gguf.Info{{Name: "token_embd.weight", Type: kind, Dims: []int{32, 2}}, {Name: "output_norm.weight", Type: gguf.F32, Dims: []int{32}}}
+		var file bytes.Buffer
+		w, err := gguf.NewWriter(&file, meta, tensors)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(make([]byte, 2*kind.Bytes(32)+4*32)); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := fs.ReadFile(checkpoint.NewDirFS(fstest.MapFS{"x.gguf": {Data: file.Bytes()}}, "x.gguf"), "config.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := map[string]any{}
+		if err := json.Unmarshal(raw, &config); err != nil || config["dtype"] != want {
+			t.Errorf("%v: dtype is %v (%v), want %s", kind, config["dtype"], err, want)
+		}
+	}
 }

@@ -70,6 +70,7 @@ func config(f *gguf.File) (map[string]any, error) {
 		"rope_theta":              m.number(".rope.freq_base", 10000),
 		"tie_word_embeddings":     !f.Has("output.weight"),
 		"attention_bias":          f.Has("blk.0.attn_q.bias"),
+		"dtype":                   storedType(f),
 	}
 	if t, err := f.Tensor("token_embd.weight"); err != nil || len(t.Dims) != 2 {
 		m.failf("tensor \"token_embd.weight\" is missing or no matrix")
@@ -91,6 +92,33 @@ func config(f *gguf.File) (map[string]any, error) {
 	m.ropeScaling(c)
 	fam.config(m, c)
 	return c, m.err()
+}
+
+// storedType is what config.json would call the type that most of the matrices have. Quantized ones are taken for
+// bfloat16, as what they were made of: nothing that is computed with them deserves more.
+func storedType(f *gguf.File) string {
+	bytes := map[string]int{}
+	for _, info := range f.Tensors() {
+		t, err := f.Tensor(info.Name)
+		if err != nil || len(t.Dims) < 2 {
+			continue
+		}
+		name := "bfloat16"
+		switch t.Type {
+		case gguf.F32:
+			name = "float32"
+		case gguf.F16:
+			name = "float16"
+		}
+		bytes[name] += len(t.Data)
+	}
+	most := "float32"
+	for _, name := range []string{"bfloat16", "float16"} {
+		if bytes[name] > bytes[most] {
+			most = name
+		}
+	}
+	return most
 }
 
 // ropeScaling translates the scaling of rotary frequencies, from metadata or from a tensor of divisors.
