@@ -37,6 +37,7 @@ const (
 	// What hostile clients may cost others: as much time again, and the time slice of a busy machine.
 	hostileRatioMax = 2
 	hostileSlice    = 30 * time.Millisecond
+	hostileDrip     = time.Second // between the bytes of slow clients
 )
 
 // TestHostileClients times a client's requests while others hold connections open in every way that costs a server
@@ -59,6 +60,7 @@ func TestHostileClients(t *testing.T) {
 		{"idle event streams", *hostileClients, h.idleStreams},
 		{"headers that never end", *hostileClients / 10, h.slowHeaders},
 		{"bodies that never end", *hostileClients / 10 * 4, h.slowBodies},
+		{"the same, over HTTP/2", *hostileClients / 10 * 4, h.slowStreams},
 		{"headers of 1 MB", 4, h.largeHeaders},
 		{"deep JSON", 4, h.deepJSON},
 		{"streams that are reset", 4, h.resets},
@@ -249,7 +251,7 @@ func (h *hostileWorld) drip(conns []net.Conn, b string) (stop func()) {
 			select {
 			case <-over:
 				return
-			case <-time.After(200 * time.Millisecond):
+			case <-time.After(hostileDrip):
 			}
 			for _, c := range conns {
 				_, _ = io.WriteString(c, b) // the engine may have closed it
@@ -269,6 +271,43 @@ func (h *hostileWorld) slowHeaders(n int) func() {
 
 func (h *hostileWorld) slowBodies(n int) func() {
 	return h.drip(h.dial(n, hostilePost("/v1/completions", "", `{"prompt":"`, 1<<20), 0), "a")
+}
+
+// slowStreams are n bodies that never end, in as few connections as HTTP/2 allows.
+func (h *hostileWorld) slowStreams(n int) func() {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{Protocols: protocols}
+	ctx, leave := context.WithCancel(context.Background())
+	var asking sync.WaitGroup
+	for range n {
+		body, slow := io.Pipe()
+		asking.Go(func() {
+			defer body.Close()
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.url+"/v1/completions", body)
+			if err != nil {
+				h.t.Error(err)
+				return
+			}
+			if resp, err := transport.RoundTrip(req); err == nil { // 408, after a while
+				resp.Body.Close()
+			}
+		})
+		asking.Go(func() {
+			for _, err := io.WriteString(slow, `{"prompt":"`); err == nil; _, err = io.WriteString(slow, "a") {
+				select {
+				case <-ctx.Done():
+				case <-time.After(hostileDrip):
+				}
+			}
+		})
+	}
+	time.Sleep(time.Second) // for the streams to be there
+	return func() {
+		leave()
+		asking.Wait()
+		transport.CloseIdleConnections()
+	}
 }
 
 // again lets n clients make requests, one after the other, until stop. Each must be refused with one of statuses, or
