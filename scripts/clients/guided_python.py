@@ -22,7 +22,7 @@ def schema(r, depth):
     if kind == "object":
         names = r.sample(["name", "age", "ok", "items", "größe", "a b", 'q"'], r.randint(1, 4))
         return {"type": "object", "properties": {n: schema(r, depth - 1) for n in names},
-                "required": r.sample(names, r.randint(0, len(names))), "additionalProperties": False}
+                "required": r.sample(names, r.randint(0, len(names))), "additionalProperties": r.choice([False, False, True, {"type": "integer"}])}
     if kind == "array":
         low = r.randint(0, 2)
         return {"type": "array", "items": schema(r, depth - 1), "minItems": low, "maxItems": low + r.randint(0, 3)}
@@ -40,6 +40,13 @@ def schema(r, depth):
         low = r.randint(-50, 50)
         s |= r.choice([{}, {"minimum": low}, {"minimum": low, "maximum": low + r.randint(0, 99)}, {"exclusiveMaximum": low}])
     return s
+
+
+def distinct(pairs):
+    """An object, if no name comes twice."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"a name comes twice: {pairs}")
+    return dict(pairs)
 
 
 def ask(i):
@@ -66,7 +73,7 @@ def ask(i):
         return f"schema {i}: overloaded for too long"
     text = answer["choices"][0]["message"]["content"]
     try:
-        jsonschema.Draft202012Validator(s, format_checker=jsonschema.FormatChecker()).validate(json.loads(text))
+        jsonschema.Draft202012Validator(s, format_checker=jsonschema.FormatChecker()).validate(json.loads(text, object_pairs_hook=distinct))
     except (ValueError, jsonschema.ValidationError) as e:
         return f"schema {i}: {e}\n{json.dumps(s)}\n{text}"
     return None
