@@ -8,7 +8,7 @@ import (
 )
 
 func newBenchCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "bench", Short: "Measure the bus, an engine under load or overload, a GPU or the CPU.", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "bench", Short: "Measure the bus, serving, overload, a GPU or the CPU.", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(newBenchBusCommand(), newBenchServeCommand(), newBenchOverloadCommand(), newBenchGPUCommand(), newBenchCPUCommand())
 	return cmd
