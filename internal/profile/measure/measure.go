@@ -139,9 +139,8 @@ func loads(info *schemas.EngineInfo, random *rand.Rand) []load {
 	}
 	list = append(list, single)
 	for rows := int32(1); rows <= rowsMax; rows *= 2 {
-		for _, part := range []int32{64, 8, 3, 1} {
-			input := context/part - 64
-			if input < 4 || input*rows > prefillTokensMax {
+		for _, input := range []int32{16, 192, 640, context - context/16} {
+			if input > context-64 || input*rows > prefillTokensMax && input > 16 {
 				continue
 			}
 			l := load{name: fmt.Sprintf("%d at once, %d tokens of context", rows, input)}
@@ -156,11 +155,13 @@ func loads(info *schemas.EngineInfo, random *rand.Rand) []load {
 		chunks.trace.Requests = append(chunks.trace.Requests, traces.Request{Input: n, Output: 1})
 	}
 	list = append(list, chunks)
+	const mixed = 40
+	longest := float64(min(context/2, 3*prefillTokensMax/mixed))
 	for _, pace := range []int64{4e6, 12e6, 30e6} {
 		l := load{name: "mixed lengths, a request every " + time.Duration(pace).String()}
-		for i := range int64(40) {
-			input := 1 + int32(float64(context/2)*random.Float64()*random.Float64())
-			l.trace.Requests = append(l.trace.Requests, traces.Request{ArrivalNs: i * pace, Input: input, Output: 1 + random.Int32N(60)})
+		for i := range int64(mixed) {
+			input := 1 + int32(longest*random.Float64()*random.Float64())
+			l.trace.Requests = append(l.trace.Requests, traces.Request{ArrivalNs: i * pace, Input: input, Output: 1 + random.Int32N(min(60, context/4))})
 		}
 		list = append(list, l)
 	}

@@ -1,0 +1,86 @@
+package reality
+
+import (
+	"context"
+	"math"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/troupe-engine/troupe/internal/profile"
+	"github.com/troupe-engine/troupe/internal/simulate"
+	"github.com/troupe-engine/troupe/internal/traces"
+)
+
+func workload() *traces.Trace {
+	t := &traces.Trace{Name: "test"}
+	for i := range int64(40) {
+		t.Requests = append(t.Requests, traces.Request{ArrivalNs: i * i * 1e6, Input: int32(100 + 90*i), Output: int32(10 + i)})
+	}
+	return t
+}
+
+func TestTheSampleFitsTheContext(t *testing.T) {
+	s, scale := sample(workload(), 40, 2048)
+	for i, q := range s.Requests {
+		if q.Input < 1 || q.Output < 1 || q.Input+q.Output >= 2048 {
+			t.Errorf("request %d: %+v", i, q)
+		}
+	}
+	if scale < 1.7 || scale > 1.9 {
+		t.Errorf("lengths are divided by %g", scale)
+	}
+	if _, scale := sample(workload(), 5, 2048); scale != 1 {
+		t.Errorf("short requests are divided by %g", scale)
+	}
+}
+
+// TestASimulationComparedWithItself is exact, and each load has its rate.
+func TestASimulationComparedWithItself(t *testing.T) {
+	ctx := context.Background()
+	engine := simulate.DefaultConfig()
+	engine.Profile = &profile.Profile{Terms: profile.Terms{Tokens: profile.Curve{X: []float64{1, 512}, Y: []float64{1e6, 2e7}}, RowNs: 1e4}}
+	cfg := Config{Trace: workload(), Requests: 40, Loads: []float64{0.3, 0.9}, Rounds: 2}
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	paced, err := pace(ctx, cfg.Trace, engine, cfg.Loads)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var live [][]figures
+	for _, p := range paced {
+		r, err := simulate.Run(ctx, engine, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := figures{r.OutputThroughput, r.TTFT.Median, r.TTFT.P90, r.TPOT.Median, r.TPOT.P90}
+		live = append(live, []figures{f, f})
+	}
+	r, err := compare(ctx, cfg, engine, paced, live, 1)
+	if err != nil || r.Within != 0 || len(r.Loads) != 2 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if got := r.Loads[1].Rate / r.Loads[0].Rate; math.Abs(got-3) > 1e-6 {
+		t.Errorf("the rates are %g apart, want 3", got)
+	}
+	var b strings.Builder
+	if err := r.WriteText(&b); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(b.String()) {
+		if n := utf8.RuneCountInString(line) - 1; n > 80 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+}
+
+func TestWhatCannotBeCompared(t *testing.T) {
+	for _, c := range []Config{{Requests: 1, Loads: []float64{1}, Rounds: 1}, {Requests: 41, Loads: []float64{1}, Rounds: 1}, {Requests: 9, Rounds: 1},
+		{Requests: 9, Loads: []float64{0}, Rounds: 1}, {Requests: 9, Loads: []float64{1}}} {
+		c.Trace = workload()
+		if err := c.Validate(); err == nil {
+			t.Errorf("%+v is taken", c)
+		}
+	}
+}
