@@ -102,6 +102,17 @@ for policy in fcfs shortest 'nats:python-sjf?limit=200ms' 'nats:javascript-sjf?l
   esac
 done
 
+# Over HTTP, while requests run.
+load 100 &
+loading=$!
+for name in fair priority prefix deadline nats:python-sjf shortest; do
+  curl -sf "$http/debug/scheduler/policy" -H 'Content-Type: application/json' -d "{\"name\": \"$name\"}" | jq -e ".active == \"$name\"" >/dev/null ||
+    fail "switching to $name over HTTP"
+  sleep 0.1
+done
+wait "$loading" || fail 'requests were lost while policies were switched'
+echo 'switched six times over HTTP under load: 100 of 100 requests answered'
+
 # kill -9 in the middle: the fallback takes over, nothing is lost, and a new process is found by itself.
 for name in python-sjf javascript-sjf; do
   "$TROUPE_BIN" policy "nats:$name?limit=200ms&fallback=shortest" --nats "$nats" >/dev/null

@@ -106,7 +106,7 @@ func decodeRankReply(m *nats.Msg, n int) (*schemas.RankReply, *schemas.Error) {
 
 // askPolicy has a question answered while the engine goes on; the answer comes as an event.
 func (a *Actor) askPolicy(q *Question) {
-	if q == nil {
+	if a.asking.Err() != nil {
 		return
 	}
 	a.stopped.Go(func() {

@@ -14,10 +14,15 @@ var seeds = flag.Int("scheduler.seeds", 150, "random histories to run")
 // changes in tiny pools, and checks every answer against the fake model alone.
 func TestRandomHistories(t *testing.T) {
 	var preempted, cached, lost uint64
+	var asked, waited int
 	for seed := range uint64(*seeds) {
 		w := randomHistory(t, seed)
 		st := w.core.State(w.now)
 		preempted, cached, lost = preempted+st.Preemptions, cached+st.CachedTotal, lost+st.StepErrors
+		asked, waited = asked+w.asked, waited+w.waited
+	}
+	if asked == 0 || waited == 0 {
+		t.Errorf("policies in other processes were asked %d times ahead and %d times before a step: one of them was not tested", asked, waited)
 	}
 	if preempted == 0 || cached == 0 || lost == 0 {
 		t.Fatalf("the histories preempted %d times, took %d tokens from the cache and lost %d steps: one of them was not tested", preempted, cached, lost)
@@ -47,7 +52,14 @@ func randomHistoryWith(t *testing.T, seed uint64, begin, turn func(*world)) *wor
 		cfg.Policy = "priority"
 	}
 	w := newWorld(t, cfg)
-	w.policy = func(q *Question) *schemas.RankOutcome { return randomOutcome(rng, q) }
+	w.policy = func(q *Question) *schemas.RankOutcome {
+		if q.Wait {
+			w.waited++
+		} else {
+			w.asked++
+		}
+		return randomOutcome(rng, q)
+	}
 	begin(w)
 	next := uint32(0)
 	var known []*schemas.SubmitRequest

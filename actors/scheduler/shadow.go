@@ -80,7 +80,7 @@ func (c *Core) ShadowRanked(nowNs int64, a *schemas.RankOutcome) {
 	for _, twin := range c.shadow.twins { // each by itself: their order does not matter
 		v.running = append(v.running, twin)
 	}
-	c.shadow.external.answer(a, &v)
+	_, _ = c.shadow.external.answer(a, &v) // its state goes into the report
 }
 
 // guard ends a shadow that panics.

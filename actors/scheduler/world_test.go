@@ -27,6 +27,8 @@ type world struct {
 
 	policy    func(*Question) *schemas.RankOutcome // answers for policies in other processes; nil: nobody does
 	questions []*Question                          // that wait for nobody
+
+	asked, waited int // answers to questions that waited for nobody, and to others
 }
 
 // answer has a policy in another process answer.
