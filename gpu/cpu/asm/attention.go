@@ -45,26 +45,44 @@ func (t isa) transpose(f format) {
 	MOVQ(dim, row)
 	SHLQ(U8(map[int]uint8{2: 1, 4: 2}[f.size]), row)
 	LEAQ(Mem{Base: row, Index: row, Scale: 2}, row3)
-	loop("columns", dim, t.lanes, func() {
+	// columns turns some columns around, a vector of elements of size bytes at a time.
+	columns := func(size int, load func(Mem, VecVirtual), store func(column int, v VecVirtual, first int)) {
 		MOVQ(src.Base, at)
 		for first := 0; first < pageKeys; first += t.lanes {
 			v := t.vectors(t.lanes)
 			for i := 0; i < t.lanes; i += 4 {
-				f.load(Mem{Base: at}, v[i])
-				f.load(Mem{Base: at, Index: row, Scale: 1}, v[i+1])
-				f.load(Mem{Base: at, Index: row, Scale: 2}, v[i+2])
-				f.load(Mem{Base: at, Index: row3, Scale: 1}, v[i+3])
+				load(Mem{Base: at}, v[i])
+				load(Mem{Base: at, Index: row, Scale: 1}, v[i+1])
+				load(Mem{Base: at, Index: row, Scale: 2}, v[i+2])
+				load(Mem{Base: at, Index: row3, Scale: 1}, v[i+3])
 				LEAQ(Mem{Base: at, Index: row, Scale: 4}, at)
 			}
-			for line := 0; line < t.lanes*t.lanes*f.size; line += 64 {
+			for line := 0; line < t.lanes*t.lanes*size; line += 64 {
 				PREFETCHT0(ahead)
 				ADDQ(U8(64), ahead.Base)
 			}
 			for i, column := range t.square(v) {
-				VMOVUPS(column, dst.Offset(4*(pageKeys*i+first)))
+				store(i, column, first)
 			}
 		}
-		ADDQ(U32(uint32(t.lanes*f.size)), src.Base)
+		ADDQ(U32(uint32(t.lanes*size)), src.Base)
+	}
+	if f.name == "BF16" {
+		// Two elements turn around as one of 32 bits, which halves the work, and come apart afterwards.
+		loop("pairs", dim, 2*t.lanes, func() {
+			columns(4, func(m Mem, v VecVirtual) { VMOVUPS(m, v) }, func(i int, pair VecVirtual, first int) {
+				low := t.vector()
+				VPSLLD(U8(16), pair, low)
+				VPSRLD(U8(16), pair, pair)
+				VPSLLD(U8(16), pair, pair)
+				VMOVUPS(low, dst.Offset(4*(pageKeys*2*i+first)))
+				VMOVUPS(pair, dst.Offset(4*(pageKeys*(2*i+1)+first)))
+			})
+			ADDQ(U32(uint32(4*pageKeys*2*t.lanes)), dst.Base)
+		})
+	}
+	loop("columns", dim, t.lanes, func() {
+		columns(f.size, f.load, func(i int, column VecVirtual, first int) { VMOVUPS(column, dst.Offset(4*(pageKeys*i+first))) })
 		ADDQ(U32(uint32(4*pageKeys*t.lanes)), dst.Base)
 	})
 	end()
@@ -361,7 +379,7 @@ func (t isa) mix(f format, rows int) {
 	MOVQ(dim, row)
 	SHLQ(U8(2), row)
 	valueRow := row
-	if f.size == 2 {
+	if f.name == "BF16" {
 		valueRow = GP64()
 		MOVQ(dim, valueRow)
 		SHLQ(U8(1), valueRow)
