@@ -11,10 +11,14 @@
 //
 //	core.go     sequences, queues, events and effects
 //	submit.go   requests come in, are refused or queued; cancellation
-//	policy.go   who goes first
+//	policy.go   who goes first; observe.go: what policies hear of
 //	plan.go     propose rows to memory, turn what it grants into a step plan
 //	results.go  tokens come back; sequences end; recovery from a lost step
 //	check.go    what must always hold
+//
+// The policies beside those of policy.go: shortest.go and deadline.go, which predict lengths (predict.go), fair.go,
+// prefix.go, and external.go, whose orders come from another process (rank.go asks, asker.go is its shell). shadow.go
+// runs a second policy beside the one in charge. journal.go and checkpoint.go let all be run again.
 //
 // The pipeline: while step N runs, step N+1 is planned and queued on the device. A decode row of N+1
 // takes its token from the device, where N sampled it, so the host learns of it later. A sequence that

@@ -153,6 +153,46 @@ func TestFairShare(t *testing.T) {
 	w.check()
 }
 
+// TestDeadlinesAreMet: more work than can be done in time. Under the deadline policy more requests end before their
+// deadlines than in order of arrival.
+func TestDeadlinesAreMet(t *testing.T) {
+	met := map[string]int{}
+	for _, policy := range []string{"fcfs", "deadline"} {
+		for seed := range uint64(10) {
+			rng := rand.New(rand.NewPCG(seed, 4))
+			w := newWorld(t, Config{ContextMax: 100, SequencesMax: 2, WaitingMax: 1000, TokensStepMax: 64, BlockSize: 4, Blocks: 200, PipelineDepth: 2, Policy: policy})
+			w.now = 1e18
+			for n := uint32(1); n <= 60 || len(w.queue) > 0; n++ {
+				if n <= 60 {
+					most := int32(2 + rng.IntN(20))
+					r := &schemas.SubmitRequest{Request: schemas.NewRequestID(1, n), Choices: 1, Tokens: prompt(5, int32(n%9)), MaxTokens: most, User: fmt.Sprint(most / 5),
+						Sampling: schemas.SamplingParams{TopP: 1, Seed: uint64(n)}, DeadlineMs: w.now/1e6 + int64(most)*20 + int64(rng.IntN(2000))}
+					if err := w.submit(r); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for range 4 {
+					if len(w.queue) > 0 {
+						w.now += 10e6
+						w.finish()
+					}
+				}
+				w.event(Tick{})
+			}
+			w.check()
+			for _, a := range w.answers {
+				if a.finish == schemas.FinishLength {
+					met[policy]++
+				}
+			}
+		}
+	}
+	t.Logf("of 600 requests, %d are in time in order of arrival, %d by deadline", met["fcfs"], met["deadline"])
+	if met["fcfs"] > 590 || met["deadline"] < met["fcfs"]*11/10 {
+		t.Errorf("of 600 requests, %d are in time in order of arrival, %d by deadline; expected a tenth more", met["fcfs"], met["deadline"])
+	}
+}
+
 // TestShortestLearns: answers end early for one user, so that user's requests are predicted short.
 func TestShortestLearns(t *testing.T) {
 	p := &Shortest{}

@@ -14,6 +14,7 @@ type Prefix struct {
 	ring      []uint64 // hashes of blocks in the order of their coming
 	next      int
 	indexed   map[uint64]int // places in ring
+	changed   bool           // the index, or who waits, since the last Refresh
 
 	chains map[*Sequence][]uint64 // of the sequences in the engine
 }
@@ -35,6 +36,10 @@ func (p *Prefix) Key(s *Sequence, _ int64) int64 {
 
 // Refresh follows the index: a sequence's note is the number of its prompt's leading blocks that are in it.
 func (p *Prefix) Refresh(_ int64, _, waiting []*Sequence) {
+	if !p.changed {
+		return
+	}
+	p.changed = false
 	for _, s := range waiting {
 		chain, depth := p.chains[s], int(s.note)
 		for depth < len(chain) && p.has(chain[depth]) {
@@ -54,6 +59,7 @@ func (p *Prefix) has(hash uint64) bool {
 
 // Arrived hashes the prompt.
 func (p *Prefix) Arrived(s *Sequence, _ int64) {
+	p.changed = true
 	p.chains[s] = appendChain(nil, s.request.CacheSalt, p.blockSize, s.request.Tokens)
 }
 
@@ -81,6 +87,7 @@ func (p *Prefix) index(chain []uint64) {
 		if p.has(hash) {
 			continue
 		}
+		p.changed = true
 		if old := p.ring[p.next]; p.indexed[old] == p.next && old != 0 {
 			delete(p.indexed, old)
 		}
