@@ -106,8 +106,8 @@ func (s *Security) seed() (string, error) {
 	if info.Size() > seedBytesMax {
 		return "", bad("%s has %d bytes; a seed has 58", s.Seed, info.Size())
 	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return "", bad("%s may be read by others (mode %04o): chmod 600 it", s.Seed, info.Mode().Perm())
+	if info.Mode().Perm()&0o037 != 0 { // a group may read it: containers get secrets that way
+		return "", bad("%s is open to others (mode %04o): chmod 600 it", s.Seed, info.Mode().Perm())
 	}
 	raw, err := os.ReadFile(s.Seed)
 	if err != nil {

@@ -109,6 +109,11 @@ func (g *Gateway) debugInstance(service string) schemas.Instance {
 	case "tokenizer":
 		return g.cfg.Tokenizer
 	}
+	if g.replicas != nil {
+		if engine, err := g.replicas.engine(); err == nil {
+			return engine.Replica
+		}
+	}
 	return g.cfg.Scheduler
 }
 

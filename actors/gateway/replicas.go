@@ -87,6 +87,8 @@ type replicas struct {
 	cfg Cluster
 	sub *bus.Subscription
 
+	metrics *replicasCollector
+
 	mu     sync.Mutex
 	router *routing.Router
 	known  map[schemas.Instance]*replica
@@ -113,6 +115,10 @@ func newReplicas(g *Gateway, cfg Cluster) (*replicas, error) {
 
 // start listens to reports and looks after the replicas until the gateway stops.
 func (rs *replicas) start() (err error) {
+	rs.metrics = newReplicasCollector(rs)
+	if err := rs.g.cfg.Registry.Register(rs.metrics); err != nil {
+		return schemas.AsError(err, "register metrics")
+	}
 	if rs.sub, err = bus.Subscribe(rs.g.node, schemas.ReplicaReports, "", func(from schemas.Instance, m *schemas.ReplicaReport) {
 		if err := rs.hear(from, m, time.Now()); err != nil {
 			rs.complain(from, err)
@@ -139,6 +145,7 @@ func (rs *replicas) start() (err error) {
 // close ends what is asked of replicas, and that more is.
 func (rs *replicas) close() {
 	rs.sub.Close()
+	rs.g.cfg.Registry.Unregister(rs.metrics)
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rs.closed = true
@@ -355,8 +362,8 @@ func (rs *replicas) engine() (*schemas.EngineInfo, *schemas.Error) {
 	defer rs.mu.Unlock()
 	var found *replica
 	for _, r := range rs.known {
-		if r.info != nil && (found == nil || r.name < found.name) {
-			found = r
+		if r.info != nil && (found == nil || r.name == rs.g.cfg.Scheduler || r.name < found.name && found.name != rs.g.cfg.Scheduler) {
+			found = r // this node's own, or else the first
 		}
 	}
 	if found == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -20,7 +21,7 @@ func newDrainCommand() *cobra.Command {
 			"be stopped. `troupe nodes` lists the names. A gateway on the node goes on serving.",
 		Example: "  troupe drain node-7f3a\n  troupe drain --resume node-7f3a",
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
+			if len(args) > 1 || len(args) == 0 && os.Getenv("TROUPE_NODE") == "" {
 				return errors.New("expected the name of one node; `troupe nodes` lists them")
 			}
 			return nil
@@ -34,7 +35,11 @@ func newDrainCommand() *cobra.Command {
 			return err
 		}
 		defer conn.Close()
-		return drain(cmd, conn, schemas.Instance(args[0]), *resume, *wait)
+		name := os.Getenv("TROUPE_NODE") // of a container, whose hooks cannot name it
+		if len(args) > 0 {
+			name = args[0]
+		}
+		return drain(cmd, conn, schemas.Instance(name), *resume, *wait)
 	}
 	return cmd
 }

@@ -96,6 +96,7 @@ expect 127.0.0.1:8000 "a killed replica is not missed" & load=$!
 sleep 0.15
 stop $b KILL
 wait $load || exit 1
+grep -h 'given up' "$work/hub.log" || fail "the killed replica was not given up"
 
 # Strangers stay outside: no key, and a key of somebody else.
 if on a timeout 20 "$work/troupe" attach nats-leaf://$NET.1:7422 --node x >"$work/stranger.log" 2>&1; then fail "a stranger was let in"; fi
@@ -116,11 +117,11 @@ for round in 1 2 3; do
   start b b2 taskset -c $(($(nproc) > 1)) "$work/troupe" attach --config "$work/keys/replica.yaml" --node b$round --threads 1
   b=$!
   until_nodes 2
-  [ -n "$hubpid" ] && before=$(ticks "$hubpid")
+  [ -z "$hubpid" ] || before=$(ticks "$hubpid")
   from=$(date +%s.%N)
   bench 64 16; two=$(field output_throughput)
   cpu=""
-  [ -n "$hubpid" ] && cpu=", hub $(echo "$(ticks "$hubpid") $before $(date +%s.%N) $from $(nproc)" | awk '{printf "%.1f %% of the processors", ($1 - $2) / ($3 - $4) / $5}')"
+  [ -z "$hubpid" ] || cpu=", hub $(echo "$(ticks "$hubpid") $before $(date +%s.%N) $from $(nproc)" | awk '{printf "%.1f %% of the processors", ($1 - $2) / ($3 - $4) / $5}')"
   echo "throughput: one replica $one tok/s, two $two: $(echo "$one $two" | awk '{printf "%.2f", $2 / $1}') times$cpu"
   bench 16 1; near=$(field median_ttft_ms)
   stop $b; stop "$a"
