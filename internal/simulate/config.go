@@ -36,6 +36,16 @@ type Config struct {
 	Speed          float64 `json:"speed"`                     // the workload's pace: 2 lets requests come twice as fast
 	Goodput        Limits  `json:"goodput"`
 	Seed           uint64  `json:"seed"`
+
+	Pace Pace `json:"-"` // of the devices; nil: that of the profile, always
+}
+
+// Pace is how fast devices are over time: those of a machine that others use, too, are not always as fast as their
+// profile.
+type Pace interface {
+	// Done is when a step that begins at a time, in nanoseconds since the workload began, and takes ns at the
+	// profile's pace is done.
+	Done(begin, ns int64) int64
 }
 
 // Limits are what a good request may take, in milliseconds; 0: any time.

@@ -76,6 +76,10 @@ func (r *engine) execute(p *schemas.StepPlan) {
 	cost := r.world.cfg.Profile.StepNs(shape)
 	start := max(r.world.now, r.freeAt)
 	r.freeAt = start + cost
+	if pace := r.world.cfg.Pace; pace != nil {
+		r.freeAt = max(start, pace.Done(start, cost))
+		cost = r.freeAt - start
+	}
 	r.flights = append(r.flights, flight{p, r.freeAt + r.world.resultNs})
 	l := &r.load
 	l.steps++

@@ -42,6 +42,9 @@ func Open(ctx context.Context, e *troupe.Engine, seed uint64) (*Session, error) 
 // Close stops watching the engine.
 func (s *Session) Close() { s.watcher.Close() }
 
+// Watcher sees the engine's steps also between rounds.
+func (s *Session) Watcher() *Watcher { return s.watcher }
+
 // Round sends every load once. Several rounds make one profile, the better the more.
 func (s *Session) Round(ctx context.Context) error {
 	if _, err := s.watcher.Take(); err != nil { // what others have sent

@@ -46,14 +46,17 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-// Figure is one quantity at one load: the median over rounds of the live engine, its range, and the simulation's.
+// Figure is one quantity at one load: the median over rounds of the live engine, its range, and the simulation's, with
+// the profile alone and, the median over rounds, with the pace that the machine had in each.
 type Figure struct {
-	Name      string  `json:"name"`
-	Live      float64 `json:"live"`
-	Low       float64 `json:"live_low"`
-	High      float64 `json:"live_high"`
-	Simulated float64 `json:"simulated"`
-	Error     float64 `json:"error"` // (simulated - live) / live
+	Name       string  `json:"name"`
+	Live       float64 `json:"live"`
+	Low        float64 `json:"live_low"`
+	High       float64 `json:"live_high"`
+	Simulated  float64 `json:"simulated"`
+	Error      float64 `json:"error"` // (simulated - live) / live
+	Paced      float64 `json:"paced"`
+	PacedError float64 `json:"paced_error"`
 }
 
 // Load is one load's figures.
@@ -73,6 +76,7 @@ type Report struct {
 	Fit     profile.Fit `json:"fit"`
 	Loads   []Load      `json:"loads"`
 	Within  float64     `json:"largest_error"`
+	Paced   float64     `json:"largest_paced_error"`
 }
 
 // Run serves the trace's requests with a live engine and with the simulator. Nobody else may use the engine.
@@ -108,11 +112,11 @@ func Run(ctx context.Context, e *troupe.Engine, cfg Config) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	live := make([][]figures, len(cfg.Loads))
+	live := make([][]served, len(cfg.Loads))
 	for round := range cfg.Rounds {
 		for i, t := range paced {
 			say(fmt.Sprintf("round %d of %d: the live engine at a load of %g", round+1, cfg.Rounds, cfg.Loads[i]))
-			f, err := serve(ctx, e, t)
+			f, err := serve(ctx, e, m.Watcher(), t)
 			if err != nil {
 				return nil, err
 			}
@@ -183,12 +187,26 @@ type figures [5]float64
 
 var names = [5]string{"output tokens/s", "TTFT p50 ms", "TTFT p90 ms", "TPOT p50 ms", "TPOT p90 ms"}
 
+// served is what came of a load on the live engine.
+type served struct {
+	figures
+	steps []measure.Step
+	first int64 // nanoseconds until the first request was sent
+}
+
 // serve sends a load to the live engine.
-func serve(ctx context.Context, e *troupe.Engine, t *traces.Trace) (f figures, err error) {
+func serve(ctx context.Context, e *troupe.Engine, w *measure.Watcher, t *traces.Trace) (f served, err error) {
+	if _, err := w.Take(); err != nil {
+		return f, err
+	}
 	outcomes, _, err := measure.Send(ctx, e, t)
 	if err != nil {
 		return f, err
 	}
+	if f.steps, err = w.Take(); err != nil {
+		return f, err
+	}
+	f.first = outcomes[0].Sent.Nanoseconds()
 	var ttft, tpot []float64
 	tokens, last := 0, 0.0
 	for i, o := range outcomes {
@@ -202,33 +220,51 @@ func serve(ctx context.Context, e *troupe.Engine, t *traces.Trace) (f figures, e
 			tpot = append(tpot, 1e3*(o.Last-o.First).Seconds()/float64(o.Tokens-1))
 		}
 	}
-	return figures{float64(tokens) / last, quantile(ttft, 0.5), quantile(ttft, 0.9), quantile(tpot, 0.5), quantile(tpot, 0.9)}, nil
+	f.figures = figures{float64(tokens) / last, quantile(ttft, 0.5), quantile(ttft, 0.9), quantile(tpot, 0.5), quantile(tpot, 0.9)}
+	return f, nil
 }
 
-func compare(ctx context.Context, cfg Config, engine simulate.Config, paced []*traces.Trace, live [][]figures, scale float64) (*Report, error) {
+func compare(ctx context.Context, cfg Config, engine simulate.Config, paced []*traces.Trace, live [][]served, scale float64) (*Report, error) {
 	out := &Report{Trace: cfg.Trace.Name, Prompts: cfg.Requests, Rounds: cfg.Rounds, Scale: scale, Profile: engine.Profile.Name, Fit: engine.Profile.Fit}
 	for i, t := range paced {
-		r, err := simulate.Run(ctx, engine, t)
+		simulated, err := simulatedFigures(ctx, engine, t)
 		if err != nil {
 			return nil, err
 		}
-		simulated := figures{r.OutputThroughput, r.TTFT.Median, r.TTFT.P90, r.TPOT.Median, r.TPOT.P90}
+		var rounds []figures
+		for _, l := range live[i] {
+			at := engine
+			at.Pace = newMachinePace(engine.Profile, l.steps, l.first+int64(engine.Profile.Serving.RequestNs/2))
+			f, err := simulatedFigures(ctx, at, t)
+			if err != nil {
+				return nil, err
+			}
+			rounds = append(rounds, f)
+		}
 		l := Load{Part: cfg.Loads[i], Rate: float64(len(t.Requests)-1) / (float64(t.Requests[len(t.Requests)-1].ArrivalNs) / 1e9)}
-		for j, name := range names {
-			var values []float64
-			for _, f := range live[i] {
-				values = append(values, f[j])
+		for j := range names {
+			var values, with []float64
+			for k := range live[i] {
+				values, with = append(values, live[i][k].figures[j]), append(with, rounds[k][j])
 			}
-			f := Figure{Name: name, Live: quantile(values, 0.5), Low: quantile(values, 0), High: quantile(values, 1), Simulated: simulated[j]}
+			f := Figure{Name: names[j], Live: quantile(values, 0.5), Low: quantile(values, 0), High: quantile(values, 1), Simulated: simulated[j], Paced: quantile(with, 0.5)}
 			if f.Live > 0 {
-				f.Error = (f.Simulated - f.Live) / f.Live
+				f.Error, f.PacedError = (f.Simulated-f.Live)/f.Live, (f.Paced-f.Live)/f.Live
 			}
-			out.Within = max(out.Within, math.Abs(f.Error))
+			out.Within, out.Paced = max(out.Within, math.Abs(f.Error)), max(out.Paced, math.Abs(f.PacedError))
 			l.Figures = append(l.Figures, f)
 		}
 		out.Loads = append(out.Loads, l)
 	}
 	return out, nil
+}
+
+func simulatedFigures(ctx context.Context, engine simulate.Config, t *traces.Trace) (figures, error) {
+	r, err := simulate.Run(ctx, engine, t)
+	if err != nil {
+		return figures{}, err
+	}
+	return figures{r.OutputThroughput, r.TTFT.Median, r.TTFT.P90, r.TPOT.Median, r.TPOT.P90}, nil
 }
 
 // quantile sorts values and interpolates linearly; 0 for none.

@@ -5,9 +5,11 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/troupe-engine/troupe/internal/profile"
+	"github.com/troupe-engine/troupe/internal/profile/measure"
 	"github.com/troupe-engine/troupe/internal/simulate"
 	"github.com/troupe-engine/troupe/internal/traces"
 )
@@ -48,17 +50,17 @@ func TestASimulationComparedWithItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var live [][]figures
+	var live [][]served
 	for _, p := range paced {
 		r, err := simulate.Run(ctx, engine, p)
 		if err != nil {
 			t.Fatal(err)
 		}
 		f := figures{r.OutputThroughput, r.TTFT.Median, r.TTFT.P90, r.TPOT.Median, r.TPOT.P90}
-		live = append(live, []figures{f, f})
+		live = append(live, []served{{figures: f}, {figures: f}})
 	}
 	r, err := compare(ctx, cfg, engine, paced, live, 1)
-	if err != nil || r.Within != 0 || len(r.Loads) != 2 {
+	if err != nil || r.Within != 0 || r.Paced > 1e-6 || len(r.Loads) != 2 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	if got := r.Loads[1].Rate / r.Loads[0].Rate; math.Abs(got-3) > 1e-6 {
@@ -82,5 +84,27 @@ func TestWhatCannotBeCompared(t *testing.T) {
 		if err := c.Validate(); err == nil {
 			t.Errorf("%+v is taken", c)
 		}
+	}
+}
+
+// TestAMachineThatIsSlowAtTimes: work takes as long as the steps of that time took.
+func TestAMachineThatIsSlowAtTimes(t *testing.T) {
+	p := &profile.Profile{Terms: profile.Terms{Tokens: profile.Curve{X: []float64{0, 10}, Y: []float64{0, 1000}}}}
+	step := func(tokens int32, busy, idle time.Duration) measure.Step {
+		return measure.Step{Shape: profile.Shape{Tokens: tokens}, Busy: busy, Idle: idle}
+	}
+	// 1000 ns of work in 2000, then half as much time without any, then 500 ns in 250.
+	m := newMachinePace(p, []measure.Step{step(10, 2000, 700), step(5, 250, 1000)}, 100)
+	average := 1500.0 / 2250
+	for _, c := range []struct{ begin, ns, done int64 }{
+		{100, 1000, 2100}, {100, 500, 1100}, {1100, 500, 2100}, {3100, 500, 3350}, {0, 0, 0},
+		{2100, 0, 2100}, {3350, 1000, 3350 + int64(1000/average)}, {2600, int64(500*average) + 500, 3350},
+	} {
+		if got := m.Done(c.begin, c.ns); got < c.done-2 || got > c.done+2 {
+			t.Errorf("%d ns from %d are done at %d, want %d", c.ns, c.begin, got, c.done)
+		}
+	}
+	if got := newMachinePace(p, nil, 0).Done(5, 10); got != 15 {
+		t.Errorf("without steps the profile's pace holds, got %d", got)
 	}
 }
