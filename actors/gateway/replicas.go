@@ -265,7 +265,7 @@ func (rs *replicas) inquire(r *replica) {
 		if err != nil || rs.known[r.name] != r {
 			return // its next report asks again
 		}
-		r.info = info
+		r.info, r.asking = info, false // its prefixes may be asked for
 		rs.g.engine.Store(info)
 		rs.note(r)
 		close(rs.came)

@@ -113,13 +113,13 @@ ticks() { awk '{print $14 + $15}' "/proc/$1/stat"; }
 hubpid=$(on hub sh -c 'ss -ltnpH "sport = :8000" 2>/dev/null' | sed -n 's/.*pid=\([0-9]*\).*/\1/p')
 for round in 1 2 3; do
   until_nodes 1
-  bench 64 16; one=$(field output_throughput); ttft1=$(field median_ttft_ms)
+  bench 192 64; one=$(field output_throughput); ttft1=$(field median_ttft_ms)
   start b b2 taskset -c $(($(nproc) > 1)) "$work/troupe" attach --config "$work/keys/replica.yaml" --node b$round --threads 1
   b=$!
   until_nodes 2
   [ -z "$hubpid" ] || before=$(ticks "$hubpid")
   from=$(date +%s.%N)
-  bench 64 16; two=$(field output_throughput)
+  bench 192 64; two=$(field output_throughput)
   cpu=""
   [ -z "$hubpid" ] || cpu=", hub $(echo "$(ticks "$hubpid") $before $(date +%s.%N) $from $(nproc)" | awk '{printf "%.1f %% of the processors", ($1 - $2) / ($3 - $4) / $5}')"
   echo "throughput: one replica $one tok/s, two $two: $(echo "$one $two" | awk '{printf "%.2f", $2 / $1}') times$cpu"
