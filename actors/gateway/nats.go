@@ -170,6 +170,9 @@ func (x *exchange) fields() (fields, *schemas.Error) {
 
 // begin parses the request and starts its flight.
 func (x *exchange) begin(a *api) (*flight, *schemas.Error) {
+	if err := x.g.requests.refuse(""); err != nil { // what is wrong with it can wait: refusing must cost little
+		return nil, err
+	}
 	f, err := x.fields()
 	if err != nil {
 		return nil, err
