@@ -5,6 +5,7 @@ package mmap
 import (
 	"fmt"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,5 +19,21 @@ func mapFile(file *os.File, size int64) ([]byte, func() error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return data, func() error { return unix.Munmap(data) }, nil
+	remember(data)
+	return data, func() error {
+		unremember(data)
+		return unix.Munmap(data)
+	}, nil
+}
+
+// forget drops the whole pages in part, which is of a shared mapping, from this process.
+func forget(part []byte) {
+	page := uintptr(os.Getpagesize())
+	from := uintptr(unsafe.Pointer(&part[0]))
+	skip := -from % page
+	if uintptr(len(part)) < skip+page {
+		return
+	}
+	part = part[skip:]
+	_ = unix.Madvise(part[:uintptr(len(part))/page*page], unix.MADV_DONTNEED) // advice
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/gguf"
 	"github.com/troupe-engine/troupe/internal/gguf/checkpoint"
+	"github.com/troupe-engine/troupe/internal/mmap"
 )
 
 // weights are a checkpoint's tensors on the device. Zero tensors are absent parts.
@@ -187,6 +188,9 @@ func (l *loader) stacked(k int, purpose use, parts ...part) gpu.Tensor {
 		return gpu.Tensor{}
 	}
 	t, err := l.place(parts[0].name, n, k, purpose, tensors)
+	for _, stored := range tensors {
+		mmap.Forget(stored.Data) // the device has its copy
+	}
 	l.finish(err, parts)
 	return t
 }

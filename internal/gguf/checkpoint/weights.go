@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/troupe-engine/troupe/internal/gguf"
+	"github.com/troupe-engine/troupe/internal/mmap"
 )
 
 // Tensor is one tensor as a safetensors checkpoint would have it, but for its type. Data is read-only and
@@ -251,6 +252,7 @@ func (w *Weights) untangle(t Tensor, heads int, name string) (Tensor, error) {
 		from := head*2*half + within%half*2 + within/half
 		data = append(data, t.Data[from*size:][:size]...)
 	}
+	mmap.Forget(t.Data)
 	t.Data = data
 	return t, nil
 }
