@@ -21,15 +21,16 @@ type Outcome struct {
 const specialTokens = 4
 
 // Send sends a workload to an engine at its times, and returns what came of each request and how long all of it took.
-// Prompts are made-up tokens; answers are as long as the workload says, whatever the model says.
-func Send(ctx context.Context, e *troupe.Engine, t *traces.Trace) ([]Outcome, time.Duration, error) {
+// Prompts are made-up tokens, others for another number, lest an engine finds what it was sent before in its prefix cache;
+// answers are as long as the workload says, whatever the model says.
+func Send(ctx context.Context, e *troupe.Engine, t *traces.Trace, number int) ([]Outcome, time.Duration, error) {
 	info, err := e.Info(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
 	prompts := make([][]int32, len(t.Requests))
 	for i := range t.Requests {
-		prompts[i] = t.Requests[i].PromptTokens(nil, info.VocabSize-specialTokens, i)
+		prompts[i] = t.Requests[i].PromptTokens(nil, info.VocabSize-specialTokens, number<<24+i)
 		for j := range prompts[i] {
 			prompts[i][j] += specialTokens
 		}

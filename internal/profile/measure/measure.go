@@ -22,6 +22,7 @@ type Session struct {
 	info     *schemas.EngineInfo
 	watcher  *Watcher
 	random   *rand.Rand
+	sent     int // workloads
 	steps    []Step
 	requests []float64 // nanoseconds from a client to the first step and back
 }
@@ -42,8 +43,15 @@ func Open(ctx context.Context, e *troupe.Engine, seed uint64) (*Session, error) 
 // Close stops watching the engine.
 func (s *Session) Close() { s.watcher.Close() }
 
-// Watcher sees the engine's steps also between rounds.
-func (s *Session) Watcher() *Watcher { return s.watcher }
+// Send sends a workload whose prompts are like no others of the session.
+func (s *Session) Send(ctx context.Context, t *traces.Trace) ([]Outcome, error) {
+	s.sent++
+	outcomes, _, err := Send(ctx, s.engine, t, s.sent)
+	return outcomes, err
+}
+
+// Steps are those that ran since the last call, or the last round.
+func (s *Session) Steps() ([]Step, error) { return s.watcher.Take() }
 
 // Round sends every load once. Several rounds make one profile, the better the more.
 func (s *Session) Round(ctx context.Context) error {
@@ -54,7 +62,7 @@ func (s *Session) Round(ctx context.Context) error {
 		if s.Progress != nil {
 			s.Progress(l.name)
 		}
-		outcomes, _, err := Send(ctx, s.engine, &l.trace)
+		outcomes, err := s.Send(ctx, &l.trace)
 		if err != nil {
 			return err
 		}

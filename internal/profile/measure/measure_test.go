@@ -64,7 +64,7 @@ func TestALiveEngineIsWatched(t *testing.T) {
 	}
 	defer w.Close()
 	trace := &traces.Trace{Requests: []traces.Request{{Input: 700, Output: 5}, {Input: 3, Output: 9}}}
-	outcomes, took, err := Send(context.Background(), e, trace)
+	outcomes, took, err := Send(context.Background(), e, trace, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

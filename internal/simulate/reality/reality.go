@@ -116,7 +116,7 @@ func Run(ctx context.Context, e *troupe.Engine, cfg Config) (*Report, error) {
 	for round := range cfg.Rounds {
 		for i, t := range paced {
 			say(fmt.Sprintf("round %d of %d: the live engine at a load of %g", round+1, cfg.Rounds, cfg.Loads[i]))
-			f, err := serve(ctx, e, m.Watcher(), t)
+			f, err := serve(ctx, m, t)
 			if err != nil {
 				return nil, err
 			}
@@ -195,15 +195,15 @@ type served struct {
 }
 
 // serve sends a load to the live engine.
-func serve(ctx context.Context, e *troupe.Engine, w *measure.Watcher, t *traces.Trace) (f served, err error) {
-	if _, err := w.Take(); err != nil {
+func serve(ctx context.Context, m *measure.Session, t *traces.Trace) (f served, err error) {
+	if _, err := m.Steps(); err != nil {
 		return f, err
 	}
-	outcomes, _, err := measure.Send(ctx, e, t)
+	outcomes, err := m.Send(ctx, t)
 	if err != nil {
 		return f, err
 	}
-	if f.steps, err = w.Take(); err != nil {
+	if f.steps, err = m.Steps(); err != nil {
 		return f, err
 	}
 	f.first = outcomes[0].Sent.Nanoseconds()
