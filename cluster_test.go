@@ -348,3 +348,24 @@ func TestARollingUpdateLosesNothing(t *testing.T) {
 	close(over)
 	load.Wait()
 }
+
+// Nodes that have joined outlive their hub: they join the next one at its address, with their weights loaded and their
+// prefixes kept.
+func TestNodesJoinTheNextHub(t *testing.T) {
+	list := asks(t, 5, 4, 60)
+	hub := startHub(t, nil)
+	leaf := strings.TrimPrefix(hub.LeafURL(), "nats-leaf://")
+	startChild(t, hub, "r1")
+	askTogether(t, hub, list, func() {})
+	incarnation := reports(t, hub)["r1"].Incarnation
+	if err := hub.Close(); err != nil {
+		t.Fatal(err)
+	}
+	next := startHub(t, func(o *Options) { o.Leaf = leaf })
+	waitFor(t, "the node has joined the next hub", func() bool { return reports(t, next)["r1"] != nil })
+	if reports(t, next)["r1"].Incarnation != incarnation {
+		t.Error("the node was restarted")
+	}
+	waitFor(t, "its prefixes are known there", func() bool { return next.gateway.HeldPrefixes("r1") > 0 })
+	askTogether(t, next, list, func() {})
+}
