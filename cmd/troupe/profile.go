@@ -24,6 +24,7 @@ func newProfileCommand() *cobra.Command {
 	out := cmd.Flags().String("out", "", "write the profile to this file")
 	budget := cmd.Flags().Duration("budget", 15*time.Second, "about how long to measure; one round of loads runs in any case")
 	seed := cmd.Flags().Uint64("seed", 1, "of the loads")
+	quantile := cmd.Flags().Float64("quantile", 0, "take this quantile of the steps of a shape instead of their mean, as 0.2 on a machine that others use")
 	quiet := cmd.Flags().Bool("quiet", false, "no progress on standard error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if !cmd.Flags().Changed("log-level") {
@@ -43,6 +44,7 @@ func newProfileCommand() *cobra.Command {
 			return err
 		}
 		defer m.Close()
+		m.Quantile = *quantile
 		if !*quiet {
 			m.Progress = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), dim(cmd.ErrOrStderr(), line)) }
 		}

@@ -20,8 +20,15 @@ const pointsMin = 8
 // Learn fits terms to steps that ran. Steps of about the same shape become one point, their mean without the slowest
 // fiftieth: what a step costs on average, but not what happened to it once. The fit is least squares of relative
 // errors with no term below zero.
-func Learn(steps []Observation) (Terms, Fit, []Point, error) {
-	points := gather(steps)
+func Learn(steps []Observation) (Terms, Fit, []Point, error) { return LearnQuantile(steps, 0) }
+
+// LearnQuantile is Learn with a quantile of the steps of a shape instead of their mean, 0 < q < 1: a low one comes near to
+// what steps cost on an idle machine, though others used it.
+func LearnQuantile(steps []Observation, q float64) (Terms, Fit, []Point, error) {
+	if q < 0 || q >= 1 {
+		return Terms{}, Fit{}, nil, schemas.Errorf(schemas.KindInvalid, "profile", "quantile is %g; expected more than 0 and less than 1, or 0 for the mean", q).WithParam("quantile")
+	}
+	points := gather(steps, q)
 	if len(points) < pointsMin {
 		return Terms{}, Fit{}, nil, schemas.Errorf(schemas.KindInvalid, "profile", "%d different shapes of steps were measured; a fit needs %d", len(points), pointsMin)
 	}
@@ -36,8 +43,8 @@ func Learn(steps []Observation) (Terms, Fit, []Point, error) {
 	return terms, f, points, nil
 }
 
-// gather makes points of steps.
-func gather(steps []Observation) []Point {
+// gather makes points of steps: means, or quantiles if q is not 0.
+func gather(steps []Observation, q float64) []Point {
 	type key struct{ rows, tokens, sampled, decode, prefill int }
 	groups := map[key][]Observation{}
 	for _, s := range steps {
@@ -46,7 +53,7 @@ func gather(steps []Observation) []Point {
 	}
 	points := make([]Point, 0, len(groups))
 	for _, g := range groups {
-		points = append(points, pointOf(g))
+		points = append(points, pointOf(g, q))
 	}
 	slices.SortFunc(points, func(a, b Point) int {
 		return cmp.Or(cmp.Compare(a.Shape.Tokens, b.Shape.Tokens), cmp.Compare(a.Shape.Rows, b.Shape.Rows), cmp.Compare(a.Shape.Sampled, b.Shape.Sampled),
@@ -63,7 +70,7 @@ func class(n int64) int {
 	return 8 + int(math.Log(float64(n)/8)*5)
 }
 
-func pointOf(group []Observation) Point {
+func pointOf(group []Observation, q float64) Point {
 	slices.SortFunc(group, func(a, b Observation) int { return cmp.Compare(a.Ns, b.Ns) })
 	kept := group[:len(group)-len(group)/50]
 	p := Point{Steps: len(group)}
@@ -73,6 +80,9 @@ func pointOf(group []Observation) Point {
 		for i, v := range []float64{float64(o.Shape.Rows), float64(o.Shape.Tokens), float64(o.Shape.Sampled), float64(o.Shape.DecodeContext), float64(o.Shape.PrefillPairs)} {
 			sum[i] += v / n
 		}
+	}
+	if q > 0 {
+		p.Ns = group[int(q*float64(len(group)))].Ns
 	}
 	p.Shape = Shape{Rows: int32(math.Round(sum[0])), Tokens: int32(math.Round(sum[1])), Sampled: int32(math.Round(sum[2])),
 		DecodeContext: int64(math.Round(sum[3])), PrefillPairs: int64(math.Round(sum[4]))}

@@ -65,6 +65,37 @@ func TestLearnFindsWhatStepsCost(t *testing.T) {
 	}
 }
 
+// TestAQuantileSeesThroughDisturbances: half of the steps take ten times as long.
+func TestAQuantileSeesThroughDisturbances(t *testing.T) {
+	random := rand.New(rand.NewPCG(6, 6))
+	var steps []Observation
+	for range 8000 {
+		s := Shape{Rows: 1 + random.Int32N(4), Sampled: 1}
+		s.Tokens, s.DecodeContext = s.Rows, int64(s.Rows)*100
+		ns := truth(s, random)
+		if random.IntN(2) == 0 {
+			ns *= 10
+		}
+		steps = append(steps, Observation{s, ns})
+	}
+	for i := range int32(8) { // enough shapes for a fit
+		s := Shape{Rows: 1, Tokens: 20 << i, PrefillPairs: 100 << i}
+		steps = append(steps, Observation{s, truth(s, random)})
+	}
+	terms, _, _, err := LearnQuantile(steps, 0.25)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := Shape{Rows: 3, Tokens: 3, Sampled: 1, DecodeContext: 300}
+	want := truth(s, rand.New(rand.NewPCG(1, 1)))
+	if got := float64((&Profile{Terms: terms}).StepNs(s)); math.Abs(got-want)/want > 0.1 {
+		t.Errorf("%g ns, want %g", got, want)
+	}
+	if _, _, _, err := LearnQuantile(steps, 1); err == nil {
+		t.Error("quantile 1 is taken")
+	}
+}
+
 func TestFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "p.json")
 	p := &Profile{Version: Version, Name: "x", Terms: Terms{Tokens: Curve{X: []float64{1, 8}, Y: []float64{5, 40}}, RowNs: 2}}

@@ -17,6 +17,7 @@ import (
 // Session measures an engine of this process that nobody else uses meanwhile.
 type Session struct {
 	Progress func(string) // may be nil
+	Quantile float64      // of the steps of a shape that is taken for their cost; 0: the mean
 
 	engine   *troupe.Engine
 	info     *schemas.EngineInfo
@@ -90,15 +91,19 @@ func (s *Session) Profile() (*profile.Profile, error) {
 	for _, step := range s.steps {
 		seen = append(seen, profile.Observation{Shape: step.Shape, Ns: float64(step.Busy)})
 	}
-	terms, fit, points, err := profile.Learn(seen)
+	terms, fit, points, err := profile.LearnQuantile(seen, s.Quantile)
 	if err != nil {
 		return nil, err
+	}
+	taken := "means"
+	if s.Quantile > 0 {
+		taken = fmt.Sprintf("quantile %g", s.Quantile)
 	}
 	device := s.engine.Device().Info()
 	p := &profile.Profile{Version: profile.Version, Name: s.info.Model + " on " + device.Name, Terms: terms, Fit: fit, Points: points,
 		Origin: profile.Origin{Model: s.info.Model, Device: device.Name + ": " + device.Description, Threads: runtime.GOMAXPROCS(0),
 			Date: time.Now().UTC().Format(time.RFC3339), BlockSize: int(s.info.BlockSize),
-			Method: fmt.Sprintf("learned from %d steps of a live engine under made-up loads", len(s.steps))}}
+			Method: fmt.Sprintf("learned from %d steps of a live engine (%s of each shape)", len(s.steps), taken)}}
 	p.Serving.RequestNs = median(s.requests)
 	return p, nil
 }
