@@ -114,19 +114,23 @@ func (m *Member) Drain(ctx context.Context) error {
 		return nil
 	}
 	// A gateway may have sent something before it heard.
+	busy := m.busy.Load()
 	for quietSince := time.Now(); ; {
 		state, err := m.scheduler.Call(ctx, &schemas.InfoRequest{})
+		if err == nil {
+			busy = state.Running + state.Waiting
+		}
 		switch {
-		case err != nil:
+		case err != nil && ctx.Err() == nil:
 			return err
-		case state.Running+state.Waiting > 0:
+		case err != nil || busy > 0:
 			quietSince = time.Now()
 		case time.Since(quietSince) > 2*ReportEvery:
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return schemas.Errorf(schemas.KindCanceled, "drain", "%d sequences go on elsewhere, or end: %v", state.Running+state.Waiting, ctx.Err())
+			return schemas.Errorf(schemas.KindCanceled, "drain", "%d sequences go on elsewhere, or end: %v", busy, ctx.Err())
 		case <-time.After(drainLookEvery):
 		}
 	}
