@@ -49,7 +49,7 @@ func TestHostileClients(t *testing.T) {
 		return
 	}
 	h := startHostile(t)
-	slack := time.Duration(1)
+	slack := 1
 	if raceEnabled { // the race detector takes so much more time and memory
 		slack = 10
 	}
@@ -75,7 +75,7 @@ func TestHostileClients(t *testing.T) {
 		stop()
 		t.Logf("%-24s %5d clients: p50 %s (%.2f times), p95 %s (%.2f times); %d MiB more", attack.name, attack.clients, during.p50,
 			ratio(during.p50, before.p50), during.p95, ratio(during.p95, before.p95), grown>>20)
-		if limit := before.p50*hostileRatioMax + slack*hostileSlice; during.p50 > limit {
+		if limit := before.p50*hostileRatioMax + hostileSlice*time.Duration(slack); during.p50 > limit {
 			t.Errorf("%s: half the requests take more than %s; want at most %s", attack.name, during.p50, limit)
 		}
 		if limit := int64(slack) * int64(hostileBytesMax+*hostileClients*hostileConnBytesMax); grown > limit {

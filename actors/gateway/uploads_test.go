@@ -127,8 +127,10 @@ func TestConnectionsAreBounded(t *testing.T) {
 	if _, err := one.Peek(1); err != nil {
 		t.Fatal(err)
 	}
-	if !healthy() || !healthy() {
-		t.Error("silent connections keep others out")
+	for range 2 {
+		if !healthy() {
+			t.Error("silent connections keep others out")
+		}
 	}
 	if !closed(one) || !closed(two) {
 		t.Error("the silent connections are still there")

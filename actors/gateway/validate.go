@@ -279,9 +279,7 @@ func refuseNulls(name string, raw json.RawMessage, to any) *schemas.Error {
 		return nil
 	}
 	var elements []*json.RawMessage
-	if json.Unmarshal(raw, &elements) != nil {
-		return nil // it has been read
-	}
+	_ = json.Unmarshal(raw, &elements) // it has been read before
 	if i := slices.Index(elements, nil); i >= 0 {
 		param := fmt.Sprintf("%s[%d]", name, i)
 		return invalid(param, "%s is null; expected %s", param, wanted(reflect.TypeOf(to).Elem().Elem()))
