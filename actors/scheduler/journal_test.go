@@ -27,7 +27,11 @@ func wireOf(t testing.TB, s *schemas.SchedulerStep) []byte {
 // does the same, bit for bit.
 func TestReplay(t *testing.T) {
 	replayed, resumed := 0, 0
-	for seed := range uint64(*seeds) {
+	histories := *seeds
+	if testing.Short() {
+		histories = min(histories, 50)
+	}
+	for seed := range uint64(histories) {
 		var journal []journaled
 		rng := rand.New(rand.NewPCG(seed, 2))
 		w := randomHistoryWith(t, seed, func(w *world) {

@@ -96,7 +96,8 @@ func (w *stepper) command(words []string, core *scheduler.Core, nowNs int64) (go
 	}
 	number := uint64(0)
 	if len(words) > 1 {
-		if number, err = strconv.ParseUint(words[1], 10, 32); err != nil {
+		var isNumber bool
+		if number, isNumber = parseNumber(words[1]); !isNumber {
 			fmt.Fprintf(w.out, "%.20q is no number\n", words[1])
 			return false, nil
 		}
@@ -122,6 +123,11 @@ func (w *stepper) command(words []string, core *scheduler.Core, nowNs int64) (go
 		return false, nil
 	}
 	return true, nil
+}
+
+func parseNumber(word string) (uint64, bool) {
+	n, err := strconv.ParseUint(word, 10, 32)
+	return n, err == nil
 }
 
 func (w *stepper) show(e *recording.Entry, fx *scheduler.Effects) {
