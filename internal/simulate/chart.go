@@ -54,9 +54,9 @@ func charts(sweeps []Sweep, outcomes []Outcome) []chart {
 		distribution("TTFT", func(r *Report) []float64 { return r.TTFT.curve }),
 		distribution("TPOT", func(r *Report) []float64 { return r.TPOT.curve }),
 		overTime("requests without a first token", "requests", func(s Sample) float64 { return float64(s.Queued) }),
-		overTime("output", "tokens/s", func(s Sample) float64 { return s.OutputTPS }),
+		smooth(overTime("output", "tokens/s", func(s Sample) float64 { return s.OutputTPS })),
 		overTime("KV blocks in use", "%", func(s Sample) float64 { return 100 * s.Used }),
-		overTime("prompt tokens from the prefix cache", "%", func(s Sample) float64 { return 100 * s.HitRate }),
+		overTime("prompt tokens so far from the prefix cache", "%", func(s Sample) float64 { return 100 * s.HitRate }),
 	}
 	if len(outcomes) > 0 && outcomes[0].Report.Goodput != nil {
 		c := chart{title: "goodput", y: "requests/s", bars: true}
@@ -66,6 +66,24 @@ func charts(sweeps []Sweep, outcomes []Outcome) []chart {
 		list = append(list, c)
 	}
 	return list
+}
+
+// smoothOver is over how many samples on both sides a rate is averaged in plots.
+const smoothOver = 8
+
+// smooth averages the values of lines with their neighbours: rates between samples jump with single prompts.
+func smooth(c chart) chart {
+	for i := range c.lines {
+		y := c.lines[i].y
+		c.lines[i].y = make([]float64, len(y))
+		for j := range y {
+			part := y[max(0, j-smoothOver):min(len(y), j+smoothOver+1)]
+			for _, v := range part {
+				c.lines[i].y[j] += v / float64(len(part))
+			}
+		}
+	}
+	return c
 }
 
 func label(sweeps []Sweep, o Outcome) string {

@@ -7,7 +7,7 @@ type Sample struct {
 	Running   int     `json:"running"`    // requests with one that are not over
 	Used      float64 `json:"kv_used"`    // part of the blocks that sequences hold
 	Cached    float64 `json:"kv_cached"`  // part that only keeps prefixes
-	HitRate   float64 `json:"hit_rate"`   // of prompt tokens begun since the last sample
+	HitRate   float64 `json:"hit_rate"`   // part of the prompt tokens so far that came from the prefix cache
 	OutputTPS float64 `json:"output_tps"` // tokens per second since the last sample
 	Step      float64 `json:"step_ms"`    // mean step since the last sample
 }
@@ -24,7 +24,7 @@ const samplesMax = 512
 
 // totals are what differences between samples are made from.
 type totals struct {
-	now, tokens, prompt, cached, steps, busy int64
+	now, tokens, steps, busy int64
 }
 
 func newSeries() series { return series{every: 1e6} }
@@ -46,7 +46,6 @@ func (s *series) add(w *world) {
 
 // merge makes one sample of two that follow each other; levels are those of the second, rates the mean.
 func merge(a, b Sample) Sample {
-	b.HitRate = (a.HitRate + b.HitRate) / 2
 	b.OutputTPS = (a.OutputTPS + b.OutputTPS) / 2
 	b.Step = (a.Step + b.Step) / 2
 	return b
@@ -54,7 +53,7 @@ func merge(a, b Sample) Sample {
 
 func (w *world) sample(last *totals) Sample {
 	s := Sample{Seconds: float64(w.now) / 1e9}
-	now := totals{now: w.now, tokens: w.metrics.tokens, prompt: w.metrics.prompt, cached: w.metrics.cached}
+	now := totals{now: w.now, tokens: w.metrics.tokens}
 	for _, r := range w.replicas {
 		s.Queued += r.load.waiting
 		s.Running += r.load.running
@@ -63,9 +62,7 @@ func (w *world) sample(last *totals) Sample {
 		now.steps += r.load.steps
 		now.busy += r.load.busyNs
 	}
-	if d := now.prompt - last.prompt; d > 0 {
-		s.HitRate = float64(now.cached-last.cached) / float64(d)
-	}
+	s.HitRate = rate(float64(w.metrics.cached), float64(w.metrics.prompt))
 	if d := now.now - last.now; d > 0 {
 		s.OutputTPS = float64(now.tokens-last.tokens) / float64(d) * 1e9
 	}
