@@ -88,7 +88,7 @@ func css(i int) string {
 // The layout of a plot in units of its view box.
 const (
 	plotWidth, plotHeight                    = 480, 270
-	plotLeft, plotRight, plotTop, plotBottom = 56, 12, 30, 42
+	plotLeft, plotRight, plotTop, plotBottom = 56, 24, 30, 42
 	plotInnerWidth, plotInnerHeight          = plotWidth - plotLeft - plotRight, plotHeight - plotTop - plotBottom
 )
 
