@@ -17,12 +17,12 @@ paint = {
         "additionalProperties": False,
     },
 }
-answer = client.chat.completions.create(
-    model=model,
-    messages=[{"role": "user", "content": "The wall should be green."}],
-    tools=[{"type": "function", "function": paint}],
-    tool_choice="required",
-    max_tokens=200,
-)
+tools = [{"type": "function", "function": paint}]
+messages = [{"role": "user", "content": "The wall should be green."}]
+answer = client.chat.completions.create(model=model, messages=messages, tools=tools, tool_choice="required", max_tokens=200)
+messages.append(answer.choices[0].message)
 for call in answer.choices[0].message.tool_calls:
     print(call.function.name, json.loads(call.function.arguments))
+    messages.append({"role": "tool", "tool_call_id": call.id, "content": "The wall is painted."})
+told = client.chat.completions.create(model=model, messages=messages, tools=tools, tool_choice="none", max_tokens=40)
+print(told.choices[0].message.content)
