@@ -6,6 +6,8 @@
 //
 //	node.go     a process on the bus: embedded NATS server, connections, routes
 //	server.go   its configuration and login
+//	auth.go     what each role may do between machines; auth_listen.go: TLS, credentials, and nothing that listens
+//	            to everybody; auth_keys.go makes keys
 //	mailbox.go  who runs a handler, and when: Loop (goroutine), Pool (concurrent)
 //	group.go    … and Group (inline); turn.go knows who waits for whom
 //	actor.go    an actor: start, stop

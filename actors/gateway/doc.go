@@ -9,6 +9,9 @@
 // messages (nats.go) or one reply. Whatever ends a flight early, be it a client that left, a cancellation, a
 // deadline or a client that does not read, frees its sequences at once.
 //
+// With several replicas, replicas.go keeps a directory of them from their reports and replicas_move.go places requests by
+// package routing, and places them again when a replica is lost: a stream goes on after the tokens it has.
+//
 // http.go also serves the models, health, and metrics (metrics.go, listed in docs/metrics.md); debug.go shows
 // the other actors.
 //

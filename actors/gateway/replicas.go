@@ -33,6 +33,7 @@ func (c Cluster) withDefaults() Cluster {
 const (
 	replicasLookEvery = 100 * time.Millisecond // whether they are there
 	replicaAskTimeMax = 2 * time.Second
+	heldMax           = 4 * schemas.PrefixKeysMax // names of prefixes taken from one replica before all are asked for anew
 )
 
 // replica is where requests are submitted: the only one of a gateway that works alone, or one run of one in a
@@ -55,6 +56,7 @@ type replica struct {
 	heard       time.Time           // of the last report
 	progressed  time.Time           // of the last one that said so, or that had nothing to do
 	serial      uint64              // of its prefixes, as far as they are known
+	held        int                 // names of prefixes told since all were, those that went included
 	asking      bool                // for info or prefixes
 }
 
@@ -306,6 +308,12 @@ func (rs *replicas) note(r *replica) {
 	case m.Since > r.serial:
 		rs.fetch(r, r.serial) // reports were lost
 	case m.Serial > r.serial:
+		if r.held += len(m.Added); r.held > heldMax {
+			rs.router.Reset(r.name, nil)
+			r.held = 0
+			rs.fetch(r, 0)
+			return
+		}
 		// What changed since a state that is older than ours leads to the same state.
 		rs.router.Update(r.name, m.Added, m.Removed)
 		r.serial = m.Serial
@@ -321,8 +329,12 @@ func (rs *replicas) fetch(r *replica, since uint64) {
 		if err != nil || rs.known[r.name] != r {
 			return // its next report asks again
 		}
+		if len(reply.Added) > schemas.PrefixKeysMax {
+			reply.Added = reply.Added[:schemas.PrefixKeysMax]
+		}
 		if reply.All {
 			rs.router.Reset(r.name, reply.Added)
+			r.held = len(reply.Added)
 		} else {
 			rs.router.Update(r.name, reply.Added, reply.Removed)
 		}
@@ -342,6 +354,9 @@ func (rs *replicas) look(now time.Time) {
 			rs.drop(r, "its connection is closed")
 		case now.Sub(r.progressed) > rs.cfg.ProgressMax:
 			rs.drop(r, "it has requests, but no token came of it for "+rs.cfg.ProgressMax.String())
+			if len(rs.stuck) >= oddSendersMax {
+				clear(rs.stuck)
+			}
 			rs.stuck[r.name] = r.report.Progress
 		}
 	}

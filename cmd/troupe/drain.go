@@ -85,8 +85,11 @@ func askNode(ctx context.Context, conn *nats.Conn, subject string, request any) 
 	ctx, cancel := context.WithTimeout(ctx, nodeAskTimeMax)
 	defer cancel()
 	m, err := conn.RequestWithContext(ctx, subject, body)
+	if denied := conn.LastError(); err != nil && errors.Is(denied, nats.ErrPermissionViolation) {
+		return nil, schemas.Errorf(schemas.KindUnauthorized, "ask node", "%v", denied).WithHint("the role of these keys may not do that: --keys with those of admin")
+	}
 	if err != nil {
-		return nil, schemas.Errorf(schemas.KindNotFound, "drain", "%s: %v", subject, err).WithHint("`troupe nodes` lists the nodes")
+		return nil, schemas.Errorf(schemas.KindNotFound, "ask node", "%s: %v", subject, err).WithHint("`troupe nodes` lists the nodes")
 	}
 	r := &schemas.NodeReport{}
 	return r, schemas.Unmarshal(m.Data, r)
