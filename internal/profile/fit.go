@@ -199,7 +199,7 @@ func nonNegative(gram [][]float64, right []float64) []float64 {
 		largest = max(largest, gram[j][j])
 	}
 	ridge := 1e-7 * largest
-	for range 20000 {
+	for range 4000 {
 		change := 0.0
 		for j := range x {
 			slope := right[j]
@@ -213,7 +213,7 @@ func nonNegative(gram [][]float64, right []float64) []float64 {
 			change = max(change, math.Abs(next-x[j])/(math.Abs(next)+1))
 			x[j] = next
 		}
-		if change < 1e-9 {
+		if change < 1e-8 {
 			break
 		}
 	}
