@@ -87,7 +87,8 @@ type CPUTest struct {
 	Tokens    int       `json:"tokens"` // of each sequence
 	Rate      float64   `json:"tokens_per_s"`
 	Rates     []float64 `json:"rounds_tokens_per_s"`
-	Others    []float64 `json:"rounds_others"` // share of the processors that others used meanwhile
+	CPU       []float64 `json:"rounds_cpu_ms_per_token"` // processor time, of all threads
+	Others    []float64 `json:"rounds_others"`           // share of the processors that others used meanwhile
 	PeerRate  float64   `json:"peer_tokens_per_s,omitempty"`
 	PeerRates []float64 `json:"peer_rounds_tokens_per_s,omitempty"`
 	Ratio     float64   `json:"ratio,omitempty"` // median of the rounds' ratios, ours over the peer's

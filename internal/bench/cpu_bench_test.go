@@ -48,7 +48,7 @@ func TestRunCPU(t *testing.T) {
 		if test.Sequences > 1 {
 			rate = 20
 		}
-		if len(test.Rates) != 3 || test.Rate <= 0 || test.PeerRate != rate || test.Ratio != test.Rate/rate || test.RatioMin > test.Ratio || test.RatioMax < test.Ratio {
+		if len(test.Rates) != 3 || len(test.CPU) != 3 || test.CPU[0] < 0 || test.Rate <= 0 || test.PeerRate != rate || test.Ratio != test.Rate/rate || test.RatioMin > test.Ratio || test.RatioMax < test.Ratio {
 			t.Errorf("%+v", test)
 		}
 	}

@@ -93,7 +93,7 @@ func (d *cpuModel) plan(name string, bytes int64) model.Options {
 const othersMax = 0.05
 
 // attempt is one run of a test, here and at the peer, and the larger share that others used meanwhile.
-type attempt struct{ rate, peer, others float64 }
+type attempt struct{ rate, peer, others, cpu float64 }
 
 // round adds an attempt that others disturbed little or, if there is none, the one they disturbed least.
 func (d *cpuModel) round(ctx context.Context, t *CPUTest) error {
@@ -107,7 +107,7 @@ func (d *cpuModel) round(ctx context.Context, t *CPUTest) error {
 			best = a
 		}
 	}
-	t.Rates, t.Others = append(t.Rates, best.rate), append(t.Others, best.others)
+	t.Rates, t.Others, t.CPU = append(t.Rates, best.rate), append(t.Others, best.others), append(t.CPU, best.cpu)
 	if best.peer > 0 {
 		t.PeerRates = append(t.PeerRates, best.peer)
 	}
@@ -120,11 +120,12 @@ func (d *cpuModel) try(ctx context.Context, t *CPUTest) (a attempt, err error) {
 		return a, err
 	}
 	w, own := beginWatch(), cpuTime()
-	seconds, err := d.run(t)
+	took, err := d.run(t)
 	if err != nil {
 		return a, err
 	}
-	a.rate, a.others = float64(t.Sequences*t.Tokens)/seconds, w.others(cpuTime()-own)
+	tokens := float64(t.Sequences * t.Tokens)
+	a.rate, a.cpu, a.others = tokens/took.wall.Seconds(), 1e3*took.cpu.Seconds()/tokens, w.others(cpuTime()-own)
 	if d.peer == nil {
 		return a, nil
 	}
@@ -137,10 +138,13 @@ func (d *cpuModel) try(ctx context.Context, t *CPUTest) (a attempt, err error) {
 	return a, nil
 }
 
-// run returns the seconds that a test takes.
-func (d *cpuModel) run(t *CPUTest) (float64, error) {
+// taken is how long something took, and the processor time.
+type taken struct{ wall, cpu time.Duration }
+
+// run returns what a test takes, without what comes before its tokens.
+func (d *cpuModel) run(t *CPUTest) (taken, error) {
 	if err := d.own(t.Sequences, t.Depth+t.Tokens+1); err != nil {
-		return 0, err
+		return taken{}, err
 	}
 	rng := rand.New(rand.NewPCG(3, uint64(t.Depth)))
 	depth := t.Depth
@@ -148,17 +152,20 @@ func (d *cpuModel) run(t *CPUTest) (float64, error) {
 		depth = max(1, depth) // there must be a token to begin with
 	}
 	for s := range t.Sequences {
+		if t.Kind == "prefill" {
+			break
+		}
 		if err := d.feed(s, 0, depth, rng); err != nil {
-			return 0, err
+			return taken{}, err
 		}
 	}
 	if err := d.dev.Sync(); err != nil {
-		return 0, err
+		return taken{}, err
 	}
-	began := time.Now()
+	began, cpu := time.Now(), cpuTime()
 	if t.Kind == "prefill" {
-		err := d.feed(0, 0, t.Tokens, rng)
-		return time.Since(began).Seconds(), errors.Join(err, d.dev.Sync())
+		err := errors.Join(d.feed(0, 0, t.Tokens, rng), d.dev.Sync())
+		return taken{time.Since(began), cpuTime() - cpu}, err
 	}
 	for i := range t.Tokens {
 		d.begin()
@@ -166,11 +173,11 @@ func (d *cpuModel) run(t *CPUTest) (float64, error) {
 			d.add(s, depth+i, 1, nil)
 		}
 		if _, err := d.step(); err != nil {
-			return 0, err
+			return taken{}, err
 		}
 	}
 	err := d.dev.Sync()
-	return time.Since(began).Seconds(), err
+	return taken{time.Since(began), cpuTime() - cpu}, err
 }
 
 // feed runs count tokens of a sequence from a position on, in steps of at most cpuStepTokens.
