@@ -396,10 +396,10 @@ func (f *flight) resubmit() error {
 		ctx, cancel := at.while(f.ctx)
 		reply, err := at.submit.Call(ctx, r)
 		cancel()
+		if at.lost() != nil { // rescue is told
+			return nil
+		}
 		if err != nil {
-			if at.lost() != nil { // rescue is told
-				return nil
-			}
 			return err
 		}
 		over = over && reply.Ended
