@@ -14,7 +14,7 @@ import (
 //
 // Lookup is by a 64-bit hash chained over the blocks, but a name matches only if token ids and
 // predecessor are the same, so a hash collision costs time and never returns foreign KV. The price is
-// to keep the ids: 4 × BlockSize bytes and about 60 more per block of the pool.
+// to keep the ids: 4 × BlockSize bytes and about 110 more per block that is used.
 type prefixIndex struct {
 	names   []name   // [0] is noName; the capacity is enough for all, since every name has a block
 	tokens  []int32  // of name n: tokens[n*blockSize:(n+1)*blockSize]

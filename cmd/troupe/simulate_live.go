@@ -40,10 +40,7 @@ func (a *against) run(cmd *cobra.Command, s *simulateCommand) error {
 		return err
 	}
 	opts := &settings{Options: troupe.DefaultOptions()}
-	opts.HTTP, opts.NATSListen, opts.LogLevel = "none", "none", "warn"
-	if opts.Options.Model = a.model; a.model == "" {
-		opts.Options.Model = troupe.DefaultOptions().Model
-	}
+	opts.HTTP, opts.NATSListen, opts.LogLevel, opts.Model = "none", "none", "warn", a.model
 	e, err := opts.open(cmd)
 	if err != nil {
 		return err

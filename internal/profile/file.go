@@ -16,6 +16,7 @@ import (
 const (
 	fileBytesMax = 64 << 20
 	knotsMax     = 4096
+	knotsApart   = 1e-3
 )
 
 // Load reads a profile from a file. An error names the field that makes no sense.
@@ -96,8 +97,8 @@ func (c *Curve) check() error {
 		return fmt.Errorf("%d knots with %d values; expected as many of both, at most %d", len(c.X), len(c.Y), knotsMax)
 	}
 	for i := range c.X {
-		if !(c.X[i] >= 0 && c.X[i] <= math.MaxInt32) || i > 0 && c.X[i] <= c.X[i-1] {
-			return fmt.Errorf("knot %d is %g; expected ascending numbers, 0 or more", i, c.X[i])
+		if !(c.X[i] >= 0 && c.X[i] <= math.MaxInt32) || i > 0 && c.X[i] < c.X[i-1]+knotsApart {
+			return fmt.Errorf("knot %d is %g; expected ascending numbers, 0 or more, %g apart", i, c.X[i], knotsApart)
 		}
 		if !(c.Y[i] >= 0 && c.Y[i] <= nsMax) {
 			return fmt.Errorf("value %d is %g; expected 0 or more nanoseconds", i, c.Y[i])

@@ -89,14 +89,14 @@ type Point struct {
 	Steps int     `json:"steps"` // of about this shape
 }
 
-// StepNs is what a step of shape s takes, at least 0.
+// StepNs is what a step of shape s takes, from 0 to a day.
 func (p *Profile) StepNs(s Shape) int64 {
 	t := &p.Terms
 	ns := t.Tokens.At(float64(s.Tokens)) + t.RowNs*float64(s.Rows) + t.DecodeNs*float64(s.DecodeContext) + t.PrefillNs*float64(s.PrefillPairs)
 	if s.Sampled > 0 {
 		ns += t.Sampled.At(float64(s.Sampled))
 	}
-	return int64(max(ns, 0))
+	return int64(min(max(ns, 0), nsMax))
 }
 
 // Covers says whether nothing about s is larger than what was measured. A profile without measurements covers all.

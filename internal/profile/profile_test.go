@@ -132,3 +132,19 @@ func TestCurve(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParse: a profile that is taken gives every shape a cost that is a time.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(`{"version": 1, "terms": {"tokens": {"x": [1, 8], "y": [5, 40]}, "sampled": {"x": [2], "y": [3]}, "row_ns": 2}}`), int32(5), int32(900))
+	f.Add(troupeTinyCPU, int32(1), int32(1<<30))
+	f.Fuzz(func(t *testing.T, body []byte, rows, tokens int32) {
+		p, err := Parse(body)
+		if err != nil {
+			return
+		}
+		s := Shape{Rows: max(0, rows), Tokens: max(0, tokens), Sampled: max(0, rows), DecodeContext: int64(max(0, tokens)), PrefillPairs: int64(max(0, tokens)) * 1000}
+		if ns := p.StepNs(s); ns < 0 {
+			t.Errorf("%+v costs %d ns", s, ns)
+		}
+	})
+}

@@ -6,16 +6,8 @@ import (
 	"github.com/troupe-engine/troupe/schemas"
 )
 
-// Router spreads requests over replicas. It is told when requests start and end, and what replicas report.
-type Router interface {
-	// Route returns the number of the replica that gets request number n.
-	Route(n int, q *traces.Request, prompt schemas.I32) (int, error)
-	Started(n int)
-	Done(n int)
-	Report(r *engine)
-}
-
-// router is the gateway's: internal/routing.
+// router spreads requests over replicas as the gateway does: the seam is package routing, whose registered policies all work
+// here. It is told when requests start and end, and what replicas report.
 type router struct {
 	core    *routing.Router
 	cfg     *Config
@@ -35,7 +27,7 @@ type told struct {
 // reportEveryNs is how often replicas report, as they do live (internal/cluster.ReportEvery).
 const reportEveryNs = 200e6
 
-func newRouter(w *world, blocks int32) (Router, error) {
+func newRouter(w *world, blocks int32) (*router, error) {
 	core, err := routing.New(routing.Options{Policy: w.cfg.Routing, Seed: w.cfg.Seed})
 	if err != nil {
 		return nil, err
@@ -56,7 +48,8 @@ func (r *router) state(p *engine) routing.Replica {
 		Load: routing.Load{Waiting: int32(p.load.waiting), Running: int32(p.load.running), QueuedTokens: p.load.queued, FreeBlocks: p.load.free + p.load.evictable}}
 }
 
-func (r *router) Route(n int, q *traces.Request, prompt schemas.I32) (int, error) {
+// route returns the number of the replica that gets request number n.
+func (r *router) route(n int, q *traces.Request, prompt schemas.I32) (int, error) {
 	size := int32(r.cfg.BlockSize)
 	keys := routing.BlockKeys(nil, prompt, size, 0)
 	t, err := r.core.Route(&routing.Request{Session: q.User, Prompt: q.Input, Keys: keys, BlockSize: size})
@@ -67,21 +60,21 @@ func (r *router) Route(n int, q *traces.Request, prompt schemas.I32) (int, error
 	return r.numbers[t.Replica], nil
 }
 
-func (r *router) Started(n int) {
+func (r *router) started(n int) {
 	if t := r.tickets[n]; t != nil {
 		r.core.Started(t)
 	}
 }
 
-func (r *router) Done(n int) {
+func (r *router) done(n int) {
 	if t := r.tickets[n]; t != nil {
 		r.core.Done(t)
 		delete(r.tickets, n)
 	}
 }
 
-// Report takes a report of a replica, if one is due: its load, and how its prefixes have changed.
-func (r *router) Report(p *engine) {
+// report takes a report of a replica, if one is due: its load, and how its prefixes have changed.
+func (r *router) report(p *engine) {
 	at := &r.told[r.numbers[p.name]]
 	if r.world.now < at.nextNs {
 		return

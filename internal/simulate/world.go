@@ -17,8 +17,8 @@ type world struct {
 	cfg      Config
 	trace    *traces.Trace
 	replicas []*engine
-	router   Router // nil with one replica
-	now      int64  // nanoseconds since the beginning
+	router   *router // nil with one replica
+	now      int64   // nanoseconds since the beginning
 
 	requests []progress
 	next     int // request that comes next
@@ -126,7 +126,7 @@ func (w *world) event() (bool, error) {
 			return false, err
 		}
 		if w.router != nil {
-			w.router.Report(first)
+			w.router.report(first)
 		}
 	case arrival != math.MaxInt64:
 		w.now = max(w.now, arrival)
@@ -178,7 +178,7 @@ func (w *world) submit() error {
 	q := &w.trace.Requests[n]
 	prompt := q.PromptTokens(make([]int32, 0, q.Input), vocabulary, n)
 	if w.router != nil {
-		to, err := w.router.Route(n, q, prompt)
+		to, err := w.router.route(n, q, prompt)
 		if err != nil {
 			w.refuse(n, schemas.AsError(err, "route"))
 			return nil
@@ -200,7 +200,7 @@ func (w *world) refuse(n int, err *schemas.Error) {
 	w.alive--
 	w.metrics.refused(err)
 	if w.router != nil {
-		w.router.Done(n)
+		w.router.done(n)
 	}
 }
 
@@ -231,7 +231,7 @@ func (w *world) take(r *engine, rows []scheduler.Emission) {
 		}
 		w.alive--
 		if w.router != nil {
-			w.router.Done(n)
+			w.router.done(n)
 		}
 	}
 }
@@ -245,7 +245,7 @@ func (w *world) token(r *engine, n int, p *progress, e *scheduler.Emission, at i
 		r.load.running++
 		r.load.queued -= int64(w.trace.Requests[n].Input)
 		if w.router != nil {
-			w.router.Started(n)
+			w.router.started(n)
 		}
 	} else {
 		w.metrics.interval(at - p.last)
