@@ -20,7 +20,7 @@ const debugAskTimeMax = 5 * time.Second
 // changing it, and (true) what may also be changed by POST.
 var debugVerbs = map[string]bool{
 	"gateway.state": false, "tokenizer.state": false, "scheduler.state": false, "scheduler.info": false, "scheduler.policy": true, "scheduler.shadow": true,
-	"memory.state": false, "compute.state": false, "compute.kernels": true,
+	"memory.state": false, "memory.eviction": true, "compute.state": false, "compute.kernels": true,
 }
 
 // debugEntry describes one exchange in the listing.
