@@ -396,8 +396,8 @@ func (f *flight) resubmit() error {
 		ctx, cancel := at.while(f.ctx)
 		reply, err := at.submit.Call(ctx, r)
 		cancel()
-		if at.lost() != nil { // rescue is told
-			return nil
+		if at.lost() != nil {
+			return nil //nolint:nilerr // rescue is told
 		}
 		if err != nil {
 			return err

@@ -284,7 +284,7 @@ func TestDeterminism(t *testing.T) {
 	}
 	for _, policy := range Policies() {
 		for seed := range uint64(5) {
-			if play(policy, seed) != play(policy, seed) {
+			if first, again := play(policy, seed), play(policy, seed); first != again {
 				t.Errorf("%s, seed %d: two runs differ", policy, seed)
 			}
 		}
