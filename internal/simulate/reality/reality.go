@@ -56,7 +56,7 @@ type Figure struct {
 	Simulated  float64 `json:"simulated"`
 	Error      float64 `json:"error"` // (simulated - live) / live
 	Paced      float64 `json:"paced"`
-	PacedError float64 `json:"paced_error"`
+	PacedError float64 `json:"paced_error"` // median of the rounds' errors
 }
 
 // Load is one load's figures.
@@ -243,13 +243,16 @@ func compare(ctx context.Context, cfg Config, engine simulate.Config, paced []*t
 		}
 		l := Load{Part: cfg.Loads[i], Rate: float64(len(t.Requests)-1) / (float64(t.Requests[len(t.Requests)-1].ArrivalNs) / 1e9)}
 		for j := range names {
-			var values, with []float64
+			var values, with, errs []float64
 			for k := range live[i] {
 				values, with = append(values, live[i][k].figures[j]), append(with, rounds[k][j])
+				if v := live[i][k].figures[j]; v > 0 {
+					errs = append(errs, (rounds[k][j]-v)/v)
+				}
 			}
 			f := Figure{Name: names[j], Live: quantile(values, 0.5), Low: quantile(values, 0), High: quantile(values, 1), Simulated: simulated[j], Paced: quantile(with, 0.5)}
 			if f.Live > 0 {
-				f.Error, f.PacedError = (f.Simulated-f.Live)/f.Live, (f.Paced-f.Live)/f.Live
+				f.Error, f.PacedError = (f.Simulated-f.Live)/f.Live, quantile(errs, 0.5)
 			}
 			out.Within, out.Paced = max(out.Within, math.Abs(f.Error)), max(out.Paced, math.Abs(f.PacedError))
 			l.Figures = append(l.Figures, f)
