@@ -21,7 +21,7 @@ func (r *BusReport) WriteText(w io.Writer) error {
 			flush(table, p)
 			depth = s.Depth
 			p.line("")
-			p.line("Pipeline depth %d%s: step time in µs, overhead at p50 (recorded: of the mean).", depth, depthNote(depth))
+			p.line("Pipeline depth %d%s, µs a step; overhead at p50 (recorded: mean).", depth, depthNote(depth))
 			table = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 			fmt.Fprintln(table, "device\tmode\tp50\tp95\tp99\tmean\toverhead\tspread\ttarget\t\t")
 		}
@@ -49,7 +49,7 @@ func (r *BusReport) WriteText(w io.Writer) error {
 
 func depthNote(depth int) string {
 	if depth == 1 {
-		return " (nothing is hidden)"
+		return " (nothing hidden)"
 	}
 	return ""
 }
