@@ -22,7 +22,7 @@ func (r *BusReport) WriteText(w io.Writer) error {
 			depth = s.Depth
 			p.line("")
 			p.line("Pipeline depth %d%s, µs a step; overhead at p50 (recorded: mean).", depth, depthNote(depth))
-			table = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+			table = tabwriter.NewWriter(w, 0, 0, 1, ' ', tabwriter.AlignRight)
 			fmt.Fprintln(table, "device\tmode\tp50\tp95\tp99\tmean\toverhead\tspread\ttarget\t\t")
 		}
 		fmt.Fprintf(table, "%.0f\t%s\t%.1f\t%.1f\t%.1f\t%.1f\t%s\t\n", s.DeviceUs, s.Mode, s.P50Us, s.P95Us, s.P99Us, s.MeanUs, s.comparison())
