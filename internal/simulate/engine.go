@@ -32,15 +32,14 @@ type flight struct {
 
 // load is what a replica tells a router and the report.
 type load struct {
-	waiting, running         int
-	queued                   int64 // prompt tokens of requests that have not begun
-	free, evictable          int32 // blocks
-	total                    int32
-	steps, rows, tokens      int64
-	busyNs                   int64
-	usedPeak                 int32
-	outside                  int64 // steps larger than any that was measured
-	prefillTokens, decodeRow int64
+	waiting, running    int
+	queued              int64 // prompt tokens of requests that have not begun
+	free, evictable     int32 // blocks
+	total               int32
+	steps, rows, tokens int64
+	busyNs              int64
+	usedPeak            int32
+	outside             int64 // steps larger than any that was measured
 }
 
 // step gives the scheduler an event and does what it asks for, as its actor does.
