@@ -96,6 +96,10 @@ expect 127.0.0.1:8000 "a killed replica is not missed" & load=$!
 sleep 0.15
 stop $b KILL
 wait $load || exit 1
+for _ in $(seq 50); do # the load may be over before the replica is
+  ! grep -q 'given up' "$work/hub.log" || break
+  sleep 0.1
+done
 grep -h 'given up' "$work/hub.log" || fail "the killed replica was not given up"
 
 # Strangers stay outside: no key, and a key of somebody else.
