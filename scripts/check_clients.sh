@@ -51,7 +51,7 @@ wait "$engine" || code=$?
 engine=
 if [ "$code" -ne 0 ] || grep -Eq 'panic|ERR|"level":"error"' "$work/log"; then
   echo "check_clients: the engine ended with $code; its errors:" >&2
-  grep -E 'panic|ERR|"level":"error"' "$work/log" | head -20 >&2
+  grep -E 'panic|ERR|"level":"error"' "$work/log" | sed -n 1,20p >&2
   status=1
 fi
 exit $status

@@ -13,7 +13,7 @@ if [ ! -f "$venv/.$version" ]; then
   "$venv/bin/pip" install -q --disable-pip-version-check --only-binary=:all: "nvidia-cuda-nvrtc==$version"
   touch "$venv/.$version"
 fi
-libraries=$(dirname "$(find "$venv" -name 'libnvrtc.so.13' | head -n 1)")
+libraries=$(dirname "$(find "$venv" -name 'libnvrtc.so.13' | sed -n 1p)")
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

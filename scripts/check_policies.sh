@@ -137,7 +137,7 @@ load 60
 echo "a new process of python-sjf: $(rank ranked) steps in its order"
 
 # The shadow has seen all of it.
-"$TROUPE_BIN" policy shadow --nats "$nats" | head -8
+"$TROUPE_BIN" policy shadow --nats "$nats" | sed -n 1,8p # not head: under pipefail its early end kills the writer
 [ "$(curl -sf "$http/debug/scheduler/shadow" | jq .decisions)" -gt 100 ] || fail 'the shadow saw too few decisions'
 
 code=0
@@ -145,7 +145,7 @@ kill -TERM "$engine"
 wait "$engine" || code=$?
 engine=
 if [ "$code" -ne 0 ] || grep -Eq 'panic|ERR|"level":"error"' "$work/log"; then
-  grep -E 'panic|ERR|"level":"error"' "$work/log" | head -5 >&2
+  grep -E 'panic|ERR|"level":"error"' "$work/log" | sed -n 1,5p >&2
   fail "the engine ended with $code"
 fi
 echo 'check_policies: all passed'

@@ -4,7 +4,7 @@ checks=0
 
 fail() {
   printf '%s: FAILED: %s\n' "$(basename "$0")" "$1" >&2
-  [ $# -lt 2 ] || printf '%s\n' "$2" | head -c 2000 >&2
+  [ $# -lt 2 ] || printf '%.2000s\n' "$2" >&2
   exit 1
 }
 

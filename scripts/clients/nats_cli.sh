@@ -17,7 +17,7 @@ whole=$(jq -r '.choices[0].text' <<<"$out")
 
 out=$(request --wait-for-empty inf.v1.generate '{"prompt": "Once upon a time", "max_tokens": 8, "temperature": 0, "stream": true}')
 same "the streamed text" "$(grep '^{' <<<"$out" | jq -rj '.choices[].text')" "$whole"
-same "sequence numbers" "$(grep '^{' <<<"$out" | jq -r .seq | head -2 | paste -sd,)" 1,2
+same "sequence numbers" "$(grep '^{' <<<"$out" | jq -r .seq | sed -n 1,2p | paste -sd,)" 1,2
 
 out=$(request --wait-for-empty inf.v1.chat '{"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "stream": true}')
 has "a chat" "$out" '"object":"chat.completion.chunk"'

@@ -111,7 +111,7 @@ echo "ok: a stranger stays outside and is told why"
 
 bench() { on hub "$work/troupe" bench serve --base-url http://127.0.0.1:8000 --num-prompts "$1" --max-concurrency "$2" --ignore-eos \
   --random-input-len 64 --random-output-len 64 --save-result --result-filename "$work/bench.json" >"$work/bench.log" 2>&1 || fail "bench"; }
-field() { sed -n "s/.*\"$1\": *\([0-9.]*\).*/\1/p" "$work/bench.json" | head -1; }
+field() { sed -n "s/.*\"$1\": *\([0-9.]*\).*/\1/p" "$work/bench.json" | sed -n 1p; }
 ticks() { awk '{print $14 + $15}' "/proc/$1/stat"; }
 
 hubpid=$(on hub sh -c 'ss -ltnpH "sport = :8000" 2>/dev/null' | sed -n 's/.*pid=\([0-9]*\).*/\1/p')
