@@ -59,6 +59,7 @@ type Options struct {
 	PipelineDepth int    `yaml:"pipeline_depth" doc:"steps planned or running at once; 2 hides the host's work"`
 
 	RequestsMax         int           `yaml:"requests_max" doc:"requests at once; more are refused with 429"`
+	WaitMax             time.Duration `yaml:"wait_max" doc:"how long a new request may expect to wait for its turn, as measured; one that would wait longer is refused with 429; 0 is no limit"`
 	OutputTokensDefault int           `yaml:"output_tokens_default" doc:"max_tokens of requests that name none"`
 	OutputTokensMax     int           `yaml:"output_tokens_max" doc:"largest max_tokens a request may name; 0 leaves it to the context"`
 	PromptTokensMax     int           `yaml:"prompt_tokens_max" doc:"tokens of one prompt; 0 leaves it to the context"`
@@ -86,7 +87,7 @@ var kvTypes = map[string]gpu.DType{"auto": 0, "f32": gpu.F32, "bf16": gpu.BF16}
 func DefaultOptions() Options {
 	return Options{HTTP: "127.0.0.1:8000", Actors: strings.Join(roles, ","), Routing: routing.PolicyDefault, ReplicaSilence: 1500 * time.Millisecond, Device: "auto", Compute: "f32", Quant: "off", KVDType: "auto", SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
 		TokensStepMax: replica.TokensStepDefault, BlockSize: replica.BlockSizeDefault, PrefixCache: true, Eviction: "lru", Policy: replica.PolicyDefault,
-		PipelineDepth: replica.DepthDefault, RequestsMax: 512, OutputTokensDefault: 256, ConnectionsMax: 16384,
+		PipelineDepth: replica.DepthDefault, RequestsMax: 512, WaitMax: 2 * time.Second, OutputTokensDefault: 256, ConnectionsMax: 16384,
 		KeylessPaths: "/health,/metrics", Grace: 30 * time.Second, ToolFormat: "auto", LogLevel: "info", LogFormat: "console"}
 }
 
@@ -121,6 +122,8 @@ func (o *Options) Validate() error {
 		return bad("tokens_step_max", o.TokensStepMax, "at least sequences_max, so that every running sequence can decode in a step")
 	case o.BodyBytesMax < 0:
 		return bad("body_bytes_max", o.BodyBytesMax, "0 or more bytes")
+	case o.WaitMax < 0:
+		return bad("wait_max", o.WaitMax, "0, for no limit, or a positive duration such as 2s")
 	case o.Grace < 0:
 		return bad("grace", o.Grace, "a positive duration such as 30s")
 	case !slices.Contains([]string{"auto", "cpu", "cuda"}, o.Device):

@@ -155,7 +155,7 @@ func (e *Engine) startGateway() error {
 	g, err := gateway.New(e.node, gateway.Config{Instance: e.instance(gatewayInstance), Scheduler: e.instance(replicaInstance), Tokenizer: e.instance(tokenizerInstance), Cluster: e.clusterConfig(),
 		ModelName: e.model.Name, Defaults: e.samplingDefaults(), RequestsMax: o.RequestsMax, OutputTokensDefault: int32(o.OutputTokensDefault),
 		OutputTokensMax: int32(o.OutputTokensMax), PromptTokensMax: int32(o.PromptTokensMax), BodyBytesMax: o.BodyBytesMax,
-		ConnectionsMax: o.ConnectionsMax, APIKeys: keys, KeylessPaths: splitList(o.KeylessPaths), KeyRequestsMax: o.KeyRequestsMax,
+		ConnectionsMax: o.ConnectionsMax, APIKeys: keys, KeylessPaths: splitList(o.KeylessPaths), KeyRequestsMax: o.KeyRequestsMax, WaitMax: o.WaitMax,
 		CORSOrigins: splitList(o.CORSOrigins), ToolFormat: toolFormat(o.ToolFormat), StallTimeMax: e.network.stallTimeMax, Log: e.log})
 	if err != nil {
 		return err

@@ -43,6 +43,7 @@ type Config struct {
 	OutputTokensMax     int32 // largest max_tokens a request may name; 0 leaves it to the context
 	QueueBytesMax       int   // text waiting for one slow client; beyond it the request is cancelled. Default 256 KiB
 
+	WaitMax        time.Duration // for its turn, that a new request may expect; longer gets 429. 0 is no limit
 	HeaderTimeMax  time.Duration // to send the request headers. Default 10 s
 	BodyTimeMax    time.Duration // to send the body. Default 30 s
 	WriteTimeMax   time.Duration // for one write to a client that does not read. Default 30 s
@@ -132,11 +133,11 @@ func (c *Config) Validate() *schemas.Error {
 	if err := checkKeys(c.APIKeys); err != nil {
 		return schemas.AsError(err, "configure gateway")
 	}
-	for name, d := range map[string]time.Duration{"HeaderTimeMax": c.HeaderTimeMax, "BodyTimeMax": c.BodyTimeMax,
+	for name, d := range map[string]time.Duration{"WaitMax": c.WaitMax, "HeaderTimeMax": c.HeaderTimeMax, "BodyTimeMax": c.BodyTimeMax,
 		"WriteTimeMax": c.WriteTimeMax, "IdleTimeMax": c.IdleTimeMax, "RequestTimeMax": c.RequestTimeMax,
 		"KeepAliveEvery": c.KeepAliveEvery, "StallTimeMax": c.StallTimeMax} {
 		if d < 0 {
-			return bad(name, d, "a positive duration")
+			return bad(name, d, "0 or a positive duration")
 		}
 	}
 	if c.Defaults.TopP != 0 {

@@ -164,6 +164,7 @@ func (f *flight) submitMore() *schemas.Error {
 		if running >= flightChoicesMax {
 			return nil
 		}
+		f.g.requests.queue(f.parts[next])
 		f.submitted.Store(int32(next + 1)) // even if the call fails: the scheduler may have heard it
 		err := f.submit(next)
 		if err != nil && running > 0 && f.job.embed != nil && err.Kind == schemas.KindOverloaded {

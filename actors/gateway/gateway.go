@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -71,7 +72,7 @@ func New(node *bus.Node, cfg Config) (*Gateway, error) {
 	var random [4]byte
 	_, _ = rand.Read(random[:]) // never fails (crypto/rand)
 	g := &Gateway{cfg: cfg, node: node, log: cfg.Log.With().Str("actor", "gateway."+string(cfg.Instance)).Logger(),
-		requests:      newRequests(cfg.RequestsMax, cfg.KeyRequestsMax),
+		requests:      newRequests(&cfg),
 		encode:        bus.NewRef(node, schemas.Encode, cfg.Tokenizer),
 		decode:        bus.NewRef(node, schemas.Decode, cfg.Tokenizer),
 		vocab:         bus.NewRef(node, schemas.TokenizerInfo, cfg.Tokenizer),
@@ -133,6 +134,7 @@ func (g *Gateway) watchEngine() {
 			if g.engine.Swap(info) == nil {
 				g.log.Info().Str("model", info.Model).Str("device", info.Device).Int32("context_max", info.ContextMax).Msg("the engine is ready")
 			}
+			g.requests.setSlots(g.slots(info))
 			g.silence.Store(nil)
 			silences = 0
 		default:
@@ -159,6 +161,15 @@ func (g *Gateway) askEngine(ctx context.Context) (*schemas.EngineInfo, error) {
 		return nil, err
 	}
 	return info, nil
+}
+
+// slots counts the sequences that run at once, here or at all replicas.
+func (g *Gateway) slots(engine *schemas.EngineInfo) int {
+	n := 0
+	for _, r := range g.Replicas() {
+		n += int(r.SequencesMax)
+	}
+	return cmp.Or(n, int(engine.SequencesMax))
 }
 
 // ready returns what the engine serves, or why requests cannot be taken.

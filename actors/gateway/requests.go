@@ -20,7 +20,9 @@ type requests struct {
 	limit   int
 	keys    map[string]int // flights of each API key
 	perKey  int            // limit of each; 0 is none
-	idle    chan struct{}  // closed when the last flight ends after drain
+	turns   turns
+	waitMax time.Duration // how long a new flight may be expected to wait for its turn; 0 is no limit
+	idle    chan struct{} // closed when the last flight ends after drain
 
 	started, finished, forgotten, repeated uint64
 }
@@ -34,12 +36,29 @@ type part struct {
 	arrived []time.Time // per choice: of the last row that advanced it
 	prompt  int32       // tokens
 	stop    schemas.I32 // end tokens
+	queued  bool        // the scheduler may have it
 	id      schemas.RequestID
 	placement
 }
 
-func newRequests(limit, perKey int) *requests {
-	return &requests{parts: map[schemas.RequestID]*part{}, flights: map[*flight]struct{}{}, limit: limit, keys: map[string]int{}, perKey: perKey}
+func newRequests(cfg *Config) *requests {
+	return &requests{parts: map[schemas.RequestID]*part{}, flights: map[*flight]struct{}{}, limit: cfg.RequestsMax, keys: map[string]int{},
+		perKey: cfg.KeyRequestsMax, waitMax: cfg.WaitMax}
+}
+
+// setSlots says how many choices the engine runs at once.
+func (q *requests) setSlots(n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.turns.advance(time.Now())
+	q.turns.slots = n
+}
+
+// wait is how long a request that comes now would wait for its turn.
+func (q *requests) wait() time.Duration {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.turns.wait(time.Now())
 }
 
 // refuse says why no request with an API key ("" for none) may start now, or nil. Asked before a body is read, it
@@ -58,6 +77,12 @@ func (q *requests) why(key string) *schemas.Error {
 		return tooBusy("%d requests are running already; the limit is %d", len(q.flights), q.limit)
 	case key != "" && q.perKey > 0 && q.keys[key] >= q.perKey:
 		return tooBusy("%d requests with this API key are running already; the limit is %d", q.keys[key], q.perKey)
+	case q.waitMax > 0:
+		if wait := q.turns.wait(time.Now()); wait > q.waitMax {
+			err := tooBusy("this request would wait %s for its turn; the limit is %s", wait.Round(time.Millisecond), q.waitMax)
+			err.RetryAfterMs = max(err.RetryAfterMs, (wait - q.waitMax).Milliseconds())
+			return err
+		}
 	}
 	return nil
 }
@@ -106,9 +131,14 @@ func (q *requests) remove(f *flight) {
 	if q.keys[f.job.key]--; q.keys[f.job.key] <= 0 {
 		delete(q.keys, f.job.key)
 	}
+	going := 0
 	for _, p := range f.parts {
 		delete(q.parts, p.id)
+		if p.queued {
+			going += len(p.unfinished())
+		}
 	}
+	q.turns.change(-going, time.Now())
 	q.finished++
 	q.signalIdle()
 }
@@ -152,6 +182,16 @@ func (q *requests) all() []*flight {
 		list = append(list, f)
 	}
 	return list
+}
+
+// queue notes that a part is about to be submitted: its choices want a turn.
+func (q *requests) queue(p *part) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !p.queued {
+		p.queued = true
+		q.turns.change(len(p.tokens), time.Now())
+	}
 }
 
 // setPrompts notes how long the prompts of a flight are.
@@ -199,6 +239,9 @@ func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time, m *metrics) (*s
 			continue
 		}
 		if gained > 0 {
+			if p.tokens[c] == 0 {
+				q.turns.begin(now)
+			}
 			m.advanced(gained, p.tokens[c] == 0, now.Sub(p.arrived[c]))
 			p.follow(c, gained, b.IDs[i])
 			p.tokens[c], p.arrived[c] = b.Tokens[i], now
@@ -206,6 +249,7 @@ func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time, m *metrics) (*s
 		r := row{choice: p.index*len(p.tokens) + c, text: b.Text[i], tokens: p.tokens[c], cached: b.Cached[i], finish: finish}
 		if finish != schemas.FinishNone {
 			p.ended[c] = true
+			q.turns.change(-1, now)
 			r.err = errorFor(b, id)
 		}
 		p.extras(&r, b, i)

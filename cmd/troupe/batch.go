@@ -117,7 +117,7 @@ func (b *batchCommand) connect(cmd *cobra.Command) (batch.Transport, func() erro
 		}
 		return batch.NewNATS(conn), func() error { conn.Close(); return nil }, nil
 	}
-	b.engine.RequestsMax = batch.WindowMax // it is the window that bounds them
+	b.engine.RequestsMax, b.engine.WaitMax = batch.WindowMax, 0 // it is the window that bounds them
 	conn, closeEngine, err := b.engine.openPrivate(cmd, "batch")
 	if err != nil {
 		return nil, nil, err

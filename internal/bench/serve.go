@@ -48,9 +48,16 @@ type ServeConfig struct {
 	Log      zerolog.Logger             // of an engine in this process
 }
 
+// patientEngine lets a load wait as long as it takes.
+func patientEngine() troupe.Options {
+	o := troupe.DefaultOptions()
+	o.WaitMax = 0
+	return o
+}
+
 // DefaultServeConfig is a short load for the default model.
 func DefaultServeConfig() ServeConfig {
-	return ServeConfig{Transport: "http", Engine: troupe.DefaultOptions(), Dataset: "random", NumPrompts: 64, RequestRate: math.Inf(1), Burstiness: 1,
+	return ServeConfig{Transport: "http", Engine: patientEngine(), Dataset: "random", NumPrompts: 64, RequestRate: math.Inf(1), Burstiness: 1,
 		RandomInputLen: 128, RandomOutputLen: 64, Warmup: 4, PercentileMetrics: slices.Clone(Metrics), MetricPercentiles: []float64{99},
 		CompareRounds: 5, Log: zerolog.Nop()}
 }
