@@ -3,6 +3,7 @@ package troupe
 import (
 	"fmt"
 	"math"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -36,6 +37,7 @@ type Options struct {
 	TLSCert         string        `yaml:"tls_cert" doc:"PEM file with this node's certificate, for other nodes"`
 	TLSKey          string        `yaml:"tls_key" doc:"PEM file with the key to tls_cert"`
 	InsecureNetwork bool          `yaml:"insecure_network" doc:"DANGER: let NATS and other nodes in from beyond this machine without TLS and credentials; whoever reaches the port controls the engine"`
+	InsecureHTTP    bool          `yaml:"insecure_http" doc:"DANGER: serve HTTP beyond this machine without API keys; whoever reaches the port may use and debug the engine"`
 	ReplicaSilence  time.Duration `yaml:"replica_silence" doc:"a replica that has not reported for so long is given up, and its requests go on elsewhere"`
 	Store           string        `yaml:"store" doc:"directory in which the embedded NATS server keeps streams (JetStream), for troupe record --stream; empty has none"`
 
@@ -139,6 +141,9 @@ func (o *Options) Validate() error {
 	case o.LogFormat != "console" && o.LogFormat != "json":
 		return bad("log_format", o.LogFormat, "console or json")
 	}
+	if err := o.validateHTTP(); err != nil {
+		return err
+	}
 	if err := o.validateCluster(); err != nil {
 		return err
 	}
@@ -146,6 +151,19 @@ func (o *Options) Validate() error {
 		return bad("log_level", o.LogLevel, "trace, debug, info, warn or error")
 	}
 	return nil
+}
+
+// validateHTTP refuses to serve everybody on the network unless that was asked for.
+func (o *Options) validateHTTP() error {
+	host, _, err := net.SplitHostPort(o.HTTP)
+	if err != nil || o.HTTP == "none" || o.APIKeys != "" || o.InsecureHTTP || !o.Plays(RoleGateway) { // a wrong address is told by whoever listens
+		return nil
+	}
+	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
+		return nil
+	}
+	return schemas.Errorf(schemas.KindInvalid, "configuration", "http is %s, which other machines reach, and there are no API keys", o.HTTP).WithParam("http").
+		WithHint("set api_keys (--api-keys); --insecure-http serves all the same, and then whoever reaches the port may use and debug the engine")
 }
 
 // ReadNATSConfig returns the text of the embedded server's configuration.

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/troupe-engine/troupe/schemas"
 )
@@ -50,6 +51,31 @@ func Roles() []Role {
 		{Name: "admin", Doc: "may do everything", Publish: []string{">"}, Subscribe: []string{">"}},
 	}
 	return roles
+}
+
+// TenantPrefix starts the names of tenants' roles.
+const TenantPrefix = "tenant-"
+
+// TenantRole is what a client may do that shall see nothing of others: each has an inbox of its own.
+func TenantRole(name string) Role {
+	for _, r := range Roles() {
+		if r.Name == "client" {
+			role := TenantPrefix + name
+			return Role{Name: role, Doc: "a client with an inbox of its own", Publish: r.Publish, Subscribe: []string{InboxPrefix + role + ".>"}}
+		}
+	}
+	panic("bus: there is no role of clients")
+}
+
+// checkReply refuses to answer where only the engine's own parts may speak: whoever asks could make an actor, which
+// may publish more than he, do it for him.
+func checkReply(subject string) error {
+	for _, own := range []string{schemas.SubjectPrefix, schemas.TapPrefix, schemas.PeekPrefix, schemas.JournalPrefix, "$"} {
+		if strings.HasPrefix(subject, own) {
+			return schemas.Errorf(schemas.KindInvalid, "reply", "the reply subject %.80q is the engine's own", subject).WithHint("use an inbox, as %sNAME", InboxPrefix)
+		}
+	}
+	return nil
 }
 
 // served are the subjects that actors of services are asked on, by instance and without.

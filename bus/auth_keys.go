@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +35,23 @@ type KeysConfig struct {
 	Hosts []string // names and addresses under which others reach the hub, at least one
 	Dir   string   // where the hub finds the files, for hub.conf
 	Valid time.Duration
+	// Tenants are clients that see nothing of each other; their role is TenantRole.
+	Tenants []string
+}
+
+// tenantName is part of a file's name and of a subject.
+var tenantName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+
+// roles are all that get keys.
+func (c *KeysConfig) roles() ([]Role, error) {
+	roles := Roles()
+	for i, name := range c.Tenants {
+		if !tenantName.MatchString(name) || slices.Contains(c.Tenants[:i], name) {
+			return nil, schemas.Errorf(schemas.KindInvalid, "make keys", "a tenant is %.80q; expected different names of lower-case letters, digits and hyphens, at most 63", name).WithParam("tenant")
+		}
+		roles = append(roles, TenantRole(name))
+	}
+	return roles, nil
 }
 
 // KeysValidDefault is how long certificates are valid.
@@ -47,6 +66,10 @@ func MakeKeys(cfg KeysConfig) (Keys, error) {
 	if cfg.Valid == 0 {
 		cfg.Valid = KeysValidDefault
 	}
+	roles, err := cfg.roles()
+	if err != nil {
+		return nil, err
+	}
 	a, err := newAuthority(cfg.Valid)
 	if err != nil {
 		return nil, fmt.Errorf("bus: make keys: %w", err)
@@ -56,7 +79,7 @@ func MakeKeys(cfg KeysConfig) (Keys, error) {
 		return nil, fmt.Errorf("bus: make keys: %w", err)
 	}
 	public := map[string]string{}
-	for _, r := range Roles() {
+	for _, r := range roles {
 		if err := a.issue(keys, r.Name, nil); err != nil {
 			return nil, fmt.Errorf("bus: make keys: %w", err)
 		}
@@ -70,12 +93,12 @@ func MakeKeys(cfg KeysConfig) (Keys, error) {
 		}
 		keys[r.Name+".nk"] = append(seed, '\n')
 	}
-	keys["hub.conf"] = []byte(hubConfig(cfg.Dir, public))
+	keys["hub.conf"] = []byte(hubConfig(cfg.Dir, roles, public))
 	return keys, nil
 }
 
 // hubConfig is the NATS configuration of the node that others join. Its --leaf says where.
-func hubConfig(dir string, public map[string]string) string {
+func hubConfig(dir string, roles []Role, public map[string]string) string {
 	tls := fmt.Sprintf(`{
   cert_file: %q
   key_file: %q
@@ -84,7 +107,7 @@ func hubConfig(dir string, public map[string]string) string {
   timeout: %d
 }`, dir+"/hub.pem", dir+"/hub-key.pem", dir+"/ca.pem", int(tlsTimeout.Seconds()))
 	var users strings.Builder
-	for _, r := range Roles() {
+	for _, r := range roles {
 		fmt.Fprintf(&users, "  # %s: %s\n  {nkey: %s, permissions: {\n    publish: [%s]\n    subscribe: [%s]}}\n", r.Name, r.Doc, public[r.Name], quoted(r.Publish), quoted(r.Subscribe))
 	}
 	return fmt.Sprintf(`# Made by troupe keys. Who joins or connects needs a certificate of ca.pem and one of the keys below.

@@ -5,11 +5,16 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,7 +30,7 @@ import (
 func secured(t *testing.T, valid time.Duration) (*Node, string) {
 	t.Helper()
 	dir := t.TempDir()
-	keys, err := MakeKeys(KeysConfig{Hosts: []string{"127.0.0.1"}, Dir: dir, Valid: valid})
+	keys, err := MakeKeys(KeysConfig{Hosts: []string{"127.0.0.1"}, Dir: dir, Valid: valid, Tenants: []string{"a", "b"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,56 +82,90 @@ func connectAs(t *testing.T, n *Node, dir, role string) (c *nats.Conn, violation
 	}
 }
 
-// matrix says who may ask what: every endpoint, every topic, and the subjects of clients and recorders.
-var matrix = map[string]struct{ publish, subscribe string }{ // roles, besides admin, which may do everything
+// matrix says who may ask what, besides admin, which may do everything. Of a subject that it does not name, only the
+// service that answers there may make use, and nobody may publish to it.
+var matrix = map[string]struct{ publish, subscribe string }{
 	"inf.v1.tokenizer.encode.x":   {"", "tokenizer gateway"},
 	"inf.v1.tokenizer.decode.x":   {"", "tokenizer gateway"},
 	"inf.v1.tokenizer.tokens.x":   {"replica", "tokenizer gateway"},
 	"inf.v1.tokenizer.close.x":    {"", "tokenizer gateway"},
+	"inf.v1.tokenizer.state":      {"observer", ""},
 	"inf.v1.tokenizer.state.x":    {"observer", "tokenizer gateway"},
 	"inf.v1.scheduler.submit.x":   {"gateway", "replica"},
 	"inf.v1.scheduler.cancel.x":   {"gateway tokenizer", "replica"},
+	"inf.v1.scheduler.info":       {"observer", ""},
 	"inf.v1.scheduler.info.x":     {"gateway observer", "replica"},
+	"inf.v1.scheduler.state":      {"observer", ""},
 	"inf.v1.scheduler.state.x":    {"gateway observer", "replica"},
 	"inf.v1.memory.prefixes.x":    {"gateway", "replica"},
+	"inf.v1.memory.state":         {"observer", ""},
 	"inf.v1.memory.state.x":       {"gateway observer", "replica"},
 	"inf.v1.compute.compile.x":    {"gateway", "replica"},
+	"inf.v1.compute.state":        {"observer", ""},
 	"inf.v1.compute.state.x":      {"gateway observer", "replica"},
 	"inf.v1.gateway.deltas.x":     {"tokenizer", "gateway"},
+	"inf.v1.gateway.state":        {"observer", ""},
 	"inf.v1.gateway.state.x":      {"observer", "gateway"},
+	"inf.v1.node.info":            {"observer", ""},
 	"inf.v1.node.info.x":          {"observer", "replica tokenizer gateway"},
-	"inf.v1.node.drain.x":         {"", "replica tokenizer gateway"},
 	"inf.v1.replica.report.x":     {"replica", "gateway observer"},
 	"inf.v1.node.report.x":        {"replica tokenizer gateway", "replica tokenizer gateway observer"},
-	"inf.v1.chat":                 {"client", "gateway"},
-	"inf.v1.cancel":               {"client", "gateway"},
-	"inf.v1.cancel.0000aa":        {"client gateway", "gateway"},
-	"inf.v1.credit.x":             {"client", "gateway"},
-	"_INBOX.client.x":             {"replica tokenizer gateway", "client replica tokenizer gateway"},
-	"_INBOX.observer.x":           {"replica tokenizer gateway", "observer replica tokenizer gateway"},
-	"tap.inf.v1.chat":             {"replica tokenizer gateway", "observer"},
-	"journal.n":                   {"replica tokenizer gateway", "observer"},
+	"inf.v1.cancel.x":             {"client tenant-a tenant-b gateway", "gateway"},
+	"inf.v1.credit.x":             {"client tenant-a tenant-b", "gateway"},
 	"$SRV.PING":                   {"observer", "replica tokenizer gateway"},
+	"$SRV.PING.x":                 {"observer", "replica tokenizer gateway"},
+	"$SRV.INFO":                   {"observer", "replica tokenizer gateway"},
+	"$SRV.STATS":                  {"observer", "replica tokenizer gateway"},
+	"inf.v1.policy.rank.x":        {"", ""},
 	"orders.for.somebody.else":    {"", ""},
-	"inf.v1.policy.rank.mine":     {"", ""},
 	"inf.v1.scheduler.undefined":  {"", "replica"},
 	"$JS.API.STREAM.DELETE.ORDER": {"", ""},
 }
 
+const nodeRoles = "replica tokenizer gateway"
+
+// subjects are all that the program uses, with x for names, from its own registries, and who may use them.
+func subjects(roles []Role) map[string]struct{ publish, subscribe string } {
+	type access = struct{ publish, subscribe string }
+	all := map[string]access{}
+	servants := map[string]string{"scheduler": "replica", "memory": "replica", "compute": "replica", "tokenizer": "tokenizer gateway", "gateway": "gateway", "node": nodeRoles}
+	for _, e := range schemas.Endpoints() {
+		for _, s := range []string{e.Subject(), e.Subject() + ".x"} {
+			all[s] = access{subscribe: servants[e.Service]} // an instance answers under both
+		}
+	}
+	for _, t := range schemas.Topics() {
+		all[t.Subject("x")] = access{}
+	}
+	for _, e := range schemas.ClientEndpoints() {
+		for _, s := range []string{e.Subject(), e.Subject() + ".x"} {
+			all[s] = access{"client tenant-a tenant-b", "gateway"}
+		}
+	}
+	for _, r := range roles { // each inbox is of its owner and of those that answer
+		all[InboxPrefix+r.Name+".x"] = access{nodeRoles, nodeRoles + " " + r.Name}
+	}
+	for _, prefix := range []string{schemas.TapPrefix, schemas.PeekPrefix, schemas.JournalPrefix} {
+		all[prefix+"x"] = access{nodeRoles, "observer"}
+	}
+	all[schemas.RankSubjectPrefix+"x"], all[creditSubject("x")] = access{}, access{}
+	for s, a := range matrix {
+		if a.subscribe == "" {
+			a.subscribe = all[s].subscribe
+		}
+		all[s] = a
+	}
+	return all
+}
+
 func TestEveryRoleMayDoWhatItNeedsAndNoMore(t *testing.T) {
 	n, dir := secured(t, 0)
-	for _, e := range schemas.Endpoints() { // what the table does not name, nobody but the service may use
-		if _, named := matrix[e.Subject()+".x"]; named {
-			continue
-		}
-		who := map[string]string{"scheduler": "replica", "memory": "replica", "compute": "replica", "tokenizer": "tokenizer gateway", "gateway": "gateway", "node": "replica tokenizer gateway"}[e.Service]
-		allowed := matrix[e.Subject()+".x"]
-		allowed.subscribe = who
-		matrix[e.Subject()+".x"] = allowed
-	}
-	for _, r := range Roles() {
+	roles := append(Roles(), TenantRole("a"), TenantRole("b"))
+	all := subjects(roles)
+	var denied [refusalsEnd]uint64
+	for _, r := range roles {
 		c, violations := connectAs(t, n, dir, r.Name)
-		for subject, allowed := range matrix {
+		for subject, allowed := range all {
 			for action, who := range map[string]string{"Publish": allowed.publish, "Subscription": allowed.subscribe} {
 				want := r.Name == "admin" || slices.Contains(strings.Fields(who), r.Name)
 				var err error
@@ -141,16 +180,166 @@ func TestEveryRoleMayDoWhatItNeedsAndNoMore(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				violation := `Permissions Violation for ` + action + ` to "` + subject + `"`
-				got := violations()
-				for end := time.Now().Add(time.Second); !want && !strings.Contains(strings.ToLower(got), strings.ToLower(violation)) && time.Now().Before(end); {
-					got = violations()
+				violation := `permissions violation for ` + strings.ToLower(action+` to "`+subject+`"`)
+				got := strings.ToLower(violations())
+				for end := time.Now().Add(time.Second); !want && !strings.Contains(got, violation) && time.Now().Before(end); {
+					got = strings.ToLower(violations())
 				}
-				if refused := strings.Contains(strings.ToLower(got), strings.ToLower(violation)); refused == want {
+				refused := strings.Contains(got, violation)
+				if refused == want {
 					t.Errorf("%s: %s %s: refused %v, want %v", r.Name, action, subject, refused, !want)
+				}
+				if refused && action == "Publish" {
+					denied[RefusedPublish]++
+				} else if refused {
+					denied[RefusedSubscribe]++
 				}
 			}
 		}
+	}
+	if counts := n.Refusals(); counts["publish"] != denied[RefusedPublish] || counts["subscribe"] != denied[RefusedSubscribe] {
+		t.Errorf("%v were counted, %d and %d were refused", counts, denied[RefusedPublish], denied[RefusedSubscribe])
+	}
+	t.Logf("%d roles, %d subjects: %d publications and %d subscriptions refused", len(roles), len(all), denied[RefusedPublish], denied[RefusedSubscribe])
+}
+
+// What is wrong with a connection or a message is counted under its reason, and the node goes on.
+func TestRefusalsAreCounted(t *testing.T) {
+	n, dir := secured(t, 0)
+	foreign, foreignDir := secured(t, 0)
+	_ = foreign
+	a := NewActor(n, "memory", "r1", "test")
+	Handle(a, schemas.Prefixes, NewGroup(), func(context.Context, *schemas.PrefixRequest) (*schemas.PrefixReply, error) {
+		return (*schemas.PrefixReply)(nil).Example(), nil
+	})
+	if err := a.Start(); err != nil {
+		t.Fatal(err)
+	}
+	sub, err := Subscribe(n, schemas.NodeReports, "", func(schemas.Instance, *schemas.NodeReport) { t.Error("a malformed report was delivered") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	url := strings.Replace(n.URL(), "nats://", "tls://", 1)
+	connect := func(seeds, certificates string) error {
+		nkey, err := nats.NkeyOptionFromSeed(seeds + "/gateway.nk")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := nats.Connect(url, nkey, nats.RootCAs(dir+"/ca.pem"), nats.ClientCert(certificates+"/gateway.pem", certificates+"/gateway-key.pem"))
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}
+	expired, expiredDir := secured(t, time.Millisecond-2*clockSkewMax)
+	_ = expired
+	gateway, _ := connectAs(t, n, dir, "gateway")
+	admin, _ := connectAs(t, n, dir, "admin")
+	for _, c := range []struct {
+		reason string
+		do     func() error
+		fails  bool
+	}{
+		{"credentials", func() error { return connect(foreignDir, dir) }, true},
+		{"certificate", func() error { return connect(dir, foreignDir) }, true},
+		{"certificate", func() error { return connect(dir, expiredDir) }, true},
+		{"certificate", func() error {
+			c, err := nats.Connect(n.URL(), nats.Secure(&tls.Config{InsecureSkipVerify: true}))
+			if err == nil {
+				c.Close()
+			}
+			return err
+		}, true},
+		{"malformed", func() error { return gateway.Publish(schemas.Prefixes.Subject("r1"), []byte{0xc1}) }, false},
+		{"malformed", func() error {
+			return admin.Publish(schemas.NodeReports.Subject("x"), []byte{0xdd, 0xff, 0xff, 0xff, 0xff})
+		}, false},
+		{"publish", func() error { // an actor would speak for a gateway where that may not
+			return gateway.PublishRequest(schemas.Prefixes.Subject("r1"), schemas.DrainNode.Subject("x"), []byte{0x91, 0})
+		}, false},
+	} {
+		counts(t, n, c.reason, func() {
+			if err := c.do(); (err != nil) != c.fails {
+				t.Errorf("%s: %v", c.reason, err)
+			}
+		})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := NewRef(n, schemas.Prefixes, "r1").Call(ctx, &schemas.PrefixRequest{}); err != nil {
+		t.Errorf("the actor does not answer any more: %v", err)
+	}
+}
+
+// counts holds that do is refused once, for one reason.
+func counts(t *testing.T, n *Node, reason string, do func()) {
+	t.Helper()
+	want := n.Refusals()
+	do()
+	want[reason]++
+	for end := time.Now().Add(5 * time.Second); n.Refusals()[reason] != want[reason] && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	}
+	if got := n.Refusals(); !maps.Equal(got, want) {
+		t.Errorf("%s: counted %v, want %v", reason, got, want)
+	}
+}
+
+// Who does not speak NATS, or announces too large a message, is cut off.
+func TestBadProtocolIsCounted(t *testing.T) {
+	n, err := Start(Options{ID: "n", Listen: "127.0.0.1:-1", Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	for text, reason := range map[string]string{"THIS IS NO NATS": "malformed", "SUB " + strings.Repeat("x", 8000): "malformed", "PUB x 99999999": "oversized"} {
+		counts(t, n, reason, func() {
+			c, err := net.Dial("tcp", strings.TrimPrefix(n.URL(), "nats://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			fmt.Fprintf(c, "CONNECT {\"verbose\": false}\r\n%s\r\n", text)
+			if _, err := io.Copy(io.Discard, c); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A tenant hears the answers to its own questions, and nothing of another's.
+func TestATenantSeesOnlyItsOwnInbox(t *testing.T) {
+	n, dir := secured(t, 0)
+	a, refusedA := connectAs(t, n, dir, "tenant-a")
+	b, refusedB := connectAs(t, n, dir, "tenant-b")
+	for _, subject := range []string{"_INBOX.>", "_INBOX.tenant-a.>", "_INBOX.*.x", "_INBOX.client.>", ">"} {
+		if _, err := b.SubscribeSync(subject); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(5 * time.Second); !strings.Contains(refusedB(), subject) && time.Now().Before(end); {
+		}
+		if !strings.Contains(refusedB(), `Subscription to "`+subject+`"`) {
+			t.Errorf("tenant b may listen to %s", subject)
+		}
+	}
+	if _, err := n.Conn().Subscribe("inf.v1.models", func(m *nats.Msg) { _ = m.Respond([]byte("for a")) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Conn().Flush(); err != nil {
+		t.Fatal(err)
+	}
+	heard := make(chan string, 8)
+	if _, err := b.Subscribe("_INBOX.tenant-b.>", func(m *nats.Msg) { heard <- string(m.Data) }); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := a.Request("inf.v1.models", nil, 5*time.Second); err != nil || string(m.Data) != "for a" {
+		t.Fatalf("tenant a gets %v, %v; %s", m, err, refusedA())
+	}
+	if err := b.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if len(heard) > 0 {
+		t.Errorf("tenant b heard %q", <-heard)
 	}
 }
 

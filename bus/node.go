@@ -75,6 +75,8 @@ type Node struct {
 	taps    *tapper
 	journal *journal
 	wire    transport
+	// refusals counts what others sent in vain.
+	refusals refusals
 
 	mu     sync.Mutex
 	routes map[string][]any // subject -> *port[Req, Resp] that answer it here
@@ -122,7 +124,7 @@ func Start(opts Options) (*Node, error) {
 
 // startServer returns when the server listens, or with the reason why it does not.
 func (n *Node) startServer(sopts *server.Options) error {
-	log := natsLogger{n.log, make(chan string, 1), &atomic.Pointer[string]{}}
+	log := natsLogger{n.log, make(chan string, 1), &atomic.Pointer[string]{}, &n.refusals}
 	n.logger = log
 	n.server.SetLoggerV2(log, false, false, false)
 	n.server.Start()

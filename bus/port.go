@@ -203,6 +203,7 @@ func (p *port[Req, Resp]) answer(m *nats.Msg, arrived time.Time) {
 	enc := encodingOf(m.Header.Get(headerContentType), m.Data)
 	req := new(Req)
 	if err := enc.decode(m.Data, req); err != nil {
+		p.owner.node.refuse(RefusedMalformed, m.Subject, err)
 		p.refuse(m, enc, schemas.Errorf(schemas.KindInvalid, "decode request", "%v", err).
 			WithHint("see the schema and example in `nats micro info %s`", p.owner.service))
 		return
@@ -229,6 +230,10 @@ func (p *port[Req, Resp]) answer(m *nats.Msg, arrived time.Time) {
 func (p *port[Req, Resp]) respond(m, reply *nats.Msg) {
 	if m.Reply == "" {
 		return // published, not asked
+	}
+	if err := checkReply(m.Reply); err != nil {
+		p.owner.node.refuse(RefusedPublish, m.Subject, err)
+		return
 	}
 	reply.Subject = m.Reply
 	if err := p.owner.node.data.PublishMsg(reply); err != nil {

@@ -141,9 +141,10 @@ func homeAccount(sopts *server.Options, name string) (*server.Account, error) {
 
 // natsLogger sends the server's log to ours: its notices are our debug lines.
 type natsLogger struct {
-	log   zerolog.Logger
-	fatal chan string // why the server cannot run
-	last  *atomic.Pointer[string]
+	log      zerolog.Logger
+	fatal    chan string // why the server cannot run
+	last     *atomic.Pointer[string]
+	refusals *refusals
 }
 
 // trouble is the last error that the server logged, "" if there was none.
@@ -165,6 +166,12 @@ func (l natsLogger) Warnf(f string, v ...any) { l.log.Warn().Msgf("nats: "+f, v.
 func (l natsLogger) Errorf(f string, v ...any) {
 	text := fmt.Sprintf(f, v...)
 	l.last.Store(&text)
+	if why, refused := refusalOf(text); refused {
+		if l.refusals.add(why) {
+			l.log.Warn().Str("reason", why.String()).Uint64("so_far", l.refusals.counts[why].Load()).Msg("nats: " + text)
+		}
+		return
+	}
 	l.log.Error().Msg("nats: " + text)
 }
 func (l natsLogger) Debugf(f string, v ...any) { l.log.Trace().Msgf("nats: "+f, v...) }

@@ -64,6 +64,10 @@ func (n *Node) NewStreamWriter(m *nats.Msg, id string) (*StreamWriter, error) {
 		return nil, schemas.Errorf(schemas.KindInvalid, "stream", "the request has no reply subject").
 			WithHint("use a request, such as `nats req %s`, not a publish", m.Subject)
 	}
+	if err := checkReply(m.Reply); err != nil {
+		n.refuse(RefusedPublish, m.Subject, err)
+		return nil, err
+	}
 	text := m.Header.Get(HeaderCredit)
 	if text == "" {
 		return w, nil

@@ -58,9 +58,8 @@ func Subscribe[T any](n *Node, topic schemas.Topic[T], from schemas.Instance, de
 	sub, err := n.data.Subscribe(subject, func(raw *nats.Msg) {
 		m := new(T)
 		if err := encodingOf(raw.Header.Get(headerContentType), raw.Data).decode(raw.Data, m); err != nil {
-			if s.malformed.Add(1) == 1 {
-				n.log.Warn().Err(err).Str("subject", raw.Subject).Msg("an announcement cannot be decoded; further ones are only counted")
-			}
+			s.malformed.Add(1)
+			n.refuse(RefusedMalformed, raw.Subject, err)
 			return
 		}
 		deliver(schemas.Instance(raw.Subject[strings.LastIndexByte(raw.Subject, '.')+1:]), m)

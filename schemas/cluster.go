@@ -7,10 +7,10 @@ import "math/bits"
 // NodeReports and ReplicaReports are announced at a steady pace while nodes work together: their absence is how a
 // node that died is noticed.
 var (
-	NodeReports = Topic[NodeReport]{"node", "report",
-		"Who plays what on a node, several times a second while it is part of a cluster."}
-	ReplicaReports = Topic[ReplicaReport]{"replica", "report",
-		"A replica's load and the prefixes that it has gained and lost, several times a second while it is part of a cluster."}
+	NodeReports = announce[NodeReport]("node", "report",
+		"Who plays what on a node, several times a second while it is part of a cluster.")
+	ReplicaReports = announce[ReplicaReport]("replica", "report",
+		"A replica's load and the prefixes that it has gained and lost, several times a second while it is part of a cluster.")
 )
 
 // What nodes and replicas are asked.

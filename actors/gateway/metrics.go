@@ -36,6 +36,7 @@ type metrics struct {
 	running                          prometheus.GaugeFunc
 	connectionsRefused               prometheus.Counter
 	engine                           *engineCollector
+	bus                              busCollector
 }
 
 func newMetrics(g *Gateway) *metrics {
@@ -62,6 +63,8 @@ func newMetrics(g *Gateway) *metrics {
 			Help: "Client requests in the gateway."}, func() float64 { return float64(g.requests.count()) }),
 		connectionsRefused: counter("gateway_connections_refused_total", "TCP connections closed because there were too many: silent ones, to make room, or new ones."),
 		engine:             newEngineCollector(g.node, g.cfg.Scheduler),
+		bus: busCollector{g.node, prometheus.NewDesc(prefixOurs+"bus_refused_total",
+			"What the node's bus refused, by reason: publish or subscribe beyond a role, credentials, certificate, oversized, malformed.", []string{"reason"}, nil)},
 	}
 	for _, reason := range []string{"stop", "length", "abort", "error"} {
 		m.success.WithLabelValues(reason)
@@ -72,7 +75,7 @@ func newMetrics(g *Gateway) *metrics {
 
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.prompt, m.generation, m.firstToken, m.interToken, m.endToEnd, m.promptTokens, m.outputTokens,
-		m.n, m.success, m.refused, m.running, m.connectionsRefused, m.engine}
+		m.n, m.success, m.refused, m.running, m.connectionsRefused, m.engine, m.bus}
 }
 
 func (m *metrics) unregister(r *prometheus.Registry) {
@@ -118,6 +121,22 @@ func (m *metrics) ended(f *flight, usage *schemas.Usage, err *schemas.Error, too
 		default:
 			m.success.WithLabelValues(reason).Inc()
 		}
+	}
+}
+
+// busCollector counts what the node refused that others sent over its bus.
+type busCollector struct {
+	node    *bus.Node
+	refused *prometheus.Desc
+}
+
+// Describe implements prometheus.Collector.
+func (c busCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.refused }
+
+// Collect implements prometheus.Collector.
+func (c busCollector) Collect(ch chan<- prometheus.Metric) {
+	for reason, count := range c.node.Refusals() {
+		ch <- prometheus.MustNewConstMetric(c.refused, prometheus.CounterValue, float64(count), reason)
 	}
 }
 

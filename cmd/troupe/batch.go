@@ -8,16 +8,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/troupe-engine/troupe/internal/batch"
-	"github.com/troupe-engine/troupe/schemas"
 )
 
 // batchCommand are the flags of `troupe batch`.
 type batchCommand struct {
 	batch.Config
-	engine       *settings
-	server, nats string
-	apiKey       string
-	asJSON       *bool
+	engine *settings
+	server string
+	nats   *engineAddress
+	apiKey string
+	asJSON *bool
 }
 
 func newBatchCommand() *cobra.Command {
@@ -41,7 +41,7 @@ func newBatchCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&b.Output, "output", "o", "", "where answers go; what is there already is not asked again")
 	f.StringVar(&b.server, "server", "", "use the engine at this HTTP URL, as http://127.0.0.1:8000")
-	f.StringVar(&b.nats, "nats", "", "use the engine at this NATS URL, as nats://127.0.0.1:4222")
+	b.nats = addNATS(f, "", natsRemoteDoc)
 	f.StringVar(&b.apiKey, "api-key", "", "API key for --server, or @ and a file that holds it")
 	f.BoolVar(&b.Ordered, "ordered", false, "answers in the order of the input, not as they come")
 	f.BoolVar(&b.RetryFailed, "retry-failed", false, "ask again what failed in an earlier run")
@@ -61,7 +61,7 @@ func (b *batchCommand) run(cmd *cobra.Command) error {
 	switch {
 	case b.Output == "":
 		return usageError{fmt.Errorf("--output is missing: where should the answers go?")}
-	case b.server != "" && b.nats != "":
+	case b.server != "" && b.nats.url != "":
 		return usageError{fmt.Errorf("--server and --nats are both given; expected one of them")}
 	}
 	if !cmd.Flags().Changed("log-level") {
@@ -109,11 +109,10 @@ func (b *batchCommand) connect(cmd *cobra.Command) (batch.Transport, func() erro
 			return nil, nil, err
 		}
 		return t, func() error { t.Close(); return nil }, nil
-	case b.nats != "":
-		conn, err := nats.Connect(b.nats, nats.Name("troupe batch"), nats.Timeout(connectTimeMax), nats.MaxReconnects(-1))
+	case b.nats.url != "":
+		conn, err := b.nats.connect("batch", nats.MaxReconnects(-1))
 		if err != nil {
-			return nil, nil, schemas.Errorf(schemas.KindUnavailable, "connect", "%s: %v", b.nats, err).WithParam("nats").
-				WithHint("is `troupe serve` running there?")
+			return nil, nil, err
 		}
 		return batch.NewNATS(conn), func() error { conn.Close(); return nil }, nil
 	}

@@ -23,6 +23,7 @@ type benchServe struct {
 	save       bool
 	resultFile string
 	cpuProfile string
+	address    engineAddress
 }
 
 func newBenchServeCommand() *cobra.Command {
@@ -45,6 +46,7 @@ func (b *benchServe) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&b.BaseURL, "base-url", "", "HTTP API of a running engine")
 	f.StringVar(&b.NATSURL, "nats-url", "", "NATS of a running engine, for --transport nats")
+	b.address.addKeys(f)
 	f.StringVar(&b.Transport, "transport", b.Transport, "http or nats")
 	f.StringVar(&b.Model, "served-model-name", "", "model in requests; default: what is served")
 	f.StringVar(&b.Dataset, "dataset-name", b.Dataset, "random, or trace for the lengths and times of an Azure LLM inference trace")
@@ -109,6 +111,10 @@ func (b *benchServe) prepare(cmd *cobra.Command) error {
 	b.Engine, b.Log, b.Progress = b.engine.Options, b.engine.logger(cmd.ErrOrStderr()), b.out.progress(cmd)
 	if b.Model == "" && (b.BaseURL != "" || b.NATSURL != "") {
 		b.Model = b.engine.Model
+	}
+	var err error
+	if b.NATSOptions, err = b.address.options(); err != nil {
+		return err
 	}
 	b.Goodput = map[string]float64{}
 	for _, g := range b.goodput {

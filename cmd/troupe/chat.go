@@ -19,10 +19,11 @@ import (
 
 // chatCommand are the flags of `troupe chat`.
 type chatCommand struct {
-	engine               *settings
-	sampling             *sampling
-	server, nats, system string
-	apiKey               string
+	engine         *settings
+	sampling       *sampling
+	server, system string
+	nats           *engineAddress
+	apiKey         string
 }
 
 func newChatCommand() *cobra.Command {
@@ -38,7 +39,7 @@ func newChatCommand() *cobra.Command {
 		sampling: addSampling(cmd)}
 	f := cmd.Flags()
 	f.StringVar(&c.server, "server", "", "use the engine at this HTTP URL, as http://127.0.0.1:8000")
-	f.StringVar(&c.nats, "nats", "", "use the engine at this NATS URL, as nats://127.0.0.1:4222")
+	c.nats = addNATS(f, "", natsRemoteDoc)
 	f.StringVar(&c.apiKey, "api-key", "", "API key for --server, or @ and a file that holds it")
 	f.StringVar(&c.system, "system", "", "the system's message")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return c.run(cmd) }
@@ -46,7 +47,7 @@ func newChatCommand() *cobra.Command {
 }
 
 func (c *chatCommand) run(cmd *cobra.Command) error {
-	if c.server != "" && c.nats != "" {
+	if c.server != "" && c.nats.url != "" {
 		return usageError{fmt.Errorf("--server and --nats are both given; expected one of them")}
 	}
 	if !cmd.Flags().Changed("log-level") {
@@ -56,7 +57,7 @@ func (c *chatCommand) run(cmd *cobra.Command) error {
 		return err
 	}
 	model := ""
-	if c.server != "" || c.nats != "" {
+	if c.server != "" || c.nats.url != "" {
 		model = c.engine.Model
 	}
 	conversation := chat.Conversation{System: c.system, Params: c.sampling.params(cmd, model)}
@@ -87,11 +88,10 @@ func (c *chatCommand) connect(cmd *cobra.Command, model string) (chat.Client, fu
 		}
 		client, err := chat.NewHTTPClient(c.server, model, key)
 		return client, func() error { return nil }, err
-	case c.nats != "":
-		conn, err := nats.Connect(c.nats, nats.Name("troupe chat"), nats.Timeout(connectTimeMax))
+	case c.nats.url != "":
+		conn, err := c.nats.connect("chat", nats.MaxReconnects(nats.DefaultMaxReconnect))
 		if err != nil {
-			return nil, nil, schemas.Errorf(schemas.KindUnavailable, "connect", "%s: %v", c.nats, err).WithParam("nats").
-				WithHint("is `troupe serve` running there?")
+			return nil, nil, err
 		}
 		return chat.NewEngineClient(conn), func() error { conn.Close(); return nil }, nil
 	}
@@ -103,7 +103,7 @@ func (c *chatCommand) connect(cmd *cobra.Command, model string) (chat.Client, fu
 }
 
 // servingFlags are options of an engine that others can reach.
-var servingFlags = []string{"http", "nats-listen", "nats-config", "requests-max", "body-bytes-max", "connections-max", "api-keys",
+var servingFlags = []string{"http", "insecure-http", "nats-listen", "nats-config", "requests-max", "body-bytes-max", "connections-max", "api-keys",
 	"key-requests-max", "keyless-paths", "cors-origins", "grace"}
 
 // readAPIKey reads the flag --api-key: a key, or @ and the name of a file that holds one.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 
 	"github.com/troupe-engine/troupe/actors/scheduler"
@@ -27,7 +28,7 @@ func newConformSchedulerCommand() *cobra.Command {
 			"  troupe conform scheduler --subject my-sjf --recording today.troupe"}
 	var o conform.Options
 	f := cmd.Flags()
-	url := f.String("nats", natsURLDefault, "the bus: any node of an engine, or any NATS server")
+	address := addNATS(f, natsURLDefault, "the bus: any node of an engine, or any NATS server")
 	recorded := f.String("recording", "", "ask about the queues of this recording too")
 	f.StringVar(&o.Subject, "subject", "", "the policy's name, for inf.v1.policy.rank.NAME, or its whole subject")
 	f.BoolVar(&o.JSON, "ask-json", false, "ask in JSON instead of msgpack")
@@ -49,7 +50,7 @@ func newConformSchedulerCommand() *cobra.Command {
 			}
 			o.Recorded = queues
 		}
-		conn, err := connect(*url, "conform")
+		conn, err := address.connect("conform", nats.MaxReconnects(-1))
 		if err != nil {
 			return err
 		}

@@ -26,11 +26,11 @@ func newDrainCommand() *cobra.Command {
 			}
 			return nil
 		}}
-	address := addNATS(cmd)
+	address := addNATS(cmd.Flags(), natsURLDefault, natsDoc)
 	resume := cmd.Flags().Bool("resume", false, "take requests again")
 	wait := cmd.Flags().Duration("wait", 30*time.Minute, "how long running answers may take; 0 does not wait")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		conn, err := address.connect("troupe drain")
+		conn, err := address.connect("drain")
 		if err != nil {
 			return err
 		}

@@ -24,7 +24,7 @@ func newHealthCommand() *cobra.Command {
 	url := cmd.Flags().String("url", "http://127.0.0.1:8000", "base URL of the HTTP API")
 	node := cmd.Flags().String("node", "", "ask this node over NATS instead; env: the value of TROUPE_NODE")
 	live := cmd.Flags().Bool("live", false, "be content if it answers at all")
-	address := addNATS(cmd)
+	address := addNATS(cmd.Flags(), natsURLDefault, natsDoc)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, cancel := context.WithTimeout(cmd.Context(), healthTimeMax)
 		defer cancel()
@@ -38,7 +38,7 @@ func newHealthCommand() *cobra.Command {
 		if name == "" {
 			return usageError{errors.New("--node is empty; expected the name of a node")}
 		}
-		conn, err := address.connect("troupe health")
+		conn, err := address.connect("health")
 		if err != nil {
 			return err
 		}

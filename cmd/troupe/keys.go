@@ -31,6 +31,7 @@ func newKeysCommand() *cobra.Command {
 	hosts := cmd.Flags().StringSlice("host", nil, "names and addresses of the hub, separated by commas; the first is what others call")
 	dir := cmd.Flags().String("dir", "keys", "where to write")
 	at := cmd.Flags().String("at", "", "where the files will lie on the machines that use them; default: --dir")
+	tenants := cmd.Flags().StringSlice("tenant", nil, "names of tenants, separated by commas: clients that see nothing of each other")
 	valid := cmd.Flags().Duration("valid", bus.KeysValidDefault, "how long certificates are valid")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if len(*hosts) == 0 {
@@ -46,7 +47,7 @@ func newKeysCommand() *cobra.Command {
 			}
 			*at = absolute
 		}
-		files, err := keyFiles(*hosts, *at, *valid)
+		files, err := keyFiles(bus.KeysConfig{Hosts: *hosts, Dir: *at, Valid: *valid, Tenants: *tenants})
 		if err != nil {
 			return err
 		}
@@ -57,17 +58,20 @@ func newKeysCommand() *cobra.Command {
 			"  hub       troupe serve --config %s/hub.yaml\n"+
 			"  replica   troupe attach --config %s/replica.yaml --model MODEL   (ca.pem, replica*)\n"+
 			"  gateway   troupe attach --config %s/gateway.yaml --model MODEL   (ca.pem, gateway*)\n"+
-			"  people    troupe nodes --nats tls://%s:4222 --keys %s            (ca.pem, admin* or observer*)\n",
-			len(files), *dir, *at, *at, *at, (*hosts)[0], *at)
+			"  people    troupe nodes --nats tls://%s:4222 --keys %s            (ca.pem, admin* or observer*)\n"+
+			"  clients   troupe run --nats tls://%s:4222 --keys DIR …           (ca.pem, client* or one tenant-NAME*)\n",
+			len(files), *dir, *at, *at, *at, (*hosts)[0], *at, (*hosts)[0])
 		return nil
 	}
 	return cmd
 }
 
 // keyFiles are the keys and a configuration for each command that uses them.
-func keyFiles(hosts []string, at string, valid time.Duration) (map[string][]byte, error) {
+func keyFiles(cfg bus.KeysConfig) (map[string][]byte, error) {
+	hosts, at := cfg.Hosts, cfg.Dir
 	here := []string{"localhost", "127.0.0.1", "::1"} // for commands on the hub itself
-	files, err := bus.MakeKeys(bus.KeysConfig{Hosts: append(slices.Clone(hosts), here...), Dir: at, Valid: valid})
+	cfg.Hosts = append(slices.Clone(hosts), here...)
+	files, err := bus.MakeKeys(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +112,12 @@ func writeNew(dir string, files map[string][]byte) error {
 
 // natsKeys are the options of a client that shows a key of troupe keys. The role is the most powerful that dir has.
 func natsKeys(dir string) ([]nats.Option, error) {
-	for _, role := range []string{"admin", "observer", "client"} {
+	roles := []string{"admin", "observer", "client"}
+	tenants, _ := filepath.Glob(filepath.Join(dir, bus.TenantPrefix+"*.nk")) // an error means a bad pattern: no tenants
+	if len(tenants) == 1 {                                                   // of several, nobody says which
+		roles = append(roles, strings.TrimSuffix(filepath.Base(tenants[0]), ".nk"))
+	}
+	for _, role := range roles {
 		file := func(ext string) string { return filepath.Join(dir, role+ext) }
 		if _, err := os.Stat(file(".nk")); err != nil {
 			continue
@@ -122,5 +131,5 @@ func natsKeys(dir string) ([]nats.Option, error) {
 		}
 		return []nats.Option{nkey, nats.RootCAs(filepath.Join(dir, "ca.pem")), nats.ClientCert(file(".pem"), file("-key.pem")), nats.CustomInboxPrefix(bus.InboxPrefix + role)}, nil
 	}
-	return nil, schemas.Errorf(schemas.KindInvalid, "keys", "%s has the keys of no admin, observer or client", dir).WithParam("keys").WithHint("`troupe keys` makes them")
+	return nil, schemas.Errorf(schemas.KindInvalid, "keys", "%s has the keys of no admin, observer or client, and not those of one tenant", dir).WithParam("keys").WithHint("`troupe keys` makes them")
 }

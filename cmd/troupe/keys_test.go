@@ -5,6 +5,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/rs/zerolog"
+
+	"github.com/troupe-engine/troupe"
 )
 
 func TestKeysAreWrittenOnceAndForTheirOwner(t *testing.T) {
@@ -47,10 +51,46 @@ func TestMistakesWithNodesAreNamed(t *testing.T) {
 		"tls_ca":                      {"attach", "nats-leaf://127.0.0.1:1", "--tls-ca", dir + "/nowhere"},
 		"routing policy \"nosuch\"":   {"serve", "--leaf", "127.0.0.1:0", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--routing", "nosuch"},
 		"--insecure-network listens":  {"serve", "--leaf", "0.0.0.0:0", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0"},
+		"serves all the same":         {"serve", "--http", "0.0.0.0:0", "--nats-listen", "127.0.0.1:0"},
+		"a tenant is \"A/b\"":         {"keys", "--host", "x", "--dir", filepath.Join(dir, "y"), "--tenant", "A/b"},
 		"actors is cook; expected ga": {"attach", "nats-leaf://127.0.0.1:1", "--actors", "cook"},
 	} {
 		if _, stderr, code := command(t, args...); code == 0 || !strings.Contains(stderr, want) {
 			t.Errorf("%q: exit code %d, %s; want %q", args, code, stderr, want)
+		}
+	}
+}
+
+// Every command that asks an engine over NATS can show who it is.
+func TestCommandsTakeKeys(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	if _, stderr, code := command(t, "keys", "--host", "127.0.0.1", "--dir", dir, "--tenant", "a"); code != 0 {
+		t.Fatal(stderr)
+	}
+	opts := troupe.DefaultOptions()
+	opts.HTTP, opts.NATSListen, opts.NATSConfig, opts.Leaf, opts.Node, opts.Threads, opts.KVBlocks = "none", "127.0.0.1:0", dir+"/hub.conf", "127.0.0.1:0", "hub", 1, 256
+	engine, err := troupe.Open(t.Context(), opts, zerolog.Nop(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	hub := strings.Replace(engine.NATSURL(), "nats://", "tls://", 1)
+	for _, args := range [][]string{
+		{"nodes"}, {"run", "Once", "--max-tokens", "2"}, {"policy"}, {"health", "--node", "hub"},
+		{"record", "--to", filepath.Join(t.TempDir(), "x.troupe"), "--for", "100ms"},
+		{"bench", "serve", "--transport", "nats", "--num-prompts", "2", "--random-output-len", "2", "--random-input-len", "4"},
+		{"drain", "hub"}, {"drain", "--resume", "hub"},
+	} {
+		flag := "--nats"
+		if args[0] == "bench" {
+			flag = "--nats-url"
+		}
+		args = append(args, flag, hub)
+		if _, stderr, code := command(t, append(args, "--keys", dir)...); code != 0 {
+			t.Errorf("%q: exit code %d: %s", args, code, stderr)
+		}
+		if _, stderr, code := command(t, args...); code == 0 || args[0] != "bench" && !strings.Contains(stderr, "--keys") {
+			t.Errorf("%q without keys: exit code %d: %s", args, code, stderr)
 		}
 	}
 }

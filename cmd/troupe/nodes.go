@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -23,41 +22,12 @@ const (
 	clockAsks       = 5 // the quickest of so many answers tells the clock best
 )
 
-// engineAddress is where a command finds a running engine.
-type engineAddress struct{ url, keys string }
-
-// addNATS gives a command that asks a running engine the flags --nats and --keys.
-func addNATS(cmd *cobra.Command) *engineAddress {
-	a := &engineAddress{}
-	cmd.Flags().StringVar(&a.url, "nats", cmp.Or(os.Getenv("TROUPE_NATS"), natsURLDefault), "NATS URL of the engine")
-	cmd.Flags().StringVar(&a.keys, "keys", os.Getenv("TROUPE_KEYS"), "directory with ca.pem and the files of the role admin, observer or client; see troupe keys")
-	return a
-}
-
-func (a *engineAddress) connect(name string) (*nats.Conn, error) {
-	options := []nats.Option{nats.Name(name), nats.Timeout(connectTimeMax), nats.MaxReconnects(0)}
-	if a.keys != "" {
-		own, err := natsKeys(a.keys)
-		if err != nil {
-			return nil, err
-		}
-		options = append(options, own...)
-	}
-	url := a.url
-	conn, err := nats.Connect(url, options...)
-	if err != nil {
-		return nil, schemas.Errorf(schemas.KindUnavailable, "connect", "%s: %v", url, err).WithParam("nats").
-			WithHint("is `troupe serve` running there?")
-	}
-	return conn, nil
-}
-
 func newNodesCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "nodes", Short: "List the nodes that work together: actors, load, version, clock.", Args: cobra.NoArgs,
 		Example: "  troupe nodes --nats nats://127.0.0.1:4222"}
-	address, asJSON := addNATS(cmd), addJSON(cmd)
+	address, asJSON := addNATS(cmd.Flags(), natsURLDefault, natsDoc), addJSON(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		conn, err := address.connect("troupe nodes")
+		conn, err := address.connect("nodes")
 		if err != nil {
 			return err
 		}

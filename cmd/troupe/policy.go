@@ -21,8 +21,9 @@ const policyAskMax = 5 * time.Second
 
 // policyCommand is what the policy commands share.
 type policyCommand struct {
-	nats, replica string
-	json          *bool
+	nats    *engineAddress
+	replica string
+	json    *bool
 }
 
 func newPolicyCommand() *cobra.Command {
@@ -30,7 +31,7 @@ func newPolicyCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "policy [NAME]", Short: "Show, switch or try the scheduling policy of a running engine.", Args: cobra.MaximumNArgs(1),
 		Long:    "Show the scheduling policy of a running engine or, with a name, switch it: no\nrequest is lost. nats:NAME is a policy in another process, which answers on\ninf.v1.policy.rank.NAME; see docs/policies.md.",
 		Example: "  troupe policy\n  troupe policy shortest\n  troupe policy 'nats:my-sjf?limit=10ms&fallback=fair'\n  troupe policy shadow fair"}
-	cmd.PersistentFlags().StringVar(&p.nats, "nats", natsURLDefault, "the bus: any node of the engine")
+	p.nats = addNATS(cmd.PersistentFlags(), natsURLDefault, natsDoc)
 	cmd.PersistentFlags().StringVar(&p.replica, "replica", "", "the scheduler's instance, as replica0; default: any")
 	p.json = cmd.PersistentFlags().Bool("json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -70,7 +71,7 @@ func newShadowCommand(p *policyCommand) *cobra.Command {
 
 // ask sends a request to an actor in JSON and reads the reply.
 func ask[Reply any](ctx context.Context, p *policyCommand, subject string, request any) (*Reply, error) {
-	conn, err := connect(p.nats, "policy")
+	conn, err := p.nats.connect("policy")
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,13 +17,8 @@ import (
 	"github.com/troupe-engine/troupe/schemas"
 )
 
-const natsWaitMax = 5 * time.Second
-
-// natsURLDefault is where commands find a running engine; NATS_URL is the nats command's.
-var natsURLDefault = cmp.Or(os.Getenv("TROUPE_NATS"), os.Getenv("NATS_URL"), "nats://127.0.0.1:4222")
-
 type recordCommand struct {
-	nats     string
+	nats     *engineAddress
 	to       string
 	duration time.Duration
 	requests []string
@@ -43,7 +37,7 @@ func newRecordCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "record --to FILE", Short: "Record what every actor of a running engine is told and decides.", Args: cobra.NoArgs,
 		Long: "Record what every actor of a running engine is told and decides, until Ctrl-C\nor --for is over. A recording can be inspected, replayed and simulated. One that\nexists is continued. Recording begins a new epoch: sequences that run are\ncomputed again from their tokens, and the prefix cache starts empty."}
 	f := cmd.Flags()
-	f.StringVar(&r.nats, "nats", natsURLDefault, "the bus: any node of the engine")
+	r.nats = addNATS(f, natsURLDefault, natsDoc)
 	f.StringVar(&r.to, "to", "", "the recording, as today.troupe")
 	f.DurationVar(&r.duration, "for", 0, "how long, as 1m30s; 0 is until Ctrl-C")
 	f.StringArrayVar(&r.requests, "request", nil, "only the entries about this request id; may be repeated")
@@ -90,7 +84,7 @@ func (r *recordCommand) run(cmd *cobra.Command) error {
 	if r.to == "" {
 		return usageError{errors.New("--to is missing: the file to record to, as --to today.troupe")}
 	}
-	conn, err := connect(r.nats, "record")
+	conn, err := r.nats.connect("record", nats.MaxReconnects(-1))
 	if err != nil {
 		return err
 	}
@@ -102,7 +96,7 @@ func (r *recordCommand) run(cmd *cobra.Command) error {
 	}
 	screen := cmd.ErrOrStderr()
 	progress := newMeter(screen, time.Now)
-	rec, lost, err := recording.Start(ctx, conn, r.to, recording.Options{Source: r.nats, Filter: filter, Redact: r.redact, Warn: func(err error) {
+	rec, lost, err := recording.Start(ctx, conn, r.to, recording.Options{Source: r.nats.url, Filter: filter, Redact: r.redact, Warn: func(err error) {
 		progress.clear()
 		fmt.Fprintln(screen, "troupe: "+err.Error())
 	}})
@@ -139,7 +133,7 @@ func (r *recordCommand) toStream(cmd *cobra.Command) error {
 	} else if filter.Active() || r.redact || r.to != "" || r.duration != 0 {
 		return usageError{errors.New("--stream takes everything until it is removed; --to, --for, --redact and the filters are for files")}
 	}
-	conn, err := connect(r.nats, "record")
+	conn, err := r.nats.connect("record", nats.MaxReconnects(-1))
 	if err != nil {
 		return err
 	}
@@ -212,16 +206,6 @@ func recordLine(s recording.Stats, took time.Duration) string {
 		line += fmt.Sprintf(" · %d lost in %s", s.Lost, count(int(s.Gaps), "gap"))
 	}
 	return line
-}
-
-// connect joins the bus of a running engine as a client.
-func connect(url, role string) (*nats.Conn, error) {
-	conn, err := nats.Connect(url, nats.Name("troupe "+role), nats.Timeout(natsWaitMax), nats.MaxReconnects(-1))
-	if err != nil {
-		return nil, schemas.Errorf(schemas.KindUnavailable, role, "no NATS server at %s: %v", shorten(url, 60), err).
-			WithHint("start one with `troupe serve`, or name another with --nats")
-	}
-	return conn, nil
 }
 
 type inspectCommand struct {

@@ -38,10 +38,11 @@ type replayCommand struct {
 	threads  int
 	step     bool
 	with     string
-	nats     string
+	nats     *engineAddress
 	conn     *nats.Conn // to the policy in another process
 	into     replay.IntoConfig
 	pace     string
+	apiKey   string
 	json     *bool
 }
 
@@ -54,7 +55,7 @@ func newReplayCommand() *cobra.Command {
 	f.StringVar(&c.actor, "actor", "", "scheduler, memory or engine, or one of them by name, as scheduler.replica0; default: scheduler and memory")
 	f.StringVar(&c.policy, "policy", "", "let the scheduler decide by this policy instead of the recorded one")
 	f.StringVar(&c.with, "with", "", "let a policy in another process decide, as mine for inf.v1.policy.rank.mine; see troupe conform")
-	f.StringVar(&c.nats, "nats", natsURLDefault, "with --with: the bus where it answers")
+	c.nats = addNATS(f, natsURLDefault, "with --with: the bus where it answers")
 	f.StringVar(&c.eviction, "eviction", "", "let memory evict by this policy instead of the recorded one")
 	f.StringVar(&c.model, "model", "", "the model that the engine computes with, by name or directory; default: the recorded name")
 	f.StringVar(&c.quant, "quant", "off", "as the recorded engine had it")
@@ -63,7 +64,7 @@ func newReplayCommand() *cobra.Command {
 	f.StringVar(&c.into.URL, "into", "", "send the recorded requests to the engine at this HTTP address, as http://127.0.0.1:8000, and compare the answers")
 	f.StringVar(&c.pace, "speed", "1", "with --into: 1 is the recorded pace, 2 twice as fast, max as fast as --concurrency allows")
 	f.IntVar(&c.into.Concurrency, "concurrency", 0, "with --into: requests at once; 0 is as recorded")
-	f.StringVar(&c.into.Key, "api-key", "", "with --into")
+	f.StringVar(&c.apiKey, "api-key", "", "with --into: API key, or @ and a file that holds it")
 	f.BoolVar(&c.step, "step", false, "step through a scheduler's events at the terminal")
 	c.json = addJSON(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return c.run(cmd, args[0]) }
@@ -177,7 +178,7 @@ func (c *replayCommand) attach() error {
 		c.policy += "&wait"
 	}
 	var err error
-	c.conn, err = connect(c.nats, "replay")
+	c.conn, err = c.nats.connect("replay", nats.MaxReconnects(-1))
 	return err
 }
 

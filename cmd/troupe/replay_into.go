@@ -38,6 +38,11 @@ func (c *replayCommand) runInto(cmd *cobra.Command, path string) error {
 	}
 	c.into.URL = strings.TrimSuffix(strings.TrimSuffix(c.into.URL, "/"), "/v1")
 	c.into.Model = c.model
+	key, err := readAPIKey(c.apiKey)
+	if err != nil {
+		return err
+	}
+	c.into.Key = key
 	r, err := recording.Open(path, false)
 	if err != nil {
 		return err

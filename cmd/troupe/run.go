@@ -3,16 +3,12 @@ package main
 import (
 	"fmt"
 	"os"
-	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 
 	"github.com/troupe-engine/troupe"
 	"github.com/troupe-engine/troupe/schemas"
 )
-
-const connectTimeMax = 3 * time.Second
 
 // sampling are the flags of a request.
 type sampling struct {
@@ -60,7 +56,7 @@ func newRunCommand() *cobra.Command {
 			"  troupe run --nats nats://127.0.0.1:4222 \"Once upon a time\""}
 	s := addSettings(cmd, "http", "nats-listen", "nats-config", "requests-max", "waiting-max", "grace")
 	params, asJSON := addSampling(cmd), addJSON(cmd)
-	url := cmd.Flags().String("nats", os.Getenv("TROUPE_NATS"), "use the engine at this NATS URL, as nats://127.0.0.1:4222")
+	address := addNATS(cmd.Flags(), os.Getenv("TROUPE_NATS"), natsRemoteDoc)
 	chat := cmd.Flags().Bool("chat", false, "the prompt is a user's message, not a text to continue")
 	system := cmd.Flags().String("system", "", "the system's message; implies --chat")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -74,9 +70,9 @@ func newRunCommand() *cobra.Command {
 				r.Messages = append([]troupe.Message{{Role: "system", Content: *system}}, r.Messages...)
 			}
 		}
-		if *url != "" {
+		if address.url != "" {
 			r.GenerationParams = params.params(cmd, s.Model)
-			return runRemote(cmd, *url, r, *asJSON)
+			return runRemote(cmd, address, r, *asJSON)
 		}
 		r.GenerationParams = params.params(cmd, "")
 		return runHere(cmd, s, r, *asJSON)
@@ -92,11 +88,10 @@ func onePrompt(_ *cobra.Command, args []string) error {
 }
 
 // runRemote uses an engine that runs already.
-func runRemote(cmd *cobra.Command, url string, r troupe.GenerateRequest, asJSON bool) error {
-	conn, err := nats.Connect(url, nats.Name("troupe run"), nats.Timeout(connectTimeMax), nats.MaxReconnects(0))
+func runRemote(cmd *cobra.Command, address *engineAddress, r troupe.GenerateRequest, asJSON bool) error {
+	conn, err := address.connect("run")
 	if err != nil {
-		return schemas.Errorf(schemas.KindUnavailable, "connect", "%s: %v", url, err).WithParam("nats").
-			WithHint("is `troupe serve` running there?")
+		return err
 	}
 	defer conn.Close()
 	return answerPrompt(cmd, troupe.NewClient(conn), r, asJSON)

@@ -21,7 +21,7 @@ func newServeCommand() *cobra.Command {
 		Long: "Serve a model over HTTP and NATS until a signal to stop (SIGINT, SIGTERM). Then\n" +
 			"running answers may finish within --grace, new requests are refused with 503,\n" +
 			"and the exit code is 0. A second signal stops at once.",
-		Example: "  troupe serve --model ./my-model --http 0.0.0.0:8000\n" +
+		Example: "  troupe serve --model ./my-model --http 0.0.0.0:8000 --api-keys @keys.txt\n" +
 			"  TROUPE_KV_BLOCKS=4096 troupe serve --config troupe.yaml"}
 	s := addSettings(cmd)
 	asJSON := cmd.Flags().Bool("json", false, "print the banner as JSON")

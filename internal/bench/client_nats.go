@@ -19,8 +19,8 @@ type natsClient struct{ conn *nats.Conn }
 
 var jsonHeader = nats.Header{"Content-Type": {"application/json"}}
 
-func newNATSClient(url string) (*natsClient, error) {
-	conn, err := nats.Connect(url, nats.Name("bench/load"))
+func newNATSClient(url string, options []nats.Option) (*natsClient, error) {
+	conn, err := nats.Connect(url, append(options, nats.Name("bench/load"))...)
 	if err != nil {
 		return nil, fmt.Errorf("bench serve: %s: %w", url, err)
 	}

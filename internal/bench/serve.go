@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 
 	"github.com/troupe-engine/troupe"
@@ -18,8 +19,10 @@ type ServeConfig struct {
 	Transport string // "http" or "nats"
 	BaseURL   string // of the HTTP API of a running engine; "" (with NATSURL "") starts one in this process
 	NATSURL   string // of a running engine, for Transport "nats"
-	Model     string // name in requests; default: what the engine serves
-	Engine    troupe.Options
+	// NATSOptions are how the load shows who it is at NATSURL.
+	NATSOptions []nats.Option
+	Model       string // name in requests; default: what the engine serves
+	Engine      troupe.Options
 
 	Dataset          string // "random" or "trace"
 	DatasetPath      string
@@ -172,9 +175,11 @@ func (b *bench) open(ctx context.Context) (err error) {
 		if nats == "" {
 			return schemas.Errorf(schemas.KindInvalid, "bench serve", "nats-url is missing").WithParam("nats-url").WithHint("give --nats-url with --transport nats")
 		}
-		if b.client, err = newNATSClient(nats); err != nil {
+		client, err := newNATSClient(nats, b.cfg.NATSOptions)
+		if err != nil {
 			return err
 		}
+		b.client = client
 	} else {
 		if http == "" {
 			return schemas.Errorf(schemas.KindInvalid, "bench serve", "base-url is missing").WithParam("base-url").WithHint("give --base-url, or --transport nats")
