@@ -131,12 +131,18 @@ func TestChaos(t *testing.T) {
 // checkSurvivors finds sequences and blocks that nobody has any use for.
 func (c *chaos) checkSurvivors() {
 	for _, n := range c.nodes {
-		ask := bus.NewRef(c.hub.node, schemas.MemoryInfo, schemas.Instance(n.name))
-		waitFor(c.t, n.name+" holds no blocks", func() bool {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			defer cancel()
-			s, err := ask.Call(ctx, &schemas.InfoRequest{})
-			return err == nil && s.Used == 0 && s.Seqs == 0
-		})
+		waitHoldsNothing(c.t, c.hub.node, n.name)
 	}
+}
+
+// waitHoldsNothing finds sequences and blocks that nobody has any use for.
+func waitHoldsNothing(t *testing.T, node *bus.Node, replica string) {
+	t.Helper()
+	ask := bus.NewRef(node, schemas.MemoryInfo, schemas.Instance(replica))
+	waitFor(t, replica+" holds no blocks", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		s, err := ask.Call(ctx, &schemas.InfoRequest{})
+		return err == nil && s.Used == 0 && s.Seqs == 0
+	})
 }

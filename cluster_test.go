@@ -28,16 +28,34 @@ func TestMain(m *testing.M) {
 	if attach := os.Getenv(childVariable); attach != "" {
 		os.Exit(runChild(attach))
 	}
+	if os.Getenv(hubVariable) != "" {
+		os.Exit(runHub())
+	}
 	flag.Parse()
 	os.Exit(m.Run())
 }
 
-// runChild is a process with a replica. It says "ready" when it serves, and ends when its input does.
+// hubVariable makes the test binary a hub for nodes on other hosts.
+const hubVariable = "TROUPE_TEST_HUB"
+
+// runHub is a process with a gateway that listens on all of its host's addresses.
+func runHub() int {
+	opts := clusterOptions()
+	opts.HTTP, opts.Leaf, opts.Actors, opts.Node, opts.InsecureNetwork, opts.InsecureHTTP = "0.0.0.0:8000", "0.0.0.0:7422", RoleGateway, "hub", true, true
+	return runUntilInputEnds(opts)
+}
+
+// runChild is a process with a replica.
 func runChild(attach string) int {
 	name, address, _ := strings.Cut(attach, " ")
 	opts := clusterOptions()
 	opts.Node, opts.Attach, opts.Actors, opts.HTTP = name, address, RoleReplica, "none"
-	e, err := Open(context.Background(), opts, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel).With().Str("child", name).Logger(), nil)
+	return runUntilInputEnds(opts)
+}
+
+// runUntilInputEnds serves. It says "ready" when it does.
+func runUntilInputEnds(opts Options) int {
+	e, err := Open(context.Background(), opts, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel).With().Str("child", opts.Node).Logger(), nil)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

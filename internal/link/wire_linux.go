@@ -75,7 +75,7 @@ func (w *Wire) Cut(namespace string, cut bool) {
 	}
 }
 
-// Frames counts those that were passed on and those that were lost.
+// Frames counts those that were passed on and those that were lost, but for those that met a cut.
 func (w *Wire) Frames() (passed, lost uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -103,10 +103,10 @@ func (w *Wire) read(from *wirePort) {
 		}
 		w.mu.Lock()
 		for _, to := range w.ports {
-			if to == from {
+			if to == from || from.cut || to.cut {
 				continue
 			}
-			if from.cut || to.cut || w.rng.Float64() < w.loss {
+			if w.rng.Float64() < w.loss {
 				w.lost++
 				continue
 			}
