@@ -35,21 +35,50 @@ const (
 	Q4_1 // 32 elements: float16 d and m, 16 bytes of nibbles
 	Q4_K // 256 elements: float16 d and dmin, 12 bytes of 6-bit scales and minimums, nibbles
 	Q6_K // 256 elements: 6-bit codes, 16 int8 scales, float16 d
+
+	// Types of checkpoints that were quantized by other means. The blocks of the first two are whole rows:
+	// their codes, and then a float32 scale.
+	E4M3   // 8-bit floats of 4 bits of exponent and 3 of mantissa (arXiv:2209.05433), without NaN
+	I8     // int8
+	I4_32  // 32 elements: float16 d, uint8 zero up to 16, a byte 0, nibbles as Q4_0's; an element is d * (code - zero)
+	I4_64  // 64 elements, likewise
+	I4_128 // 128 elements, likewise
 )
 
 var dtypeNames = map[DType]string{F32: "f32", F16: "f16", BF16: "bf16", I32: "i32", U64: "u64",
-	Q8_0: "q8_0", Q4_0: "q4_0", Q4_1: "q4_1", Q4_K: "q4_k", Q6_K: "q6_k"}
+	Q8_0: "q8_0", Q4_0: "q4_0", Q4_1: "q4_1", Q4_K: "q4_k", Q6_K: "q6_k",
+	E4M3: "e4m3", I8: "i8", I4_32: "i4_32", I4_64: "i4_64", I4_128: "i4_128"}
 
 // blockSizes are the elements and bytes of a quantized type's block.
-var blockSizes = map[DType][2]int{Q8_0: {32, 34}, Q4_0: {32, 18}, Q4_1: {32, 20}, Q4_K: {256, 144}, Q6_K: {256, 210}}
+var blockSizes = map[DType][2]int{Q8_0: {32, 34}, Q4_0: {32, 18}, Q4_1: {32, 20}, Q4_K: {256, 144}, Q6_K: {256, 210},
+	I4_32: {32, 20}, I4_64: {64, 36}, I4_128: {128, 68}}
+
+// rowScaleBytes is what a row of E4M3 or I8 has after its codes.
+const rowScaleBytes = 4
 
 // Quantized reports whether elements of t come in blocks, which makes it a type of packed weights only.
-func (t DType) Quantized() bool { return blockSizes[t][0] > 0 }
+func (t DType) Quantized() bool { return blockSizes[t][0] > 0 || t.scaledRows() }
 
-// Block returns the elements of one block of t and its bytes in PackMatrix's input.
+// scaledRows reports whether whole rows share a scale.
+func (t DType) scaledRows() bool { return t == E4M3 || t == I8 }
+
+// RowBytes returns the bytes of a row of k elements in PackMatrix's input, k being whole blocks.
+func (t DType) RowBytes(k int) int {
+	if t.scaledRows() {
+		return k + rowScaleBytes
+	}
+	elements, bytes := t.Block()
+	return k / elements * bytes
+}
+
+// Block returns the elements of one block of t and its bytes in PackMatrix's input; where a row is a block, that
+// is its elements and bytes but for the scale.
 func (t DType) Block() (elements, bytes int) {
 	if b, ok := blockSizes[t]; ok {
 		return b[0], b[1]
+	}
+	if t.scaledRows() {
+		return 1, 1
 	}
 	return 1, t.Size()
 }

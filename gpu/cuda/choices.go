@@ -32,7 +32,7 @@ func (c *choices) open(key string) {
 }
 
 func choiceKey(s gemmShape) string {
-	return fmt.Sprintf("%d %d %d %d %v", s.n, s.k, s.stride, s.tokens, s.f32)
+	return fmt.Sprintf("%d %d %d %d %d %v %v", s.n, s.k, s.stride, s.tokens, s.out, s.f32, s.dtype)
 }
 
 func (c *choices) get(s gemmShape) (algorithm, bool) {

@@ -46,6 +46,7 @@ func modules(compute gpu.DType) []module {
 	for _, dtype := range weightTypes {
 		list = append(list, module{file: "matmul.cu", include: "matmul.cuh", define: "MATMULS_" + dtype.String(), overlap: true, kernels: matMulNames(dtype)})
 	}
+	list = append(list, quantModules()...)
 	list = append(list, attentionModules(compute)...)
 	list = slices.DeleteFunc(list, func(m module) bool { return m.only != 0 && m.only != compute })
 	for i := range list {

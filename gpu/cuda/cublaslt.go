@@ -89,11 +89,14 @@ func (c *cublasLt) check(what string, status int32) error {
 
 // Values of cublasLt.h and library_types.h.
 const (
-	cudaR32F, cudaR16BF            = 0, 14
-	cublasCompute32F               = 68
-	descTransposeA                 = 3 // CUBLASLT_MATMUL_DESC_TRANSA
-	preferenceWorkspaceBytes       = 1 // CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES
-	cublasTranspose          int32 = 1 // CUBLAS_OP_T
+	cudaR32F, cudaR16BF, cudaR8E4M3       = 0, 14, 28
+	cublasCompute32F                      = 68
+	descTransposeA                        = 3  // CUBLASLT_MATMUL_DESC_TRANSA
+	descScaleA                            = 17 // CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, and the next is B's
+	descScaleModeA, descScaleModeB        = 31, 32
+	scaleOuterVector                      = 3 // CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F
+	preferenceWorkspaceBytes              = 1 // CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES
+	cublasTranspose                 int32 = 1 // CUBLAS_OP_T
 )
 
 // algorithm is cublasLtMatmulAlgo_t: opaque, and valid for a library version and a GPU.

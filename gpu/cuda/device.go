@@ -143,7 +143,10 @@ func (d *Device) start(s search, ordinal int, list []module, code [][]byte) erro
 			return err
 		}
 	}
-	return d.registerAll()
+	if err := d.registerAll(); err != nil {
+		return err
+	}
+	return d.prepareQuantized()
 }
 
 // loadModule loads a module's code and finds its kernels.

@@ -30,6 +30,9 @@ type embedArgs struct {
 }
 
 func (d *Device) embed(a *gpu.Embed) error {
+	if a.Table.Packed {
+		return d.embedQuantized(a)
+	}
 	mustShape(gpu.OpEmbed, "Out", a.Out, a.IDs.Len(), a.Table.Dims[1])
 	d.act(a.Out) // checks its type
 	kernel, ok := map[gpu.DType]string{gpu.F32: "embed_f32", gpu.F16: "embed_f16", gpu.BF16: "embed_bf16"}[a.Table.DType]

@@ -13,26 +13,30 @@ import (
 // gemm computes products of many tokens with cuBLASLt. The library's heuristic proposes algorithms
 // for a shape, the fastest of them on this GPU is taken, and a file remembers which it was.
 type gemm struct {
-	lib        *cublasLt
-	handle     uintptr
-	desc       uintptr
-	preference uintptr
-	workspace  block
-	plans      map[gemmShape]*gemmPlan
-	chosen     choices
-	alpha      float32 // 1
-	beta       [2]float32
-	events     [2]uintptr
+	lib         *cublasLt
+	handle      uintptr
+	desc, fp8   uintptr // of products of bfloat16, and of 8-bit floats or 0
+	preference  uintptr
+	workspace   block
+	dequantized block // of a part of a quantized matrix
+	noFP8       bool  // there are no products of 8-bit floats
+	plans       map[gemmShape]*gemmPlan
+	chosen      choices
+	alpha       float32 // 1
+	beta        [2]float32
+	events      [2]uintptr
 }
 
 // gemmShape is a product W[n, k] times tokens activations.
 type gemmShape struct {
-	n, k, stride, tokens int // stride: elements of a row of W
-	f32                  bool
+	n, k, stride, tokens, out int // stride: elements of a row of W; out: from token to token of the result
+	f32                       bool
+	dtype                     gpu.DType // of W: BF16, or E4M3 for activations of that, too
 }
 
 // gemmPlan is how a shape is computed.
 type gemmPlan struct {
+	desc      uintptr
 	w, x, out uintptr // layouts
 	algorithm algorithm
 }
@@ -60,6 +64,9 @@ func (d *Device) openGemm(s search) error {
 	if g.desc, err = lib.description(); err != nil {
 		return err
 	}
+	if g.fp8, err = lib.fp8Description(); err != nil {
+		g.noFP8 = true // an older library
+	}
 	if g.preference, err = lib.preference(gemmWorkspaceBytes); err != nil {
 		return err
 	}
@@ -79,6 +86,9 @@ func (d *Device) openGemm(s search) error {
 // auto multiplies few tokens with skinny, and many with cuBLASLt.
 func (d *Device) auto(a *gpu.MatMul) error {
 	m, args := d.product(a)
+	if m.quant != nil {
+		return d.quantizedAuto(a)
+	}
 	tokens := a.X.Dims[0]
 	if d.gemm == nil || tokens <= skinnyTokensMax || !d.skinnyFits(m, &args) || args.out%16 != 0 || m.n%padElements != 0 {
 		return d.skinny(a)
@@ -88,29 +98,45 @@ func (d *Device) auto(a *gpu.MatMul) error {
 
 // multiply computes a product with cuBLASLt.
 func (d *Device) multiply(m *matrix, args matMulArgs) error {
-	g := d.gemm
-	shape := gemmShape{n: m.n, k: m.k, stride: m.stride / m.dtype.Size(), tokens: int(args.tokens), f32: args.outF32 == 1}
-	plan := g.plans[shape]
-	if plan == nil {
-		var err error
-		if plan, err = d.planGemm(shape, args); err != nil {
-			return err
-		}
-		g.plans[shape] = plan
-	}
 	if args.bias != 0 { // what the product is then added to
-		n := int64(shape.n) * int64(shape.tokens)
-		if err := runEach(d, "add_bias", int(n), addBiasArgs{out: args.out, bias: args.bias, n: n, cols: args.n, accumulate: args.accumulate, outF32: args.outF32}); err != nil {
+		if err := d.addBias(args); err != nil {
 			return err
 		}
 		args.accumulate = 1
 	}
-	return g.lib.check("cublasLtMatmul", g.run(d, plan, &plan.algorithm, args, args.out))
+	return d.multiplyShape(gemmShape{n: m.n, k: m.k, stride: m.stride / m.dtype.Size(), tokens: int(args.tokens), out: m.n, f32: args.outF32 == 1, dtype: m.dtype}, args)
+}
+
+// addBias makes out the bias of every token, or adds it to what is there.
+func (d *Device) addBias(args matMulArgs) error {
+	n := int64(args.n) * int64(args.tokens)
+	return runEach(d, "add_bias", int(n), addBiasArgs{out: args.out, bias: args.bias, n: n, cols: args.n, accumulate: args.accumulate, outF32: args.outF32})
+}
+
+// multiplyShape computes a product of a shape.
+func (d *Device) multiplyShape(shape gemmShape, args matMulArgs) error {
+	plan, err := d.planned(shape, args)
+	if err != nil {
+		return err
+	}
+	return d.gemm.lib.check("cublasLtMatmul", d.gemm.run(d, plan, &plan.algorithm, args, args.out))
+}
+
+// planned returns the shape's plan, made at its first product.
+func (d *Device) planned(shape gemmShape, args matMulArgs) (*gemmPlan, error) {
+	if plan := d.gemm.plans[shape]; plan != nil {
+		return plan, nil
+	}
+	plan, err := d.planGemm(shape, args)
+	if err == nil {
+		d.gemm.plans[shape] = plan
+	}
+	return plan, err
 }
 
 // run launches a product and returns cuBLAS's status.
 func (g *gemm) run(d *Device, p *gemmPlan, algorithm *algorithm, args matMulArgs, out uintptr) int32 {
-	return call(g.lib.cublasLtMatmul, g.handle, g.desc, uintptr(unsafe.Pointer(&g.alpha)), args.w, p.w, args.x, p.x,
+	return call(g.lib.cublasLtMatmul, g.handle, p.desc, uintptr(unsafe.Pointer(&g.alpha)), args.w, p.w, args.x, p.x,
 		uintptr(unsafe.Pointer(&g.beta[args.accumulate])), out, p.out, out, p.out, uintptr(unsafe.Pointer(algorithm)),
 		g.workspace.address, gemmWorkspaceBytes, d.stream)
 }
@@ -118,19 +144,22 @@ func (g *gemm) run(d *Device, p *gemmPlan, algorithm *algorithm, args matMulArgs
 // planGemm lays out the matrices of a shape, which cuBLAS sees transposed (column-major), and
 // chooses an algorithm.
 func (d *Device) planGemm(shape gemmShape, args matMulArgs) (*gemmPlan, error) {
-	lib, p := d.gemm.lib, &gemmPlan{}
-	outType := int32(cudaR16BF)
+	lib, p := d.gemm.lib, &gemmPlan{desc: d.gemm.desc}
+	inType, outType := int32(cudaR16BF), int32(cudaR16BF)
+	if shape.dtype == gpu.E4M3 {
+		p.desc, inType = d.gemm.fp8, cudaR8E4M3
+	}
 	if shape.f32 {
 		outType = cudaR32F
 	}
 	var err error
-	if p.w, err = lib.layout(cudaR16BF, shape.k, shape.n, shape.stride); err != nil {
+	if p.w, err = lib.layout(inType, shape.k, shape.n, shape.stride); err != nil {
 		return nil, err
 	}
-	if p.x, err = lib.layout(cudaR16BF, shape.k, shape.tokens, shape.k); err != nil {
+	if p.x, err = lib.layout(inType, shape.k, shape.tokens, shape.k); err != nil {
 		return nil, err
 	}
-	if p.out, err = lib.layout(outType, shape.n, shape.tokens, shape.n); err != nil {
+	if p.out, err = lib.layout(outType, shape.n, shape.tokens, shape.out); err != nil {
 		return nil, err
 	}
 	return p, d.chooseAlgorithm(shape, p, args)
@@ -167,18 +196,22 @@ func (d *Device) chooseAlgorithm(shape gemmShape, p *gemmPlan, args matMulArgs) 
 	return nil
 }
 
+// errNoAlgorithm: the library cannot compute a shape.
+var errNoAlgorithm = errors.New("cuda: cuBLASLt proposes no algorithm")
+
 // heuristic returns cuBLASLt's proposals, the one that it thinks best first.
 func (g *gemm) heuristic(p *gemmPlan) ([]heuristicResult, error) {
 	list := make([]heuristicResult, gemmCandidates)
 	var count int32
-	status := call(g.lib.cublasLtMatmulAlgoGetHeuristic, g.handle, g.desc, p.w, p.x, p.out, p.out, g.preference,
+	status := call(g.lib.cublasLtMatmulAlgoGetHeuristic, g.handle, p.desc, p.w, p.x, p.out, p.out, g.preference,
 		gemmCandidates, uintptr(unsafe.Pointer(&list[0])), uintptr(unsafe.Pointer(&count)))
-	if err := g.lib.check("cublasLtMatmulAlgoGetHeuristic", status); err != nil {
+	const notSupported = 15
+	if err := g.lib.check("cublasLtMatmulAlgoGetHeuristic", status); err != nil && status != notSupported {
 		return nil, err
 	}
 	list = slices.DeleteFunc(list[:count], func(r heuristicResult) bool { return r.status != 0 })
 	if len(list) == 0 {
-		return nil, errors.New("cuda: cuBLASLt proposes no algorithm")
+		return nil, errNoAlgorithm
 	}
 	return list, nil
 }
@@ -186,13 +219,13 @@ func (g *gemm) heuristic(p *gemmPlan) ([]heuristicResult, error) {
 // fits reports whether an algorithm that was chosen for the bucket can compute this shape.
 func (g *gemm) fits(p *gemmPlan, a *algorithm) bool {
 	var r heuristicResult
-	status := call(g.lib.cublasLtMatmulAlgoCheck, g.handle, g.desc, p.w, p.x, p.out, p.out, uintptr(unsafe.Pointer(a)), uintptr(unsafe.Pointer(&r)))
+	status := call(g.lib.cublasLtMatmulAlgoCheck, g.handle, p.desc, p.w, p.x, p.out, p.out, uintptr(unsafe.Pointer(a)), uintptr(unsafe.Pointer(&r)))
 	return status == 0 && r.workspaceBytes <= gemmWorkspaceBytes
 }
 
 // fastest times the candidates on the product at hand, into work space.
 func (d *Device) fastest(shape gemmShape, p *gemmPlan, candidates []heuristicResult, args matMulArgs) (best algorithm, err error) {
-	out, err := d.scratch(int64(shape.n) * int64(shape.tokens) * 4)
+	out, err := d.scratch(int64(shape.out) * int64(shape.tokens) * 4)
 	if err != nil {
 		return best, err
 	}
@@ -208,7 +241,7 @@ func (d *Device) fastest(shape gemmShape, p *gemmPlan, candidates []heuristicRes
 		}
 	}
 	if least < 0 {
-		return best, errors.New("cuda: none of cuBLASLt's proposals runs")
+		return best, fmt.Errorf("%w that runs", errNoAlgorithm)
 	}
 	return best, nil
 }

@@ -14,6 +14,7 @@ type matrix struct {
 	dtype  gpu.DType
 	n, k   int
 	stride int
+	quant  *quantLayout // of a quantized type, instead of stride
 }
 
 // padElements is what rows are padded to a multiple of.
@@ -21,24 +22,35 @@ const padElements = 8
 
 // PackMatrix implements gpu.Device.
 func (d *Device) PackMatrix(name string, dtype gpu.DType, n, k int, parts ...[]byte) (gpu.Tensor, error) {
-	if !slices.Contains(weightTypes, dtype) {
-		return gpu.Tensor{}, fmt.Errorf("%w: weight %q has type %v; the cuda device multiplies f32, f16 and bf16", gpu.ErrNotSupported, name, dtype)
-	}
-	size := dtype.Size()
-	if n <= 0 || k <= 0 || n > math.MaxInt32-padElements || k > math.MaxInt32-padElements || n > math.MaxInt/size/(k+padElements) {
+	const bytesMax, pad = 4, 128 // of an element, and what rows and columns may be padded to
+	if n <= 0 || k <= 0 || n > math.MaxInt32-pad || k > math.MaxInt32-pad || n+pad > math.MaxInt/bytesMax/(k+pad) {
 		return gpu.Tensor{}, fmt.Errorf("cuda: weight %q has impossible shape [%d, %d]", name, n, k)
 	}
-	row, total := k*size, 0
+	if dtype.Quantized() {
+		return d.packQuantized(name, dtype, n, k, append([][]byte{}, parts...)) // never nil
+	}
+	if !slices.Contains(weightTypes, dtype) {
+		return gpu.Tensor{}, fmt.Errorf("%w: weight %q has type %v; the cuda device multiplies f32, f16 and bf16, and quantized %s", gpu.ErrNotSupported, name, dtype, quantTypes())
+	}
+	if err := checkParts(name, dtype, n, k, parts); err != nil {
+		return gpu.Tensor{}, err
+	}
+	return d.packedMatrix(name, dtype, n, k, parts)
+}
+
+// checkParts refuses parts that are not n rows of k elements.
+func checkParts(name string, dtype gpu.DType, n, k int, parts [][]byte) error {
+	row, total := dtype.RowBytes(k), 0
 	for i, part := range parts {
 		if len(part)%row != 0 {
-			return gpu.Tensor{}, fmt.Errorf("cuda: weight %q: part %d has %d bytes, not whole rows of %d (k=%d, %v)", name, i, len(part), row, k, dtype)
+			return fmt.Errorf("cuda: weight %q: part %d has %d bytes, not whole rows of %d (k=%d, %v)", name, i, len(part), row, k, dtype)
 		}
 		total += len(part)
 	}
 	if total != n*row {
-		return gpu.Tensor{}, fmt.Errorf("cuda: weight %q [%d, %d] %v needs %d bytes, got %d", name, n, k, dtype, n*row, total)
+		return fmt.Errorf("cuda: weight %q [%d, %d] %v needs %d bytes, got %d", name, n, k, dtype, n*row, total)
 	}
-	return d.packedMatrix(name, dtype, n, k, parts)
+	return nil
 }
 
 // packedMatrix allocates a matrix that was checked, and fills it with the parts; nil leaves zeros.
@@ -188,6 +200,9 @@ func alignedRows(address uintptr, k int) bool { return address%16 == 0 && k%padE
 
 // rows multiplies with float32 arithmetic.
 func (d *Device) rows(a *gpu.MatMul) error {
+	if d.weight(a.W).weight.quant != nil {
+		return d.quantized(a)
+	}
 	return d.around(a, func() error {
 		m, args := d.product(a)
 		tile := matMulTiles[len(matMulTiles)-1]

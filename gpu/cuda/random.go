@@ -16,11 +16,14 @@ type randomArgs struct {
 	stride int64
 }
 
-// Random implements gpu.RandomMaker.
+// Random implements gpu.RandomMaker. It makes quantized weights, too, with codes of its own.
 func (d *Device) Random(name string, dtype gpu.DType, packed bool, seed uint64, spread float32, dims ...int) (gpu.Tensor, error) {
+	if packed && dtype.Quantized() && len(dims) == 2 {
+		return d.randomQuantized(name, dtype, seed, spread, dims[0], dims[1])
+	}
 	kernel, ok := map[gpu.DType]string{gpu.F32: "random_weights_f32", gpu.BF16: "random_weights_bf16"}[dtype]
 	if !ok {
-		return gpu.Tensor{}, fmt.Errorf("%w: random weights %q of %v; the cuda device makes f32 and bf16", gpu.ErrNotSupported, name, dtype)
+		return gpu.Tensor{}, fmt.Errorf("%w: random weights %q of %v; the cuda device makes f32, bf16 and packed quantized ones", gpu.ErrNotSupported, name, dtype)
 	}
 	t, err := d.allocWeight(name, dtype, packed, dims)
 	if err != nil {

@@ -12,23 +12,51 @@ import (
 )
 
 // quantizedTypes are the types that a device may execute or refuse with gpu.ErrNotSupported.
-var quantizedTypes = []gpu.DType{gpu.Q8_0, gpu.Q4_0, gpu.Q4_1, gpu.Q4_K, gpu.Q6_K}
+var quantizedTypes = []gpu.DType{gpu.Q8_0, gpu.Q4_0, gpu.Q4_1, gpu.Q4_K, gpu.Q6_K, gpu.E4M3, gpu.I8, gpu.I4_32, gpu.I4_64, gpu.I4_128}
 
 // blocks returns n rows of k elements of a quantized type, any codes with scales of about 1/100 of both signs, and what
 // they mean.
 func (s *suite) blocks(dtype gpu.DType, n, k int) (raw []byte, values []float32) {
-	elements, size := dtype.Block()
-	raw = make([]byte, n*k/elements*size)
+	raw = make([]byte, n*dtype.RowBytes(k))
 	for i := range raw {
 		raw[i] = byte(s.rng.Uint32())
 	}
-	scales := map[gpu.DType][]int{gpu.Q8_0: {0}, gpu.Q4_0: {0}, gpu.Q4_1: {0, 2}, gpu.Q4_K: {0, 2}, gpu.Q6_K: {208}}[dtype]
-	for at := 0; at < len(raw); at += size {
-		for _, scale := range scales {
-			binary.LittleEndian.PutUint16(raw[at+scale:], uint16(s.rng.Uint32()&0x83ff|0x2000)) // ±2^-7 to 2^-6
+	elements, size := dtype.Block()
+	switch dtype {
+	case gpu.E4M3, gpu.I8:
+		s.scaledRows(dtype, raw, k)
+	case gpu.I4_32, gpu.I4_64, gpu.I4_128:
+		for at := 0; at < len(raw); at += size {
+			raw[at+2], raw[at+3] = byte(s.rng.IntN(17)), 0
+		}
+		fallthrough
+	default:
+		scales := map[gpu.DType][]int{gpu.Q4_1: {0, 2}, gpu.Q4_K: {0, 2}, gpu.Q6_K: {208}}[dtype]
+		if scales == nil {
+			scales = []int{0}
+		}
+		for at := 0; at < len(raw); at += size {
+			for _, scale := range scales {
+				binary.LittleEndian.PutUint16(raw[at+scale:], uint16(s.rng.Uint32()&0x83ff|0x2000)) // ±2^-7 to 2^-6
+			}
 		}
 	}
-	return raw, ref.Dequantize(dtype.String(), raw)
+	if k%elements != 0 {
+		s.Fatalf("%d elements are no blocks of %v", k, dtype)
+	}
+	return raw, ref.DequantizeRows(dtype.String(), k, raw)
+}
+
+// scaledRows gives rows of codes a scale each, and makes all codes numbers.
+func (s *suite) scaledRows(dtype gpu.DType, raw []byte, k int) {
+	for ; len(raw) > 0; raw = raw[dtype.RowBytes(k):] {
+		for i, q := range raw[:k] {
+			if dtype == gpu.E4M3 && q&0x7f == 0x7f { // NaN
+				raw[i] ^= 1
+			}
+		}
+		binary.LittleEndian.PutUint32(raw[k:], math.Float32bits(float32(s.rng.NormFloat64()/100)))
+	}
 }
 
 // packBlocks packs rows in two parts. ok is false if the device does not execute the type.
@@ -59,11 +87,54 @@ func testQuantizedProducts(s *suite) {
 			{13, 17, 256}, {29, 48, 256}, {70, 33, 512}} {
 			s.quantizedMatMul(dtype, shape[0], shape[1], shape[2])
 		}
-		if elements, _ := dtype.Block(); elements == 32 { // rows that are no super-blocks
+		if elements, _ := dtype.Block(); elements <= 32 { // rows that are no super-blocks
 			s.quantizedMatMul(dtype, 5, 35, 32)
 			s.quantizedMatMul(dtype, 18, 16, 96)
 		}
+		for _, tokens := range []int{1, 2, 9, 16, 17, 40} {
+			s.quantizedFused(dtype, tokens, 64, 1024)
+			s.quantizedFused(dtype, tokens, 48, 256)
+		}
 	}
+}
+
+// coarse reports whether a product may round its activations to 8-bit floats, as its weights are.
+func (s *suite) coarse(dtype gpu.DType) bool { return s.variant && dtype == gpu.E4M3 }
+
+// quantizedFused: a norm before and a gate behind, and a norm before a residual add in float32.
+func (s *suite) quantizedFused(dtype gpu.DType, tokens, n, k int) {
+	s.Helper()
+	what := fmt.Sprintf("%v: T=%d N=%d K=%d", dtype, tokens, n, k)
+	raw, w := s.blocks(dtype, n, k)
+	matrix, _ := s.packBlocks(dtype, raw, n, k)
+	x, weight, bias, old := s.normal(s.compute, tokens*k, 3), s.normal(gpu.F32, k, 1), s.normal(gpu.F32, n, 1), s.normal(gpu.F32, tokens*n, 1)
+	in, normWeight, biases := s.act(x, tokens, k), s.put(gpu.F32, weight, k), s.put(gpu.F32, bias, n)
+	normed := ref.RMSNorm(x, weight, 1e-5, 1)
+	square := 0.0
+	for _, v := range w {
+		square += float64(v) * float64(v)
+	}
+	size := math.Sqrt(square/float64(n))*2 + 1 // of a sum of k products, the normed activations being about sqrt(2)
+	if s.coarse(dtype) {
+		size *= 8
+	}
+	norm := func(rows int) *gpu.RMSNorm {
+		return &gpu.RMSNorm{Out: s.poison(s.compute, rows, k), X: in.Slice(tokens-rows, tokens), Weight: normWeight, Eps: 1e-5, Offset: 1}
+	}
+	gated := func(rows int) gpu.Tensor {
+		before, both := norm(rows), s.poison(s.compute, rows, n)
+		gate := &gpu.ActMul{Out: s.poison(s.compute, rows, n/2), X: both, Act: gpu.SiLU}
+		s.launch(gpu.OpMatMul, &gpu.MatMul{Out: both, X: before.Out, W: matrix, Bias: biases, Norm: before, Gate: gate})
+		return gate.Out
+	}
+	product := ref.MatMul(normed, w, bias, nil, n, k)
+	all := s.get(gated(tokens))
+	s.near(what+" norm, gate", all, ref.ActMul(product, n/2, ref.SiLU), size*size, 2*s.sumSteps(size))
+	s.sameRows(what+" norm, gate: last token alone", s.get(gated(1)), all[(tokens-1)*n/2:], size*size)
+	before, sum := norm(tokens), s.put(gpu.F32, old, tokens, n)
+	s.launch(gpu.OpMatMul, &gpu.MatMul{Out: sum, X: before.Out, W: matrix, Accumulate: true, Norm: before})
+	s.near(what+" norm, accumulate", s.get(sum), ref.MatMul(normed, w, nil, old, n, k), size, s.sumSteps(size))
+	s.free()
 }
 
 // activationLen is how many activations may share a scale where a device rounds them to 8 bits.
@@ -85,15 +156,19 @@ func (s *suite) quantizedMatMul(dtype gpu.DType, tokens, n, k int) {
 		in := s.act(x, tokens, k)
 		plain := s.poison(s.compute, tokens, n)
 		s.launch(gpu.OpMatMul, &gpu.MatMul{Out: plain, X: in, W: weight})
-		s.nearProduct(what, s.get(plain), x, w, nil, nil, steps, k)
+		coarse := s.coarse(dtype)
+		s.nearProduct(what, s.get(plain), x, w, nil, nil, steps, k, coarse)
 		full := s.act(old, tokens, n)
 		s.launch(gpu.OpMatMul, &gpu.MatMul{Out: full, X: in, W: weight, Bias: s.put(gpu.F32, bias, n), Accumulate: true})
-		s.nearProduct(what+" bias, accumulate", s.get(full), x, w, bias, old, steps, k)
-		batched := s.get(plain)
+		s.nearProduct(what+" bias, accumulate", s.get(full), x, w, bias, old, steps, k, coarse)
+		batched, size := s.get(plain), math.Sqrt(float64(k))
+		if coarse {
+			size *= 8
+		}
 		for _, t := range []int{0, tokens / 2, tokens - 1} {
 			alone := s.poison(s.compute, 1, n)
 			s.launch(gpu.OpMatMul, &gpu.MatMul{Out: alone, X: in.Slice(t, t+1), W: weight})
-			s.sameRows(fmt.Sprintf("%s: token %d alone", what, t), s.get(alone), batched[t*n:(t+1)*n], math.Sqrt(float64(k)))
+			s.sameRows(fmt.Sprintf("%s: token %d alone", what, t), s.get(alone), batched[t*n:(t+1)*n], size)
 		}
 	}
 	s.free()
@@ -127,10 +202,10 @@ func eighths(x []float32) (steps []float64) {
 	return steps
 }
 
-// nearProduct compares with a product in float64. Each activation may be off by half its block's step; that many
+// nearProduct compares with a product in float64. Coarse activations may be rounded to 3 bits of mantissa. Each activation may be off by half its block's step; that many
 // independent errors add up to a multiple of their root mean square, and six of it never happen. Sums are rounded by
 // the compute type's step of the size of their terms.
-func (s *suite) nearProduct(what string, got, x, w, bias, old []float32, steps []float64, k int) {
+func (s *suite) nearProduct(what string, got, x, w, bias, old []float32, steps []float64, k int, coarse bool) {
 	s.Helper()
 	n := len(w) / k
 	want := ref.MatMul(x, w, bias, old, n, k)
@@ -139,6 +214,9 @@ func (s *suite) nearProduct(what string, got, x, w, bias, old []float32, steps [
 		size, square := math.Abs(float64(want[i])), 0.0
 		for j, v := range w[row*k:][:k] {
 			a, step := float64(x[token*k+j]), steps[(token*k+j)/activationLen]
+			if coarse {
+				step += math.Abs(a) / 8
+			}
 			size = max(size, math.Abs(a*float64(v)))
 			square += float64(v) * float64(v) * step * step / 12
 		}

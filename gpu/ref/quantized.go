@@ -23,11 +23,41 @@ func Dequantize(dtype string, blocks []byte) []float32 {
 	return out
 }
 
+// DequantizeRows returns the elements of rows of k, of a type that Dequantize knows or of those whose scale is one per
+// row: e4m3 and i8, codes followed by a float32.
+func DequantizeRows(dtype string, k int, rows []byte) []float32 {
+	code := map[string]func(byte) float64{"e4m3": e4m3, "i8": func(q byte) float64 { return float64(int8(q)) }}[dtype]
+	if code == nil {
+		return Dequantize(dtype, rows)
+	}
+	var out []float32
+	for ; len(rows) > 0; rows = rows[k+4:] {
+		scale := math.Float32frombits(binary.LittleEndian.Uint32(rows[k:]))
+		for _, q := range rows[:k] {
+			out = append(out, float32(float64(scale)*code(q)))
+		}
+	}
+	return out
+}
+
+// e4m3 is the value of an 8-bit float with a bias of 7. Micikevicius et al. 2022, arXiv:2209.05433.
+func e4m3(b byte) float64 {
+	sign, exponent, fraction := 1-2*float64(b>>7), int(b>>3&15), float64(b&7)
+	switch {
+	case b&0x7f == 0x7f:
+		return math.NaN()
+	case exponent == 0:
+		return sign * math.Ldexp(fraction, -9)
+	}
+	return sign * math.Ldexp(8+fraction, exponent-10)
+}
+
 var quantized = map[string]struct {
 	bytes int
 	block func(b []byte) []float64
 }{
 	"q8_0": {34, blockQ8_0}, "q4_0": {18, blockQ4_0}, "q4_1": {20, blockQ4_1}, "q4_k": {144, blockQ4K}, "q6_k": {210, blockQ6K},
+	"i4_32": {20, blockI4}, "i4_64": {36, blockI4}, "i4_128": {68, blockI4},
 }
 
 // half is the float16 at the start of b.
@@ -101,6 +131,14 @@ func blockQ6K(b []byte) (out []float64) {
 		high := b[128+part*32+within%32] >> (within / 32 * 2) & 3
 		code := float64(int(low|high<<4) - 32)
 		out = append(out, half(b[208:])*float64(int8(b[192+i/16]))*code)
+	}
+	return out
+}
+
+// blockI4: codes less an integer zero.
+func blockI4(b []byte) (out []float64) {
+	for _, q := range nibbles(b[4:]) {
+		out = append(out, half(b)*(q-float64(b[2])))
 	}
 	return out
 }

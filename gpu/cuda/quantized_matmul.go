@@ -1,0 +1,129 @@
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+// quantArgs is laid out as QuantArgs in quantized.cu.
+type quantArgs struct {
+	out, x, codes, meta, rowScale, bias, norm uintptr
+	stride                                    int64
+	tokens, n, k, accumulate, mode, half      int32
+	eps, offset                               float32
+}
+
+// quantNormArgs is QuantNormArgs in quantize.cu.
+type quantNormArgs struct {
+	out, x, weight uintptr
+	rows, k        int32
+	eps, offset    float32
+}
+
+// quantNormBytesMax bounds the activations that every block normalizes for itself.
+const quantNormBytesMax = 16 << 10
+
+// prepareQuantized lets the kernels have the shared memory that they need.
+func (d *Device) prepareQuantized() error {
+	if d.compute != gpu.BF16 {
+		return nil
+	}
+	for _, f := range quantFormats {
+		for _, tokens := range quantTiles {
+			if err := d.allowShared(quantName(f.kernels, tokens), f.sharedBytes()+quantNormBytesMax); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// meta and row scales of a quantized matrix at address: one of them is 0.
+func (l *quantLayout) shares(address uintptr) (meta, rowScales uintptr) {
+	if l.format.shared == rowScale {
+		return 0, address + uintptr(l.meta)
+	}
+	return address + uintptr(l.meta), 0
+}
+
+// quantized multiplies quantized weights on the tensor cores, reading them once for every 16 tokens, with norm and
+// gate around it.
+func (d *Device) quantized(a *gpu.MatMul) error {
+	m, p := d.product(a)
+	l := m.quant
+	tile := quantTiles[len(quantTiles)-1]
+	if int(p.tokens) <= quantTiles[0] {
+		tile = quantTiles[0]
+	}
+	args := quantArgs{out: p.out, x: p.x, codes: p.w, bias: p.bias, stride: int64(l.stride), tokens: p.tokens, n: p.n, k: p.k, accumulate: p.accumulate}
+	args.meta, args.rowScale = l.shares(p.w)
+	if p.outF32 == 1 {
+		args.mode = skinnyStoreF32
+	}
+	shared := l.format.sharedBytes()
+	if a.Norm != nil {
+		norm, err := d.quantNorm(a.Norm, &args)
+		if err != nil {
+			return err
+		}
+		shared += norm
+	}
+	if args.x%16 != 0 {
+		return fmt.Errorf("%w: matmul: activations at %#x, want a multiple of 16 for %v", gpu.ErrNotSupported, args.x, m.dtype)
+	}
+	units, gated := ceilDiv(m.n, quantRows), false
+	if g := a.Gate; g != nil {
+		mustShape(gpu.OpActMul, "Out", g.Out, a.X.Dims[0], m.n/2)
+		if gated = m.n%(2*quantRows) == 0 && !a.Accumulate; gated {
+			args.mode = map[gpu.Activation]int32{gpu.SiLU: skinnySiLU, gpu.GELUTanh: skinnyGELUTanh}[g.Act]
+			args.out, args.half, units = d.act(g.Out), int32(m.n/2), units/2
+		}
+	}
+	blocks := grid{min(units, l.format.blocks*d.properties.multiprocessors), ceilDiv(int(p.tokens), tile), 1}
+	if err := run(d, d.functions[quantName(l.format.kernels, tile)], blocks, 32*quantWarps, shared, args); err != nil || a.Gate == nil || gated {
+		return err
+	}
+	return d.launch(gpu.OpActMul, a.Gate)
+}
+
+// quantNorm gives the product the norm to take in, which then needs so much shared memory, or runs it before.
+func (d *Device) quantNorm(n *gpu.RMSNorm, args *quantArgs) (sharedBytes int, err error) {
+	tokens, k := int(args.tokens), int(args.k)
+	mustLen(gpu.OpRMSNorm, "X", n.X, tokens*k)
+	mustLen(gpu.OpRMSNorm, "Weight", n.Weight, k)
+	x, weight := d.act(n.X), d.f32(n.Weight)
+	if (x|weight)%16 != 0 {
+		return 0, d.launch(gpu.OpRMSNorm, n)
+	}
+	bytes := tokens * k * d.compute.Size()
+	if bytes <= quantNormBytesMax && tokens <= quantTiles[0] {
+		args.x, args.norm, args.eps, args.offset = x, weight, n.Eps, n.Offset
+		return bytes, nil
+	}
+	return 0, run(d, d.functions["quant_norm"], grid{tokens, 1, 1}, 32*quantWarps, 0,
+		quantNormArgs{out: args.x, x: x, weight: weight, rows: args.tokens, k: args.k, eps: n.Eps, offset: n.Offset})
+}
+
+// embedQuantArgs is EmbedQuantArgs in dequantize.cuh.
+type embedQuantArgs struct {
+	out, codes, meta, rowScale, ids uintptr
+	stride, units                   int64
+	vocab, k, pieces                int32
+	scale                           float32
+}
+
+// embedQuantized gathers rows of a packed table.
+func (d *Device) embedQuantized(a *gpu.Embed) error {
+	b := d.weight(a.Table)
+	l := b.weight.quant
+	if l == nil {
+		panic(fmt.Sprintf("cuda: embed: %v is packed and not quantized", a.Table))
+	}
+	mustShape(gpu.OpEmbed, "Out", a.Out, a.IDs.Len(), l.k)
+	units := a.Out.Len() / padElements
+	args := embedQuantArgs{out: d.act(a.Out), codes: b.block.address, ids: d.i32(a.IDs), stride: int64(l.stride), units: int64(units),
+		vocab: int32(l.n), k: int32(l.k), pieces: int32(l.pieces), scale: a.Scale}
+	args.meta, args.rowScale = l.shares(b.block.address)
+	return runEach(d, "embed_"+l.format.kernels, units, args)
+}
