@@ -8,9 +8,9 @@ import (
 	"github.com/troupe-engine/troupe/gpu"
 )
 
-// Products of quantized weights are sums of integers. Activations are rounded to 8 bits, 32 with one scale,
-// which is as fine as the weights are and what the format's reference implementation does; the products
-// of a block add up exactly; and blocks are added in order of k as float32, a multiplication and an addition each.
+// Products of quantized weights are sums of integers. Activations are rounded to 8 bits, 32 with one scale, which is
+// as fine as weights of 4 bits deserve, or to 15 bits, in two bytes, for weights whose own rounding would be lost in
+// theirs; the products of a block add up exactly; and blocks are added in order of k as float32, a multiplication and an addition each.
 // So every tier gives the same bits, and a token gets the same whatever it is batched with.
 
 // quantTier are the inner loops of a tier for quantized weights.
@@ -20,7 +20,16 @@ type quantTier struct {
 	// ties to even, as int8, where largest is the largest absolute value. sums are those of codes of each 16.
 	// Codes of blocks whose largest is tiny, infinite or NaN are meaningless. Nothing is empty.
 	quantize func(codes []byte, largest []float32, sums []int32, x []float32)
+	// quantizeFine is quantize with steps of largest / fineMax. A code is fineBase*codes[i] + low[i], where low[i] is
+	// -fineBase/2 to fineBase/2-1.
+	quantizeFine func(codes, low []byte, largest []float32, sums []int32, x []float32)
 }
+
+// Fine codes. Both parts are signed bytes whose products with weights' bytes add up in 16 bits.
+const (
+	fineBase = 128
+	fineMax  = 127 * fineBase
+)
 
 // quantTile is a tile for quantized weights; see tile.
 type quantTile struct {
@@ -33,12 +42,10 @@ type quantTile struct {
 // activations in blocks. mode is as for a panelKernel.
 type quantKernel func(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units, mode int)
 
-// A tile of activations is made of blocks of 32 steps of k: codes [8][tokens][4] int8, then for each token
-// its scale, and for each token and half of the block what corrects the integer sum for the codes' zero:
+// A tile of activations is made of blocks of 32 steps of k: codes [8][tokens][4] int8, of fine ones also the low
+// parts [8][tokens][4], then for each token its scale, and for each token and half of the block what corrects the integer sum for the codes' zero:
 // -zero * sum of codes, an int32. For weights with a minimum the first correction is instead scale * sum
 // of all codes, a float32, which the minimum is multiplied by.
-const activationBytes = quantLen + 4 + 8 // of a token and block
-
 // quantTask multiplies; it has one item per group of panels.
 type quantTask struct {
 	out        []float32
@@ -67,7 +74,7 @@ type quantRun struct {
 
 // quantSpace is a worker's scratch to quantize one token.
 type quantSpace struct {
-	codes   []byte // int8
+	codes   []byte // int8; fine ones and their low parts
 	largest []float32
 	sums    []int32
 }
@@ -77,10 +84,10 @@ func (d *Device) multiplyQuantized(t *tier, out, x []float32, tokens int, m *mat
 	kernels, f, w := t.quant.tiles[m.dtype], quantFormats[m.dtype], &d.work
 	w.quantRuns = planQuantTiles(w.quantRuns[:0], kernels, tokens)
 	last := w.quantRuns[len(w.quantRuns)-1]
-	words := (last.at + last.tile.tokens) * m.k / quantLen * activationBytes / 4
+	words := (last.at + last.tile.tokens) * m.k / quantLen * f.activationBytes() / 4
 	w.packed = grow(w.packed, words)
 	packed := unsafe.Slice((*byte)(unsafe.Pointer(&w.packed[0])), 4*words)
-	w.quantPack = quantPackTask{dst: packed, x: x, k: m.k, f: f, quantize: t.quant.quantize, tiles: w.quantRuns, workers: w.workers}
+	w.quantPack = quantPackTask{dst: packed, x: x, k: m.k, f: f, tier: t.quant, tiles: w.quantRuns, workers: w.workers}
 	d.share(&w.quantPack, len(w.quantRuns), float64(tokens*m.k))
 	w.quantPack = quantPackTask{}
 
@@ -146,7 +153,7 @@ func (p *quantTask) multiply(space *workerSpace, r *quantRun, panel, count int) 
 	}
 	first, cols := panel*panelRows, count*panelRows
 	out := p.out[r.start*p.m.n+first:]
-	weights, x := p.m.data[panel*p.stride:][:count*p.stride], p.x[r.at*p.m.k/quantLen*activationBytes:]
+	weights, x := p.m.data[panel*p.stride:][:count*p.stride], p.x[r.at*p.m.k/quantLen*p.f.activationBytes():]
 	if valid := min(cols, p.m.n-first); valid < cols || r.tokens < r.tile.tokens || p.units > p.unitsMax {
 		p.multiplyAside(space, kernel, r, out, weights, x, cols, valid)
 	} else {
@@ -168,7 +175,7 @@ func (p *quantTask) multiply(space *workerSpace, r *quantRun, panel, count int) 
 func (p *quantTask) multiplyAside(space *workerSpace, kernel quantKernel, r *quantRun, out []float32, weights, x []byte, cols, valid int) {
 	width := r.tile.tokens
 	space.sums = grow(space.sums, width*cols)
-	blockBytes := width * activationBytes
+	blockBytes := width * p.f.activationBytes()
 	for at, mode := 0, panelSet; at < p.units; at, mode = at+p.unitsMax, panelResume {
 		kernel(&space.sums[0], uintptr(4*cols), &weights[at*p.unitBytes], uintptr(p.stride), &x[at*p.f.blocks*blockBytes],
 			min(p.unitsMax, p.units-at), mode)
@@ -185,29 +192,33 @@ func (p *quantTask) multiplyAside(space *workerSpace, kernel quantKernel, r *qua
 
 // quantPackTask quantizes activations into tiles, one item per tile.
 type quantPackTask struct {
-	dst      []byte
-	x        []float32
-	k        int
-	f        *quantFormat
-	quantize func(codes []byte, largest []float32, sums []int32, x []float32)
-	tiles    []quantRun
-	workers  []workerSpace
+	dst     []byte
+	x       []float32
+	k       int
+	f       *quantFormat
+	tier    *quantTier
+	tiles   []quantRun
+	workers []workerSpace
 }
 
 func (p *quantPackTask) run(worker, from, to int) {
 	s := &p.workers[worker].quant
-	if len(s.codes) < p.k {
-		s.codes, s.largest, s.sums = make([]byte, p.k), make([]float32, p.k/quantLen), make([]int32, p.k/(quantLen/2))
+	if len(s.codes) < 2*p.k {
+		s.codes, s.largest, s.sums = make([]byte, 2*p.k), make([]float32, p.k/quantLen), make([]int32, p.k/(quantLen/2))
 	}
 	for _, r := range p.tiles[from:to] {
-		width := r.tile.tokens
-		size := p.k / quantLen * width * activationBytes
-		dst := p.dst[r.at*p.k/quantLen*activationBytes:][:size]
+		width, each := r.tile.tokens, p.k/quantLen*p.f.activationBytes()
+		dst := p.dst[r.at*each:][:width*each]
 		if r.tokens < width {
 			clear(dst) // padding
 		}
 		for t := range r.tokens {
-			p.quantize(s.codes[:p.k], s.largest, s.sums, p.x[(r.start+t)*p.k:][:p.k])
+			x := p.x[(r.start+t)*p.k:][:p.k]
+			if p.f.fine {
+				p.tier.quantizeFine(s.codes[:p.k], s.codes[p.k:][:p.k], s.largest, s.sums, x)
+			} else {
+				p.tier.quantize(s.codes[:p.k], s.largest, s.sums, x)
+			}
 			p.place(dst, s, t, width)
 		}
 	}
@@ -218,23 +229,25 @@ func (p *quantPackTask) place(dst []byte, s *quantSpace, token, width int) {
 	// A block whose largest value is less than this rounds to zero: the quotient in quantize would
 	// overflow, and no sum can tell.
 	const tiny = 0x1p-100
+	size, most := width*p.f.activationBytes(), float32(127)
+	if p.f.fine {
+		most = fineMax
+	}
 	for b := range p.k / quantLen {
-		block := dst[b*width*activationBytes:][:width*activationBytes]
+		block := dst[b*size:][:size]
 		largest, low, high := s.largest[b], s.sums[2*b], s.sums[2*b+1]
-		codes := cast[[4]byte](s.codes[b*quantLen:][:quantLen])
-		scale := largest / 127
+		scale := largest / most
 		switch {
 		case largest < tiny:
 			scale, low, high = 0, 0, 0
-			clear(codes)
 		case !(largest <= math.MaxFloat32): // NaN or infinite: it must stay visible
 			scale, low, high = float32(math.NaN()), 0, 0
-			clear(codes)
 		}
-		for g, c := range codes {
-			*(*[4]byte)(block[4*(g*width+token):]) = c
+		tail := p.putCodes(block, s.codes[b*quantLen:][:quantLen], token, width, scale > 0)
+		if p.f.fine {
+			tail = p.putCodes(block[width*quantLen:], s.codes[p.k+b*quantLen:][:quantLen], token, width, scale > 0)
 		}
-		tail := block[width*quantLen+4*token:]
+		tail = tail[4*token:]
 		binary.LittleEndian.PutUint32(tail, math.Float32bits(scale))
 		first, second := uint32(-int32(p.f.zero)*low), uint32(-int32(p.f.zero)*high)
 		switch {
@@ -246,4 +259,16 @@ func (p *quantPackTask) place(dst []byte, s *quantSpace, token, width int) {
 		binary.LittleEndian.PutUint32(tail[4*width:], first)
 		binary.LittleEndian.PutUint32(tail[8*width:], second)
 	}
+}
+
+// putCodes stores a token's codes of a block, or zeros if they mean nothing, and returns what follows those of all
+// tokens.
+func (p *quantPackTask) putCodes(block, codes []byte, token, width int, meant bool) []byte {
+	for g, c := range cast[[4]byte](codes) {
+		if !meant {
+			c = [4]byte{}
+		}
+		*(*[4]byte)(block[4*(g*width+token):]) = c
+	}
+	return block[width*quantLen:]
 }

@@ -18,8 +18,14 @@ func quantizeAVX2(codes []byte, largest []float32, sums []int32, x []float32) {
 	quantizeRowAVX2(&codes[:len(x)][0], &largest[:blocks][0], &sums[:2*blocks][0], &x[0], blocks)
 }
 
+func quantizeFineAVX2(codes, low []byte, largest []float32, sums []int32, x []float32) {
+	blocks := len(x) / quantLen
+	quantizeFineRowAVX2(&codes[:len(x)][0], &low[:len(x)][0], &largest[:blocks][0], &sums[:2*blocks][0], &x[0], blocks)
+}
+
 var avx2Quant = quantTier{
-	quantize: quantizeAVX2,
+	quantize:     quantizeAVX2,
+	quantizeFine: quantizeFineAVX2,
 	tiles: map[gpu.DType][]quantTile{
 		gpu.Q8_0: {
 			{tokens: 1, panels: 1, many: quantQ8_0T1P1AVX2, one: quantQ8_0T1P1AVX2},
@@ -50,7 +56,8 @@ var avx2Quant = quantTier{
 }
 
 var avx512Quant = quantTier{
-	quantize: quantizeAVX2,
+	quantize:     quantizeAVX2,
+	quantizeFine: quantizeFineAVX2,
 	tiles: map[gpu.DType][]quantTile{
 		gpu.Q8_0: {
 			{tokens: 1, panels: 4, many: quantQ8_0T1P4AVX512, one: quantQ8_0T1P1AVX512},

@@ -81,3 +81,8 @@ func quantQ6_KT3P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *by
 //
 //go:noescape
 func quantizeRowAVX2(codes *byte, largest *float32, sums *int32, x *float32, blocks int)
+
+// quantizeFineRowAVX2 is quantTier.quantizeFine: the codes' parts, the largest absolute values, and the sums of codes in each half block.
+//
+//go:noescape
+func quantizeFineRowAVX2(codes *byte, low *byte, largest *float32, sums *int32, x *float32, blocks int)

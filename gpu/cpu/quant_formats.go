@@ -33,6 +33,7 @@ type quantFormat struct {
 	zero    int  // what codes are stored with added to them
 	minimum bool // codes have a minimum added instead
 	halves  bool // each half of a block has an integer scale of its own
+	fine    bool // activations have 15 bits
 	// pack stores one GGUF block as row r of a unit.
 	pack func(f *quantFormat, unit []byte, r int, block []byte)
 	// load reads a block of 32 of row r.
@@ -47,9 +48,9 @@ type quantBlock struct {
 }
 
 var quantFormats = map[gpu.DType]*quantFormat{
-	gpu.Q8_0: {blocks: 1, header: 32, codes: 512, zero: 128, pack: packQ8_0, load: loadQ8_0},
+	gpu.Q8_0: {blocks: 1, header: 32, codes: 512, zero: 128, fine: true, pack: packQ8_0, load: loadQ8_0},
 	gpu.Q4_0: {blocks: 1, header: 32, codes: 256, zero: 8, pack: packQ4, load: loadQ4},
-	gpu.Q4_1: {blocks: 1, header: 64, codes: 256, minimum: true, pack: packQ4, load: loadQ4},
+	gpu.Q4_1: {blocks: 1, header: 64, codes: 256, minimum: true, fine: true, pack: packQ4, load: loadQ4},
 	gpu.Q4_K: {blocks: 8, header: 64, scales: 32, codes: 256, minimum: true, pack: packQ4K, load: loadQ4K},
 	gpu.Q6_K: {blocks: 8, header: 32, scales: 32, codes: 384, zero: 32, halves: true, pack: packQ6K, load: loadQ6K},
 }
@@ -57,6 +58,14 @@ var quantFormats = map[gpu.DType]*quantFormat{
 func (f *quantFormat) unitLen() int    { return f.blocks * quantLen }
 func (f *quantFormat) blockBytes() int { return f.scales + f.codes }
 func (f *quantFormat) unitBytes() int  { return f.header + f.blocks*f.blockBytes() }
+
+// activationBytes is the size of a token's activations for a block; see quant.go.
+func (f *quantFormat) activationBytes() int {
+	if f.fine {
+		return 2*quantLen + 4 + 8
+	}
+	return quantLen + 4 + 8
+}
 
 // block is where block i of a unit begins: its scales, or else its codes.
 func (f *quantFormat) block(unit []byte, i int) []byte {

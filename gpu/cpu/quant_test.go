@@ -45,9 +45,13 @@ func dequantized(dtype gpu.DType, blocks []byte) []float32 {
 	return out
 }
 
-// roundActivations is what a product sees of x: every 32 elements in 255 steps. A value half-way between two
+// roundActivations is what a product sees of x: every 32 elements in 255 steps, or finer ones. A value half-way between two
 // steps goes where float32 arithmetic puts it.
-func roundActivations(x []float32) []float32 {
+func roundActivations(dtype gpu.DType, x []float32) []float32 {
+	steps := float32(127)
+	if quantFormats[dtype].fine {
+		steps = fineMax
+	}
 	out := make([]float32, len(x))
 	for at := 0; at < len(x); at += quantLen {
 		largest := float32(0)
@@ -56,8 +60,8 @@ func roundActivations(x []float32) []float32 {
 		}
 		for i, v := range x[at:][:quantLen] {
 			if largest > 0 {
-				code := math.RoundToEven(float64(v * (127 / largest)))
-				out[at+i] = float32(code * float64(largest) / 127)
+				code := math.RoundToEven(float64(v * (steps / largest)))
+				out[at+i] = float32(code * float64(largest) / float64(steps))
 			}
 		}
 	}
@@ -122,7 +126,7 @@ func TestQuantizedProducts(t *testing.T) {
 			if !slices.Equal(row, weights[min(3, n-1)*k:][:k]) {
 				t.Fatalf("%s: embedded row differs from the format's definition", what)
 			}
-			exact := ref.MatMul(roundActivations(x), weights, nil, nil, n, k)
+			exact := ref.MatMul(roundActivations(dtype, x), weights, nil, nil, n, k)
 			for i, v := range exact {
 				v = 2*v + float32(i%n)
 				size := 0.0 // of the sum's terms, which float32 rounds
@@ -190,9 +194,11 @@ func TestQuantizeTwins(t *testing.T) {
 		for blocks := 1; blocks < 20; blocks++ {
 			x := random(rng, blocks*quantLen, math.Pow(10, float64(rng.IntN(20)-10)))
 			run := func(q *quantTier) string {
-				codes, largest, sums := make([]byte, len(x)), make([]float32, blocks), make([]int32, 2*blocks)
+				codes, low, largest, sums := make([]byte, len(x)), make([]byte, len(x)), make([]float32, blocks), make([]int32, 2*blocks)
 				q.quantize(codes, largest, sums, x)
-				return fmt.Sprint(codes, largest, sums)
+				coarse := fmt.Sprint(codes, largest, sums)
+				q.quantizeFine(codes, low, largest, sums, x)
+				return coarse + fmt.Sprint(codes, low, largest, sums)
 			}
 			if got, want := run(tr.quant), run(&goQuant); got != want {
 				t.Fatalf("%s, %d blocks: %s, want %s", tr.name, blocks, got, want)

@@ -19,12 +19,13 @@ type quantFormat struct {
 	nibbles bool
 	high    bool // two more bits of each code behind the nibbles
 	minimum bool // a second scale, added whatever the code
+	fine    bool // activations have 15 bits, in two bytes that lie apart
 }
 
 var quantFormats = []quantFormat{
-	{name: "Q8_0", blocks: 1, header: 32, codes: 512},
+	{name: "Q8_0", blocks: 1, header: 32, codes: 512, fine: true},
 	{name: "Q4_0", blocks: 1, header: 32, codes: 256, nibbles: true},
-	{name: "Q4_1", blocks: 1, header: 64, codes: 256, nibbles: true, minimum: true},
+	{name: "Q4_1", blocks: 1, header: 64, codes: 256, nibbles: true, minimum: true, fine: true},
 	{name: "Q4_K", blocks: 8, header: 64, scales: 32, codes: 256, nibbles: true, minimum: true},
 	{name: "Q6_K", blocks: 8, header: 32, scales: 32, codes: 384, nibbles: true, high: true},
 }
@@ -68,7 +69,9 @@ func (t isa) quantKernels() {
 		}
 	}
 	if t.lanes == 8 {
-		t.quantizeRow()
+		order := quantOrder()
+		t.quantizeRow(order, false)
+		t.quantizeRow(order, true)
 	}
 }
 
@@ -189,12 +192,20 @@ func (p *quantPass) constants() {
 	}
 }
 
-// The activations of a block of 32 steps: codes [8][tokens][4], and for each token its scale and two
-// corrections.
+// The activations of a block of 32 steps: codes [8][tokens][4], if they are fine the lower parts of them too, and
+// for each token its scale and two corrections.
 func (p *quantPass) group(g, token int) Mem { return p.x.Offset((g*p.s.tokens + token) * 4) }
-func (p *quantPass) scale(token int) Mem    { return p.x.Offset(32*p.s.tokens + 4*token) }
+func (p *quantPass) scale(token int) Mem    { return p.x.Offset(p.f.xCodes()*p.s.tokens + 4*token) }
 func (p *quantPass) correction(half, token int) Mem {
-	return p.x.Offset((36+4*half)*p.s.tokens + 4*token)
+	return p.x.Offset((p.f.xCodes()+4+4*half)*p.s.tokens + 4*token)
+}
+
+// xCodes is the bytes of a token's codes in a block of activations.
+func (f quantFormat) xCodes() int {
+	if f.fine {
+		return 64
+	}
+	return 32
 }
 
 // within is where the rows of column i lie in a vector of 16 rows of the given size each.
@@ -214,23 +225,61 @@ func (p *quantPass) block(units, blocks []Mem) {
 	switch {
 	case p.f.high:
 		p.sixths(blocks, codes)
-	case p.f.nibbles:
-		p.clear(0)
-		for j := range 4 {
-			raw := p.load(blocks, codes+64*j)
-			p.dot(j, p.lowNibbles(raw))
-			p.dot(j+4, p.highNibbles(raw))
+	case p.f.fine:
+		for _, dot := range p.dots {
+			p.zero(dot)
 		}
+		p.products(blocks, codes, 0)
+		for _, dot := range p.dots {
+			VPSLLD(U8(fineBits), dot, dot)
+		}
+		p.correct()
+		p.products(blocks, codes, 8)
 	default:
 		p.clear(0)
-		for j := range 8 {
-			p.dot(j, p.load(blocks, codes+64*j))
-		}
+		p.products(blocks, codes, 0)
 	}
 	for i := range p.columns {
 		p.finish(i, units, blocks)
 	}
-	ADDQ(U32(uint32(44*p.s.tokens)), p.x.Base)
+	ADDQ(U32(uint32((p.f.xCodes()+12)*p.s.tokens)), p.x.Base)
+}
+
+// fineBits is the bits of the lower parts of fine codes.
+const fineBits = 7
+
+// products adds those of a block's codes and the activations' groups from the given one on.
+func (p *quantPass) products(blocks []Mem, codes, group int) {
+	if !p.f.nibbles {
+		for j := range 8 {
+			p.dot(group+j, p.load(blocks, codes+64*j, group == 0))
+		}
+		return
+	}
+	for j := range 4 {
+		raw := p.load(blocks, codes+64*j, group == 0)
+		p.dot(group+j, p.lowNibbles(raw))
+		p.dot(group+j+4, p.highNibbles(raw))
+	}
+}
+
+// correct adds to integer sums what clear begins them with.
+func (p *quantPass) correct() {
+	if p.f.minimum || p.signed() {
+		return
+	}
+	for token := range p.s.tokens {
+		for i := range p.columns {
+			dot := p.dots[token*len(p.columns)+i]
+			if p.lanes == 16 {
+				VPADDD_BCST(p.correction(0, token), dot, dot)
+				continue
+			}
+			add := p.vector()
+			VPBROADCASTD(p.correction(0, token), add)
+			VPADDD(add, dot, dot)
+		}
+	}
 }
 
 // signed reports whether the kernel makes codes signed before it multiplies them, so that nothing has to
@@ -251,12 +300,13 @@ func (p *quantPass) clear(half int) {
 	}
 }
 
-func (p *quantPass) load(blocks []Mem, offset int) []VecVirtual {
+// load loads a vector of codes of each column; first says that nothing has read them before.
+func (p *quantPass) load(blocks []Mem, offset int, first bool) []VecVirtual {
 	out := p.vectors(len(p.columns))
 	for i, v := range out {
 		from := p.within(blocks, i, offset, 4)
 		p.move(from, v)
-		if p.s.tokens == 1 && p.columns[i]%(panelRows/p.lanes) == 0 {
+		if first && p.s.tokens == 1 && p.columns[i]%(panelRows/p.lanes) == 0 {
 			PREFETCHT0(from.Offset(quantAhead[p.name]))
 		}
 	}
@@ -311,13 +361,13 @@ func (p *quantPass) sixths(blocks []Mem, codes int) {
 		p.dots = p.vectors(len(p.sums))
 		p.clear(half)
 		for j := range 4 {
-			raw := p.load(blocks, codes+64*j)
+			raw := p.load(blocks, codes+64*j, true)
 			nibbles := p.lowNibbles
 			if half == 1 {
 				nibbles = p.highNibbles
 			}
 			low := nibbles(raw)
-			for i, v := range p.load(blocks, codes+256+64*half) {
+			for i, v := range p.load(blocks, codes+256+64*half, true) {
 				switch j { // bits 2j and 2j+1 become 4 and 5
 				case 0:
 					VPSLLD(U8(4), v, v)
@@ -448,11 +498,20 @@ func (p *quantPass) times(scalar Mem, v, to VecVirtual) {
 	VMULPS(v, to, to)
 }
 
-// quantizeRow rounds activations to 8 bits, 32 with one scale; see package cpu.
-func (t isa) quantizeRow() {
-	t.begin("quantizeRow", "(codes *byte, largest *float32, sums *int32, x *float32, blocks int)",
-		"is quantTier.quantize: codes, the largest absolute values, and the sums of codes in each half block.")
+// quantizeRow rounds activations to 8 bits, 32 with one scale, or fine to 15; see package cpu. undo is quantOrder.
+func (t isa) quantizeRow(undo Mem, fine bool) {
+	if fine {
+		t.begin("quantizeFineRow", "(codes, low *byte, largest *float32, sums *int32, x *float32, blocks int)",
+			"is quantTier.quantizeFine: the codes' parts, the largest absolute values, and the sums of codes in each half block.")
+	} else {
+		t.begin("quantizeRow", "(codes *byte, largest *float32, sums *int32, x *float32, blocks int)",
+			"is quantTier.quantize: codes, the largest absolute values, and the sums of codes in each half block.")
+	}
 	codes, largest, sums, x := pointer("codes"), pointer("largest"), pointer("sums"), pointer("x")
+	var low Mem
+	if fine {
+		low = pointer("low")
+	}
 	blocks := number("blocks")
 	fill := func(value uint32) VecVirtual {
 		r, v := GP32(), YMM()
@@ -461,9 +520,12 @@ func (t isa) quantizeRow() {
 		VPBROADCASTD(v.AsX(), v)
 		return v
 	}
-	absolute, limit := fill(0x7fffffff), fill(0x42fe0000) // 127
+	absolute, limit, half := fill(0x7fffffff), fill(0x42fe0000), VecVirtual(nil) // 127
+	if fine {
+		limit, half = fill(0x467e0000), fill(1<<(fineBits-1)) // 127 * 128
+	}
 	order := YMM()
-	VMOVDQU(quantOrder(), order)
+	VMOVDQU(undo, order)
 	loop("quantize", blocks, 1, func() {
 		v := t.vectors(4)
 		top := YMM()
@@ -492,20 +554,35 @@ func (t isa) quantizeRow() {
 			VMULPS(factor, v[i], v[i])
 			VCVTPS2DQ(v[i], v[i])
 		}
-		low, high := YMM(), YMM()
-		VPADDD(v[1], v[0], low)
-		VPADDD(v[3], v[2], high)
-		VPHADDD(high, low, low)
-		VPHADDD(low, low, low)
-		VEXTRACTI128(U8(1), low, high.AsX())
-		VPADDD(high.AsX(), low.AsX(), low.AsX())
-		VMOVQ(low.AsX(), sums)
-		VPACKSSDW(v[1], v[0], v[0])
-		VPACKSSDW(v[3], v[2], v[2])
-		VPACKSSWB(v[2], v[0], v[0])
-		VPERMD(v[0], order, v[0])
-		VMOVDQU(v[0], codes)
-		ADDQ(U32(32), codes.Base)
+		first, second := YMM(), YMM()
+		VPADDD(v[1], v[0], first)
+		VPADDD(v[3], v[2], second)
+		VPHADDD(second, first, first)
+		VPHADDD(first, first, first)
+		VEXTRACTI128(U8(1), first, second.AsX())
+		VPADDD(second.AsX(), first.AsX(), first.AsX())
+		VMOVQ(first.AsX(), sums)
+		bytes := func(v []VecVirtual, to Mem) {
+			VPACKSSDW(v[1], v[0], v[0])
+			VPACKSSDW(v[3], v[2], v[2])
+			VPACKSSWB(v[2], v[0], v[0])
+			VPERMD(v[0], order, v[0])
+			VMOVDQU(v[0], to)
+			ADDQ(U32(32), to.Base)
+		}
+		if fine {
+			upper := t.vectors(4)
+			for i, u := range upper {
+				multiple := YMM()
+				VPADDD(half, v[i], u)
+				VPSRAD(U8(fineBits), u, u)
+				VPSLLD(U8(fineBits), u, multiple)
+				VPSUBD(multiple, v[i], v[i])
+			}
+			bytes(v, low)
+			v = upper
+		}
+		bytes(v, codes)
 		ADDQ(U32(4), largest.Base)
 		ADDQ(U32(8), sums.Base)
 		ADDQ(U32(128), x.Base)
