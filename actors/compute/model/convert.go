@@ -13,7 +13,7 @@ import (
 const (
 	QuantizeOff = ""
 	QuantizeQ8  = "q8" // matrices and embeddings as Q8_0
-	QuantizeQ4  = "q4" // matrices as Q4_0, embeddings and output projection as Q8_0
+	QuantizeQ4  = "q4" // matrices as Q4_1, embeddings and output projection as Q8_0
 )
 
 // plainTypes are the stored types that devices take without a scale; quantizedTypes those with.
@@ -33,7 +33,7 @@ func (l *loader) layouts(k int, purpose use, tensors []checkpoint.Tensor) []gguf
 	}
 	if l.quantize != QuantizeOff && purpose != routing && !quantized && k%gguf.Q8_0.BlockLen() == 0 {
 		if l.quantize == QuantizeQ4 && purpose == multiplied {
-			return []gguf.Type{gguf.Q4_0}
+			return []gguf.Type{gguf.Q4_1}
 		}
 		return []gguf.Type{gguf.Q8_0}
 	}
@@ -75,7 +75,7 @@ func (l *loader) place(name string, n, k int, purpose use, tensors []checkpoint.
 		parts := make([][]byte, len(tensors))
 		for i, t := range tensors {
 			var err error
-			if parts[i], err = convert(t, layout, k); err != nil {
+			if parts[i], err = l.convert(t, layout, k); err != nil {
 				return gpu.Tensor{}, err
 			}
 		}
@@ -102,8 +102,16 @@ func (l *loader) place(name string, n, k int, purpose use, tensors []checkpoint.
 	return gpu.Tensor{}, fmt.Errorf("%w: %s takes no type that the tensor can have", gpu.ErrNotSupported, l.mem.dev.Info().Name)
 }
 
-// convert returns the elements of t, in rows of k, as another type.
-func convert(t checkpoint.Tensor, to gguf.Type, k int) ([]byte, error) {
+// convert returns the elements of t, in rows of k, as another type. What Options.Quantize asks for is made with the
+// care of a file for good, what a device merely lacks without.
+func (l *loader) convert(t checkpoint.Tensor, to gguf.Type, k int) ([]byte, error) {
+	if l.quantize != QuantizeOff {
+		return convert(t, to, k, gguf.QuantizeFit)
+	}
+	return convert(t, to, k, gguf.Quantize)
+}
+
+func convert(t checkpoint.Tensor, to gguf.Type, k int, quantize gguf.Quantizer) ([]byte, error) {
 	if t.Type == to {
 		return t.Data, nil
 	}
@@ -113,5 +121,5 @@ func convert(t checkpoint.Tensor, to gguf.Type, k int) ([]byte, error) {
 		}
 	}
 	out := make([]byte, len(t.Data)/t.Type.Bytes(k)*to.Bytes(k))
-	return out, gguf.ConvertRows(out, to, t.Data, t.Type, k)
+	return out, gguf.ConvertRows(out, to, t.Data, t.Type, k, quantize)
 }

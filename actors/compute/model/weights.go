@@ -207,7 +207,7 @@ func (l *loader) vector(parts ...part) gpu.Tensor {
 		if l.err != nil {
 			return gpu.Tensor{}
 		}
-		wide, err := convert(v, gguf.F32, p.rows)
+		wide, err := l.convert(v, gguf.F32, p.rows)
 		if err != nil {
 			l.finish(err, parts)
 			return gpu.Tensor{}

@@ -19,8 +19,8 @@ type kind struct {
 
 var kinds = map[string]kind{
 	"q8":   {gguf.Q8_0, gguf.Q8_0, 7},
-	"q4":   {gguf.Q4_0, gguf.Q8_0, 2},
-	"q4_1": {gguf.Q4_1, gguf.Q8_0, 3},
+	"q4":   {gguf.Q4_1, gguf.Q8_0, 3},
+	"q4_0": {gguf.Q4_0, gguf.Q8_0, 2},
 	"bf16": {gguf.BF16, gguf.BF16, 32},
 	"f16":  {gguf.F16, gguf.F16, 1},
 	"f32":  {gguf.F32, gguf.F32, 0},

@@ -209,7 +209,7 @@ func convert(t *tensor, to gguf.Type, emit func(in int, out []byte) error) error
 			}
 			continue
 		}
-		if err := gguf.ConvertRows(out[:n*size], to, in, t.Type, k); err != nil {
+		if err := gguf.ConvertRows(out[:n*size], to, in, t.Type, k, gguf.QuantizeFit); err != nil {
 			return err
 		}
 		if err := emit(len(in), out[:n*size]); err != nil {
