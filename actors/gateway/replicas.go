@@ -58,6 +58,9 @@ type replica struct {
 	serial      uint64              // of its prefixes, as far as they are known
 	held        int                 // names of prefixes told since all were, those that went included
 	asking      bool                // for info or prefixes
+	faults      int                 // requests that failed there …
+	faultsSince time.Time           // … since then
+	pausedUntil time.Time           // it gets no new requests before
 }
 
 func newReplica(node *bus.Node, name schemas.Instance) *replica {
@@ -296,7 +299,7 @@ func (rs *replicas) askAside(r *replica, ask func(ctx context.Context)) {
 func (rs *replicas) note(r *replica) {
 	m := r.report
 	if err := rs.router.Set(routing.Replica{Name: r.name, Model: m.Model, Version: m.Version, BlockSize: m.BlockSize, Blocks: m.Blocks,
-		SequencesMax: m.SequencesMax, Draining: m.Draining, Load: routing.Load{Waiting: m.Waiting, Running: m.Running,
+		SequencesMax: m.SequencesMax, Draining: m.Draining || rs.paused(r, time.Now()), Load: routing.Load{Waiting: m.Waiting, Running: m.Running,
 			QueuedTokens: m.QueuedTokens, FreeBlocks: m.FreeBlocks}}); err != nil {
 		rs.g.log.Warn().Err(err).Str("replica", string(r.name)).Msg("a replica is not used")
 		return

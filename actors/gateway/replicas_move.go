@@ -100,7 +100,9 @@ type placement struct {
 	ticket  *routing.Ticket // nil without a router
 	avoid   []schemas.Instance
 	unwatch func() bool
-	output  [][]int32 // per choice; nil without a router; guarded by requests.mu
+	output  [][]int32      // per choice; nil without a router; guarded by requests.mu
+	broken  *schemas.Error // a sequence failed where the part is, and may go on elsewhere; guarded by requests.mu
+	faults  int            // how often that was so
 }
 
 // follow notes a token that has come, the first of a choice or a later one. Guarded by requests.mu.
@@ -173,14 +175,22 @@ func (f *flight) movable(p *part, e *schemas.Error) bool {
 	return p.replica.lost() != nil || e.Kind == schemas.KindUnavailable || e.Kind == schemas.KindTimeout || e.Kind == schemas.KindOverloaded
 }
 
-// rescue moves the parts whose replica was given up.
+// rescue moves the parts whose replica was given up, or has failed them.
 func (f *flight) rescue() *schemas.Error {
 	for i, p := range f.parts[:len(f.requests)] {
-		why := p.replica.lost()
-		if why == nil || f.g.requests.over(p) {
+		if f.g.requests.over(p) {
 			continue
 		}
-		if err := f.move(i, schemas.AsError(why, "run")); err != nil {
+		why := f.g.requests.takeFault(p)
+		if lost := p.replica.lost(); lost != nil {
+			why = schemas.AsError(lost, "run")
+		} else if why != nil {
+			f.g.replicas.blame(p.replica, why, time.Now())
+		}
+		if why == nil {
+			continue
+		}
+		if err := f.move(i, why); err != nil {
 			return err
 		}
 		if i < int(f.submitted.Load()) {
@@ -222,7 +232,7 @@ func (f *flight) move(i int, why *schemas.Error) *schemas.Error {
 		numerics = old.numerics
 	}
 	p.avoid = append(p.avoid, old.name)
-	if err := f.placeAgain(p, f.requests[i], numerics, why); err != nil {
+	if err := f.placeAgain(p, f.requests[i], old, numerics, why); err != nil {
 		return err
 	}
 	r := *f.requests[i]
@@ -244,7 +254,7 @@ func (f *flight) move(i int, why *schemas.Error) *schemas.Error {
 }
 
 // placeAgain waits for a replica that can take over a part.
-func (f *flight) placeAgain(p *part, r *schemas.SubmitRequest, numerics string, why *schemas.Error) *schemas.Error {
+func (f *flight) placeAgain(p *part, r *schemas.SubmitRequest, old *replica, numerics string, why *schemas.Error) *schemas.Error {
 	rs := f.g.replicas
 	patience := time.NewTimer(rs.cfg.MoveWaitMax)
 	defer patience.Stop()
@@ -255,8 +265,8 @@ func (f *flight) placeAgain(p *part, r *schemas.SubmitRequest, numerics string, 
 		if _, err := f.place(p, r.Tokens, r.CacheSalt, numerics); err == nil {
 			return nil
 		}
-		if why.Kind == schemas.KindOverloaded {
-			return why // there is one, and it is only busy
+		if why.Kind == schemas.KindOverloaded || p.faults > 0 && old.lost() == nil {
+			return why // the one that is there is busy, or the only one
 		}
 		select {
 		case <-came:

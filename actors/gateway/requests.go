@@ -238,6 +238,9 @@ func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time, m *metrics) (*s
 			q.repeated++
 			continue
 		}
+		if finish == schemas.FinishError && gained <= 0 && p.blames(errorFor(b, id)) {
+			continue // it has not ended: it goes on elsewhere
+		}
 		if gained > 0 {
 			if p.tokens[c] == 0 {
 				q.turns.begin(now)
