@@ -189,6 +189,7 @@ type Info struct {
 	MemoryFree  int64   `json:"memory_free"`  // bytes that an allocation could get now
 	Compute     DType   `json:"-"`            // element type of activations and logits
 	KV          []DType `json:"-"`            // element types that KV pools may have
+	Experts     []DType `json:"-"`            // quantized types that moe_experts takes
 }
 
 // MemoryStats accounts for a device's allocations.

@@ -23,9 +23,10 @@ func newBenchGPUCommand() *cobra.Command {
 		Example: "  troupe bench gpu\n" +
 			"  troupe bench gpu --shape llama-3.2-1b --batch 1 --prompt 2048 --json"}
 	out := addBenchOutput(cmd)
-	compute := "bf16"
+	compute, quant := "bf16", "off"
 	f := cmd.Flags()
 	f.StringVar(&compute, "compute", compute, "activations, keys and values: bf16 or f32")
+	f.StringVar(&quant, "quant", quant, "weights of matrices: off, fp8, q8, q4, or a type such as i4_128")
 	f.StringSliceVar(&cfg.Shapes, "shape", cfg.Shapes, "models: "+strings.Join(bench.GPUShapes(), ", "))
 	f.IntSliceVar(&cfg.Batches, "batch", cfg.Batches, "sequences that decode together")
 	f.IntVar(&cfg.Contexts, "context", cfg.Contexts, "tokens of each before the first measured step")
@@ -37,6 +38,9 @@ func newBenchGPUCommand() *cobra.Command {
 		dtype, ok := map[string]gpu.DType{"bf16": gpu.BF16, "f32": gpu.F32}[compute]
 		if !ok {
 			return fmt.Errorf("--compute is %q; expected bf16 or f32", compute)
+		}
+		if cfg.Weights, ok = benchWeights(quant); !ok {
+			return fmt.Errorf("--quant is %q; expected off, fp8, q8, q4 or a quantized type such as i4_128", quant)
 		}
 		if err := cfg.Validate(); err != nil {
 			return err
@@ -54,4 +58,13 @@ func newBenchGPUCommand() *cobra.Command {
 		return out.print(cmd, r, true)
 	}
 	return cmd
+}
+
+// benchWeights is the type of weights that a value of --quant names.
+func benchWeights(quant string) (gpu.DType, bool) {
+	if t, ok := map[string]gpu.DType{"off": gpu.BF16, "fp8": gpu.E4M3, "q8": gpu.Q8_0, "q4": gpu.Q4_1}[quant]; ok {
+		return t, true
+	}
+	t := gpu.DTypeByName(quant)
+	return t, t.Quantized()
 }

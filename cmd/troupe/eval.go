@@ -89,7 +89,7 @@ func newEvalCommand() *cobra.Command {
 
 // evalQuants and evalKVs are the values of flags.
 var (
-	evalQuants = map[string]string{"off": model.QuantizeOff, "q8": model.QuantizeQ8, "q4": model.QuantizeQ4}
+	evalQuants = map[string]string{"off": model.QuantizeOff, "q8": model.QuantizeQ8, "q4": model.QuantizeQ4, "fp8": model.QuantizeFP8}
 	evalKVs    = map[string]gpu.DType{"f32": gpu.F32, "bf16": gpu.BF16}
 )
 

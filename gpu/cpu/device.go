@@ -3,9 +3,11 @@ package cpu
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"unsafe"
 
@@ -90,7 +92,8 @@ func (d *Device) Info() gpu.Info {
 		total = min(total, d.limit)
 		free = max(0, min(free, d.limit-d.table.Stats().Bytes))
 	}
-	return gpu.Info{Name: "cpu:0", Description: d.description, MemoryTotal: total, MemoryFree: free, Compute: gpu.F32, KV: []gpu.DType{gpu.F32, gpu.BF16}}
+	return gpu.Info{Name: "cpu:0", Description: d.description, MemoryTotal: total, MemoryFree: free, Compute: gpu.F32, KV: []gpu.DType{gpu.F32, gpu.BF16},
+		Experts: slices.Collect(maps.Keys(quantFormats))}
 }
 
 // Memory implements gpu.Device.

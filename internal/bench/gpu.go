@@ -21,20 +21,21 @@ var shapeFiles embed.FS
 
 // GPUConfig says what to measure on a device.
 type GPUConfig struct {
-	Shapes   []string // of models: see GPUShapes
-	Batches  []int    // sequences that decode together
-	Contexts int      // tokens that each has before the first measured one
-	Steps    int      // measured decode steps of a batch
-	Prompts  []int    // tokens of a prefill, in one step
-	Rounds   int      // of everything that is not a decode step
-	Kernels  bool     // also matrix products by themselves
+	Shapes   []string  // of models: see GPUShapes
+	Batches  []int     // sequences that decode together
+	Contexts int       // tokens that each has before the first measured one
+	Steps    int       // measured decode steps of a batch
+	Prompts  []int     // tokens of a prefill, in one step
+	Rounds   int       // of everything that is not a decode step
+	Kernels  bool      // also matrix products by themselves
+	Weights  gpu.DType // of matrices: BF16, or a quantized type
 	Progress func(string)
 }
 
 // DefaultGPUConfig measures the shape that most benchmarks use.
 func DefaultGPUConfig() GPUConfig {
 	return GPUConfig{Shapes: []string{"llama-3.1-8b"}, Batches: []int{1, 32, 128, 256}, Contexts: 512, Steps: 64,
-		Prompts: []int{2048, 8192}, Rounds: 5, Kernels: true}
+		Prompts: []int{2048, 8192}, Rounds: 5, Kernels: true, Weights: gpu.BF16}
 }
 
 // GPUShapes lists the shapes that can be measured.
@@ -56,6 +57,7 @@ type GPUReport struct {
 	Device      string  `json:"device"`
 	Description string  `json:"description"`
 	Compute     string  `json:"compute"`
+	Weights     string  `json:"weights"`
 	Host        string  `json:"host"`
 	CopyRate    float64 `json:"copy_gb_per_s"` // bytes read plus bytes written
 	ProductRate float64 `json:"matmul_tflop_per_s"`
@@ -66,7 +68,7 @@ type GPUReport struct {
 	Loads   []GPULoad   `json:"loads"`
 }
 
-// GPUKernel is a matrix product with bfloat16 weights [N, K].
+// GPUKernel is a matrix product with weights [N, K].
 type GPUKernel struct {
 	Name   string  `json:"implementation"`
 	Tokens int     `json:"tokens"`
@@ -141,7 +143,7 @@ func RunGPU(ctx context.Context, dev gpu.Device, cfg GPUConfig) (*GPUReport, err
 		return nil, err
 	}
 	info := dev.Info()
-	b := &gpuBench{cfg: cfg, dev: dev, r: &GPUReport{Device: info.Name, Description: info.Description, Compute: info.Compute.String(),
+	b := &gpuBench{cfg: cfg, dev: dev, r: &GPUReport{Device: info.Name, Description: info.Description, Compute: info.Compute.String(), Weights: cfg.Weights.String(),
 		Host: fmt.Sprintf("%s/%s, %d processors, %s", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly))}}
 	if err := b.ceilings(); err != nil {
 		return nil, err
@@ -187,7 +189,7 @@ func (b *gpuBench) timed(launch func() error) ([]float64, error) {
 	return list, nil
 }
 
-// random allocates a random tensor of bfloat16, or float32 where the device computes in that.
+// random allocates random weights, packed, or activations.
 func (b *gpuBench) random(packed bool, dims ...int) (gpu.Tensor, error) {
 	maker, ok := b.dev.(gpu.RandomMaker)
 	if !ok {
@@ -195,7 +197,7 @@ func (b *gpuBench) random(packed bool, dims ...int) (gpu.Tensor, error) {
 	}
 	dtype := b.dev.Info().Compute
 	if packed {
-		dtype = gpu.BF16
+		dtype = b.cfg.Weights
 	}
 	return maker.Random("bench", dtype, packed, uint64(dims[0]), 1, dims...)
 }
@@ -218,7 +220,9 @@ func (b *gpuBench) ceilings() error {
 	}
 	b.r.CopyRate = 2 * blockBytes * copies / median(times) / 1e9
 	const size = 8192
-	us, err := b.product(size, size, size)
+	plain := *b
+	plain.cfg.Weights = gpu.BF16
+	us, err := plain.product(size, size, size)
 	b.r.ProductRate = 2 * float64(size) * size * size / us / 1e6
 	b.note("copy %.0f GB/s, matrix products %.0f TFLOP/s", b.r.CopyRate, b.r.ProductRate)
 	return err
@@ -245,7 +249,7 @@ func (b *gpuBench) product(tokens, n, k int) (us float64, err error) {
 	}
 	x, out := allocate(false, tokens, k), allocate(false, tokens, n)
 	var launches []gpu.MatMul
-	for bytes := 0; bytes < weightBytesMin && err == nil; bytes += 2 * n * k {
+	for bytes := 0.0; bytes < weightBytesMin && err == nil; bytes += float64(n) * float64(k) * elementBytes(b.cfg.Weights) {
 		launches = append(launches, gpu.MatMul{Out: out, X: x, W: allocate(true, n, k)})
 	}
 	if err != nil {
@@ -276,6 +280,12 @@ func (b *gpuBench) product(tokens, n, k int) (us float64, err error) {
 		return 0, err
 	}
 	return median(times) * 1e6 / count, nil
+}
+
+// elementBytes is what an element of a type takes, its share of scales included.
+func elementBytes(t gpu.DType) float64 {
+	const row = 4096
+	return float64(t.RowBytes(row)) / row
 }
 
 // kernels measures the matrix products of an 8B model.
@@ -311,7 +321,7 @@ func (b *gpuBench) kernel(tokens, n, k int) (err error) {
 		if err != nil {
 			return err
 		}
-		bytes := 2 * (float64(n)*float64(k) + float64(tokens)*float64(n+k))
+		bytes := elementBytes(b.cfg.Weights)*float64(n)*float64(k) + 2*float64(tokens)*float64(n+k)
 		floor := max(bytes/b.r.CopyRate/1e3, 2*float64(tokens)*float64(n)*float64(k)/b.r.ProductRate/1e6)
 		b.r.Kernels = append(b.r.Kernels, GPUKernel{Name: im.Name, Tokens: tokens, N: n, K: k, Us: us, FloorU: floor, Share: floor / us})
 	}

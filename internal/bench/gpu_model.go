@@ -43,7 +43,7 @@ func (b *gpuBench) load(name string, files fs.FS, spec *model.Spec) (*model.Mode
 	context := max(prompt, b.cfg.Contexts+b.cfg.Steps+gpuWarmSteps)
 	blocks := max(blocksOf(prompt), batch*blocksOf(b.cfg.Contexts+b.cfg.Steps+gpuWarmSteps))
 	m, err := model.Load(b.dev, files, model.Options{SequencesMax: batch, TokensPerStepMax: max(prompt, gpuStepTokens, batch),
-		ContextMax: min(context, spec.ContextMax), BlockSize: gpuBlockSize, KVBlocks: blocks, RandomSeed: &seed}, nil)
+		ContextMax: min(context, spec.ContextMax), BlockSize: gpuBlockSize, KVBlocks: blocks, RandomSeed: &seed, RandomType: b.cfg.Weights}, nil)
 	if err == nil {
 		err = b.dev.Sync()
 	}
@@ -268,13 +268,19 @@ func (d *gpuModel) matrixElements() (layers, head float64) {
 	return layers, head
 }
 
+// weightBytes is what all weights that a token is multiplied with take.
+func (d *gpuModel) weightBytes() float64 {
+	layers, head := d.matrixElements()
+	return layers*elementBytes(d.cfg.Weights) + head*elementBytes(d.m.OutputType())
+}
+
 // decodeFloor is the seconds that a decode step takes at least: weights and the contexts' keys and values
 // over the copy rate, or the operations over the product rate.
 func (d *gpuModel) decodeFloor(n, context int) float64 {
 	layers, head := d.matrixElements()
 	s := d.m.Spec()
 	kv := float64(s.KVBytesPerBlock(1, d.dev.Info().Compute)) * float64(context) * float64(n)
-	return max((2*(layers+head)+kv)/d.r.CopyRate/1e9, 2*float64(n)*(layers+head)/d.r.ProductRate/1e12)
+	return max((d.weightBytes()+kv)/d.r.CopyRate/1e9, 2*float64(n)*(layers+head)/d.r.ProductRate/1e12)
 }
 
 // prefillFloor is that of a prompt: the products of every token, attention over the tokens before each, and
@@ -285,5 +291,5 @@ func (d *gpuModel) prefillFloor(tokens int) float64 {
 	t := float64(tokens)
 	attention := 4 * t * t / 2 * float64(s.QueryWidth()) * float64(len(s.Layers))
 	operations := 2*t*layers + 2*head + attention
-	return max(operations/d.r.ProductRate/1e12, 2*(layers+head)/d.r.CopyRate/1e9)
+	return max(operations/d.r.ProductRate/1e12, d.weightBytes()/d.r.CopyRate/1e9)
 }

@@ -9,7 +9,7 @@ import (
 // WriteText prints the report for people, within 80 columns.
 func (r *GPUReport) WriteText(w io.Writer) error {
 	p := &printer{w: w}
-	p.line("%s, computing in %s", r.Description, r.Compute)
+	p.line("%s, computing in %s with weights of %s", r.Description, r.Compute, r.Weights)
 	p.line("%s", r.Host)
 	p.line("Ceilings: copy %.0f GB/s (read + written), matrix products %.0f TFLOP/s.", r.CopyRate, r.ProductRate)
 	p.line("Medians; a share is of the floor that these give.")

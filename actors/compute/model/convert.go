@@ -1,12 +1,15 @@
 package model
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/gguf"
 	"github.com/troupe-engine/troupe/internal/gguf/checkpoint"
+	"github.com/troupe-engine/troupe/internal/prequant"
 )
 
 // The values of Options.Quantize.
@@ -14,7 +17,12 @@ const (
 	QuantizeOff = ""
 	QuantizeQ8  = "q8" // matrices and embeddings as Q8_0
 	QuantizeQ4  = "q4" // matrices as Q4_1, embeddings and output projection as Q8_0
+	// QuantizeFP8 makes matrices 8-bit floats with a scale per row; embeddings and output projection stay.
+	QuantizeFP8 = "fp8"
 )
+
+// quantizations are the values of Options.Quantize that ask for something.
+var quantizations = []string{QuantizeQ8, QuantizeQ4, QuantizeFP8}
 
 // plainTypes are the stored types that devices take without a scale; quantizedTypes those with.
 var (
@@ -22,34 +30,65 @@ var (
 	quantizedTypes = map[gguf.Type]gpu.DType{gguf.Q8_0: gpu.Q8_0, gguf.Q4_0: gpu.Q4_0, gguf.Q4_1: gpu.Q4_1, gguf.Q4_K: gpu.Q4_K, gguf.Q6_K: gpu.Q6_K}
 )
 
+// ggufTypes are both the other way round.
+var ggufTypes = func() map[gpu.DType]gguf.Type {
+	types := map[gpu.DType]gguf.Type{}
+	for _, list := range []map[gguf.Type]gpu.DType{plainTypes, quantizedTypes} {
+		for t, dtype := range list {
+			types[dtype] = t
+		}
+	}
+	return types
+}()
+
+// storedType is the type of a tensor's elements, or 0 where devices have none like it.
+func storedType(t gguf.Type) gpu.DType { return plainTypes[t] | quantizedTypes[t] }
+
 // layouts lists the types to try for a weight made of tensors, each [rows, k], until the device takes one.
 // That is only what Options.Quantize asks for, if it does; otherwise the type they are stored in, Q8_0 for
 // quantized ones that differ or that a device lacks, and the device's compute type.
-func (l *loader) layouts(k int, purpose use, tensors []checkpoint.Tensor) []gguf.Type {
+func (l *loader) layouts(k int, purpose use, tensors []checkpoint.Tensor) []gpu.DType {
 	stored, same, quantized := tensors[0].Type, true, false
 	for _, t := range tensors {
 		same = same && t.Type == stored
 		quantized = quantized || t.Type.Quantized()
 	}
-	if l.quantize != QuantizeOff && purpose != routing && !quantized && k%gguf.Q8_0.BlockLen() == 0 {
-		if l.quantize == QuantizeQ4 && purpose == multiplied {
-			return []gguf.Type{gguf.Q4_1}
-		}
-		return []gguf.Type{gguf.Q8_0}
+	info := l.mem.dev.Info()
+	if want := l.quantizedType(k, purpose, &info); want != 0 && !quantized {
+		return []gpu.DType{want}
 	}
-	var list []gguf.Type
-	if same && (plainTypes[stored] != 0 || quantizedTypes[stored] != 0) {
-		list = append(list, stored)
+	var list []gpu.DType
+	add := func(dtype gpu.DType) {
+		if dtype != 0 && (purpose != expert || !dtype.Quantized() || slices.Contains(info.Experts, dtype)) {
+			list = append(list, dtype)
+		}
+	}
+	if same {
+		add(storedType(stored))
 	}
 	if quantized && k%gguf.Q8_0.BlockLen() == 0 {
-		list = append(list, gguf.Q8_0)
+		add(gpu.Q8_0)
 	}
-	for t, dtype := range plainTypes {
-		if dtype == l.mem.dev.Info().Compute {
-			list = append(list, t)
-		}
-	}
+	add(info.Compute)
 	return list
+}
+
+// quantizedType is what Options.Quantize makes of a weight with rows of k, or 0.
+func (l *loader) quantizedType(k int, purpose use, info *gpu.Info) gpu.DType {
+	inner := purpose == multiplied || purpose == expert
+	var want gpu.DType
+	switch {
+	case l.quantize == QuantizeFP8 && inner:
+		want = gpu.E4M3
+	case l.quantize == QuantizeQ4 && inner:
+		want = gpu.Q4_1
+	case l.quantize == QuantizeQ8 && inner, (l.quantize == QuantizeQ8 || l.quantize == QuantizeQ4) && purpose != routing:
+		want = gpu.Q8_0
+	}
+	if elements, _ := cmp.Or(want, gpu.F32).Block(); k%elements != 0 || purpose == expert && !slices.Contains(info.Experts, want) {
+		return 0
+	}
+	return want
 }
 
 // use says what a tensor is for.
@@ -59,27 +98,24 @@ const (
 	multiplied use = iota // a packed weight
 	embedding             // the embedding table, packed only where it is quantized
 	output                // a packed weight that is as sensitive as the embeddings
+	expert                // a packed weight of an expert
 	routing               // a packed weight so small and sensitive that it is not worth quantizing
 )
 
 // place puts tensors, stacked in order, on the device in the first of their layouts that it takes.
 func (l *loader) place(name string, n, k int, purpose use, tensors []checkpoint.Tensor) (gpu.Tensor, error) {
-	for _, layout := range l.layouts(k, purpose, tensors) {
-		dtype, plain := plainTypes[layout]
-		if !plain {
-			dtype = quantizedTypes[layout]
-		}
+	for _, dtype := range l.layouts(k, purpose, tensors) {
 		if l.refused[dtype] {
 			continue
 		}
 		parts := make([][]byte, len(tensors))
 		for i, t := range tensors {
 			var err error
-			if parts[i], err = l.convert(t, layout, k); err != nil {
+			if parts[i], err = l.rows(t, dtype, k); err != nil {
 				return gpu.Tensor{}, err
 			}
 		}
-		if plain && purpose == embedding {
+		if !dtype.Quantized() && purpose == embedding {
 			t, err := l.mem.alloc(dtype, n, k)
 			if err == nil {
 				err = l.mem.dev.Upload(t, parts[0])
@@ -100,6 +136,18 @@ func (l *loader) place(name string, n, k int, purpose use, tensors []checkpoint.
 			gpu.ErrNotSupported, l.mem.dev.Info().Name)
 	}
 	return gpu.Tensor{}, fmt.Errorf("%w: %s takes no type that the tensor can have", gpu.ErrNotSupported, l.mem.dev.Info().Name)
+}
+
+// rows returns the elements of t, in rows of k, as a device packs them.
+func (l *loader) rows(t checkpoint.Tensor, dtype gpu.DType, k int) ([]byte, error) {
+	if dtype == gpu.E4M3 {
+		wide, err := l.convert(t, gguf.F32, k)
+		if err != nil {
+			return nil, err
+		}
+		return prequant.QuantizeE4M3(wide, k)
+	}
+	return l.convert(t, ggufTypes[dtype], k)
 }
 
 // convert returns the elements of t, in rows of k, as another type. What Options.Quantize asks for is made with the

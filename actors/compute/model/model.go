@@ -34,13 +34,16 @@ type Options struct {
 	// RoPEBF16 rounds the rotary frequencies to bfloat16, as a torch model computes that was cast as a
 	// whole by model.to(torch.bfloat16). transformers' from_pretrained keeps them in float32.
 	RoPEBF16 bool
-	// Quantize makes weights that are not quantized so when they are loaded: QuantizeQ8, QuantizeQ4 or, as
+	// Quantize makes weights that are not quantized so when they are loaded: QuantizeQ8, QuantizeQ4, QuantizeFP8 or, as
 	// they are stored, QuantizeOff. Norms, biases and experts' routers stay as they are.
 	Quantize string
 	// KV is the type of keys and values in their pools, one of gpu.Info.KV; 0 is the type that the device computes in.
 	KV gpu.DType
 	// RandomSeed, if not nil, draws the weights from a seed; files then need a config.json alone.
 	RandomSeed *uint64
+	// RandomType is the type of drawn matrices, BF16 if 0; of quantized ones, the output projection is Q8_0 or, with
+	// 8-bit floats, BF16.
+	RandomType gpu.DType
 }
 
 // Model is a decoder on a device: weights, paged key-value pools and work space. It is used by
@@ -129,10 +132,8 @@ func (o *Options) check(s *Spec, dev gpu.Info) error {
 			return fmt.Errorf("model: Options.%s is %d, want 1..%d", c.name, c.value, c.max)
 		}
 	}
-	switch o.Quantize {
-	case QuantizeOff, QuantizeQ8, QuantizeQ4:
-	default:
-		return fmt.Errorf("model: Options.Quantize is %q, want %q, %q or %q", clip(o.Quantize), QuantizeOff, QuantizeQ8, QuantizeQ4)
+	if o.Quantize != QuantizeOff && !slices.Contains(quantizations, o.Quantize) {
+		return fmt.Errorf("model: Options.Quantize is %q, want %q or one of %q", clip(o.Quantize), QuantizeOff, quantizations)
 	}
 	if most := math.MaxInt32 / o.BlockSize; o.KVBlocks < 1 || o.KVBlocks > most {
 		return fmt.Errorf("model: Options.KVBlocks is %d, want 1..%d with blocks of %d tokens", o.KVBlocks, most, o.BlockSize)
@@ -143,7 +144,7 @@ func (o *Options) check(s *Spec, dev gpu.Info) error {
 func (m *Model) build(file source, progress func(done, total int64)) error {
 	l := &loader{mem: &m.mem, file: file, spec: m.spec, used: map[string]bool{}, quantize: m.options.Quantize, progress: progress}
 	if seed := m.options.RandomSeed; seed != nil {
-		l.random = &drawnWeights{*seed}
+		l.random = &drawnWeights{*seed, cmp.Or(m.options.RandomType, gpu.BF16)}
 	}
 	var err error
 	if m.weights, m.unused, err = l.load(); err != nil {
@@ -209,6 +210,9 @@ func (m *Model) Options() Options { return m.options }
 
 // Parameters counts the elements of all weights; tied ones count once.
 func (m *Model) Parameters() int64 { return m.parameters }
+
+// OutputType is the type of the output projection's weights.
+func (m *Model) OutputType() gpu.DType { return m.weights.output.DType }
 
 // KVPools returns the layers' key and value pools, [blocks, kv_heads, block_size, D] each: all keys, then
 // all values, in layer order.

@@ -2,6 +2,7 @@ package model
 
 import (
 	"encoding/binary"
+	"fmt"
 	"hash/fnv"
 	"io/fs"
 	"math"
@@ -14,7 +15,22 @@ import (
 // drawnWeights stand in for a checkpoint, so that a model of any shape runs from its config.json
 // alone: to measure, not to talk. They are bfloat16, the same for a seed on every device, and of a size that keeps
 // activations in range: a matrix [n, k] has the standard deviation 1/sqrt(k), norms are one.
-type drawnWeights struct{ seed uint64 }
+// With a quantized type, codes are drawn on the device and differ between devices.
+type drawnWeights struct {
+	seed  uint64
+	dtype gpu.DType // of matrices
+}
+
+// typeFor is the type of a weight: those that more depends on are less quantized, if at all.
+func (r *drawnWeights) typeFor(purpose use) gpu.DType {
+	switch {
+	case purpose == multiplied:
+		return r.dtype
+	case purpose == output && r.dtype != gpu.BF16 && r.dtype != gpu.E4M3:
+		return gpu.Q8_0
+	}
+	return gpu.BF16
+}
 
 // seedOf is a tensor's own seed.
 func (r *drawnWeights) seedOf(name string) uint64 {
@@ -24,7 +40,8 @@ func (r *drawnWeights) seedOf(name string) uint64 {
 }
 
 // randomMatrix is what matrix and table load, drawn. A device that cannot draw gets what the host draws.
-func (l *loader) randomMatrix(packed bool, k int, parts ...part) gpu.Tensor {
+func (l *loader) randomMatrix(purpose use, k int, parts ...part) gpu.Tensor {
+	packed, dtype := purpose != embedding, l.random.typeFor(purpose)
 	n := 0
 	for _, p := range parts {
 		n += p.rows
@@ -37,7 +54,9 @@ func (l *loader) randomMatrix(packed bool, k int, parts ...part) gpu.Tensor {
 	var t gpu.Tensor
 	var err error
 	if maker, ok := l.mem.dev.(gpu.RandomMaker); ok {
-		t, err = l.mem.keep(maker.Random(name, gpu.BF16, packed, seed, spread, n, k))
+		t, err = l.mem.keep(maker.Random(name, dtype, packed, seed, spread, n, k))
+	} else if dtype != gpu.BF16 {
+		err = fmt.Errorf("%w: %s draws no weights of %v", gpu.ErrNotSupported, l.mem.dev.Info().Name, dtype)
 	} else if data := randomBF16(seed, spread, n*k); packed {
 		t, err = l.mem.pack(name, gpu.BF16, n, k, data)
 	} else if t, err = l.mem.alloc(gpu.BF16, n, k); err == nil {

@@ -146,8 +146,8 @@ func (l *loader) experts(w *layerWeights, prefix string, width int) {
 	w.router.w = l.stacked(s.HiddenSize, routing, part{prefix + s.experts.router, s.Experts})
 	for e := range s.Experts {
 		name := func(format string) string { return prefix + fmt.Sprintf(format, e) }
-		w.expertsIn = append(w.expertsIn, l.matrix(s.HiddenSize, part{name(s.experts.gate), width}, part{name(s.experts.up), width}))
-		w.expertsDown = append(w.expertsDown, l.matrix(width, part{name(s.experts.down), s.HiddenSize}))
+		w.expertsIn = append(w.expertsIn, l.stacked(s.HiddenSize, expert, part{name(s.experts.gate), width}, part{name(s.experts.up), width}))
+		w.expertsDown = append(w.expertsDown, l.stacked(width, expert, part{name(s.experts.down), s.HiddenSize}))
 	}
 }
 
@@ -176,7 +176,7 @@ func (l *loader) table(name string, n, k int) gpu.Tensor {
 // stacked loads the parts, each [rows, k], as one matrix.
 func (l *loader) stacked(k int, purpose use, parts ...part) gpu.Tensor {
 	if l.random != nil {
-		return l.randomMatrix(purpose != embedding, k, parts...)
+		return l.randomMatrix(purpose, k, parts...)
 	}
 	n := 0
 	tensors := make([]checkpoint.Tensor, 0, len(parts))
