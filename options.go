@@ -43,7 +43,7 @@ type Options struct {
 
 	Device  string `yaml:"device" doc:"auto, cpu or cuda; auto is cuda if such a device opens, otherwise cpu"`
 	Compute string `yaml:"compute" doc:"type of activations, keys and values: f32, or bf16, which only CUDA has and which is several times as fast there"`
-	Quant   string `yaml:"quant" doc:"quantize weights while they load: off, q8 or q4 (blocks of 32 with 8 or 4 bits); ones that are quantized already stay as they are"`
+	Quant   string `yaml:"quant" doc:"quantize weights while they load: off, q8 or q4 (blocks of 32 with 8 or 4 bits), or fp8 (8-bit floats, on CUDA with --compute bf16); ones that are quantized already stay as they are"`
 	KVDType string `yaml:"kv_dtype" doc:"type of keys and values: auto is the checkpoint's own where the device has it, otherwise that of compute; f32 is what goldens are held to"`
 	Threads int    `yaml:"threads" doc:"CPU threads that compute; 0 is all"`
 
@@ -80,7 +80,7 @@ type Options struct {
 }
 
 // quants are the values of Options.Quant.
-var quants = map[string]string{"off": model.QuantizeOff, "q8": model.QuantizeQ8, "q4": model.QuantizeQ4}
+var quants = map[string]string{"off": model.QuantizeOff, "q8": model.QuantizeQ8, "q4": model.QuantizeQ4, "fp8": model.QuantizeFP8}
 
 // kvTypes are the values of Options.KVDType.
 var kvTypes = map[string]gpu.DType{"auto": 0, "f32": gpu.F32, "bf16": gpu.BF16}
@@ -133,7 +133,7 @@ func (o *Options) Validate() error {
 	case o.Compute != "f32" && o.Compute != "bf16":
 		return bad("compute", o.Compute, "f32 or bf16")
 	case !quantKnown:
-		return bad("quant", o.Quant, "off, q8 or q4")
+		return bad("quant", o.Quant, "off, q8, q4 or fp8")
 	case !kvKnown:
 		return bad("kv_dtype", o.KVDType, "auto, f32 or bf16")
 	case o.ToolFormat != "auto" && !slices.Contains(toolcalls.Formats(), toolcalls.Format(o.ToolFormat)):
