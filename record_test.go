@@ -206,3 +206,45 @@ func TestRecordContinues(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAStreamWithLimitsKeepsACheckpoint: what is left of a stream that forgets its oldest entries, also after the engine was
+// started again, can be run from.
+func TestAStreamWithLimitsKeepsACheckpoint(t *testing.T) {
+	store := t.TempDir()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	warn := func(err error) { t.Error(err) }
+	for start := range 2 {
+		e := openOn(t, network{}, func(o *Options) { o.Store = store })
+		c := clientOf(t, e)
+		if start == 0 {
+			if err := recording.RecordStream(ctx, c.Conn, "small", recording.StreamLimits{Bytes: 64 << 10}, warn); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 12 {
+			complete(t, e, `{"prompt":"Once upon a time","max_tokens":120,"temperature":0}`)
+			time.Sleep(100 * time.Millisecond) // the scheduler looks at it as time goes by
+		}
+		path := filepath.Join(t.TempDir(), "rest.troupe")
+		if _, err := recording.Export(ctx, c.Conn, "small", path, warn, nil); err != nil {
+			t.Fatal(err)
+		}
+		checkpoints := 0
+		s := &replay.Scheduler{}
+		s.Report.Actor = "scheduler." + string(replicaInstance)
+		feed(t, path, s.Take, func(r *recording.Entry) error {
+			if r.Number == 1 && start == 0 {
+				t.Error("nothing was forgotten: the test is too short")
+			}
+			if r.Scheduler != nil && r.Scheduler.Checkpoint != nil {
+				checkpoints++
+			}
+			return nil
+		})
+		if checkpoints == 0 || s.Report.Runs == 0 || len(s.Report.Divergences) > 0 {
+			t.Errorf("start %d: %d checkpoints, %+v", start, checkpoints, s.Report)
+		}
+		e.Close()
+	}
+}

@@ -15,11 +15,18 @@ const (
 	// JournalQueueMax bounds the entries that wait to be published. Beyond it entries are dropped, which the gap in
 	// their numbers shows; the actors never wait.
 	JournalQueueMax = 64 << 10
-	// JournalLinger is how long entries wait for others to travel with: a message for each would cost more than the
-	// actors' own work.
-	JournalLinger = 5 * time.Millisecond
-	// journalBatchMax is how many entries travel together at most.
-	journalBatchMax = 256
+	// JournalLinger is how long entries wait for others to travel with: a message wakes half a dozen goroutines, and one for
+	// each entry would cost more than the actors' own work.
+	JournalLinger = 20 * time.Millisecond
+	// journalPackEvery is how often entries are encoded meanwhile: all at once would keep a processor from the actors for
+	// longer than a step hides.
+	journalPackEvery = 5 * time.Millisecond
+	// journalBatchMax is how many entries travel together at most, and journalBatchBytes after how many bytes, before they are
+	// compressed, a batch is full.
+	journalBatchMax   = 256
+	journalBatchBytes = 1 << 20
+	// journalKeepMax is how many entries a buffer may have had room for to be used again.
+	journalKeepMax = 4 << 10
 )
 
 // journal publishes what a node's actors were told and decided, while somebody listens. Messages are immutable once sent,
@@ -32,17 +39,26 @@ type journal struct {
 	log        zerolog.Logger
 	start      time.Time
 
+	sent atomic.Int64 // bytes
+
 	// unheard: something happened while nobody listened, so the next entry does not follow the last one.
 	unheard atomic.Bool
 
 	mu      sync.Mutex
 	waiting []journaled
-	next    uint64 // number of the next entry
-	full    bool   // entries were dropped since the last were taken
+	spare   []journaled // those before, for reuse
+	next    uint64      // number of the next entry
+	full    bool        // entries were dropped since the last were taken
 
 	wake    chan struct{}
 	stop    chan struct{}
 	stopped sync.WaitGroup
+
+	// Owned by the goroutine that publishes.
+	packer journalPacker
+	first  uint64 // number of the first entry that is packed …
+	packed int    // … of so many, which follow each other
+	body   []byte // of a delivery
 }
 
 // journaled is an entry before it is encoded.
@@ -66,6 +82,9 @@ func (n *Node) Journaling() bool { return n.journal.heard() }
 
 // Journal adds an entry and sets its clocks. Like every message, what it points to does not change afterwards.
 func (n *Node) Journal(e schemas.JournalEntry) { n.journal.add(journaled{entry: e}) }
+
+// JournalBytes counts what was published of the node's journal, compressed.
+func (n *Node) JournalBytes() int64 { return n.journal.sent.Load() }
 
 func (j *journal) heard() bool {
 	if j.interested(j.subject) {
@@ -111,70 +130,84 @@ func (j *journal) deliver(to *Actor, subject string, message any) {
 
 func (j *journal) publish() {
 	defer j.stopped.Done()
+	var due <-chan time.Time // when what is packed is published
 	for stopping := false; !stopping; {
 		select {
 		case <-j.wake:
-		case <-j.stop:
-			stopping = true
-		}
-		if !stopping {
 			select {
-			case <-time.After(JournalLinger):
+			case <-time.After(journalPackEvery):
 			case <-j.stop:
 				stopping = true
 			}
+			j.packAll()
+			if due == nil {
+				due = time.After(JournalLinger - journalPackEvery)
+			}
+		case <-due:
+			j.send()
+			due = nil
+		case <-j.stop:
+			stopping = true
+			j.packAll()
 		}
-		j.mu.Lock()
-		entries := j.waiting
-		j.waiting, j.full = nil, false
-		j.mu.Unlock()
-		j.send(entries)
 	}
+	j.send()
 	_ = j.conn.FlushTimeout(drainTimeout)
 }
 
-// send publishes entries: those that follow each other in batches.
-func (j *journal) send(entries []journaled) {
+// packAll encodes the entries that wait, and publishes batches that are full or end at a gap.
+func (j *journal) packAll() {
+	j.mu.Lock()
+	entries := j.waiting
+	j.waiting, j.full = j.spare[:0], false
+	j.spare = nil
+	j.mu.Unlock()
 	for i := range entries {
-		if x := &entries[i]; x.message != nil {
-			body, err := msgpackEncoding.encode(x.message)
-			if err != nil {
-				j.log.Error().Err(err).Str("subject", x.entry.Delivery.Subject).Msg("cannot journal a delivery")
-			}
-			x.entry.Delivery.Message = body
+		x := &entries[i]
+		if x.number != j.first+uint64(j.packed) || j.packed == journalBatchMax || j.packer.bytes() >= journalBatchBytes {
+			j.send()
+		}
+		if err := j.pack(x); err != nil { // its number is skipped
+			j.log.Error().Err(err).Str("actor", x.entry.Actor).Msg("cannot journal an entry")
+			continue
+		}
+		if j.packed++; j.packed == 1 {
+			j.first = x.number
 		}
 	}
-	for len(entries) > 0 {
-		n := 1
-		for n < min(len(entries), journalBatchMax) && entries[n].number == entries[n-1].number+1 {
-			n++
-		}
-		j.sendBatch(entries[:n])
-		entries = entries[n:]
+	clear(entries)
+	if cap(entries) <= journalKeepMax {
+		j.mu.Lock()
+		j.spare = entries
+		j.mu.Unlock()
 	}
 }
 
-func (j *journal) sendBatch(entries []journaled) {
-	batch := schemas.JournalBatch{Version: schemas.JournalVersion, Node: j.node, Build: BuildVersion, Number: entries[0].number,
-		Entries: make([]schemas.JournalEntry, len(entries)), Started: j.start.UnixNano()}
-	for i := range entries {
-		batch.Entries[i] = entries[i].entry
-	}
-	body, err := msgpackEncoding.encode(&batch)
-	if err == nil && int64(len(body)) > j.conn.MaxPayload() {
-		if half := len(entries) / 2; half > 0 {
-			j.sendBatch(entries[:half])
-			j.sendBatch(entries[half:])
-			return
+// pack adds an entry to the batch.
+func (j *journal) pack(x *journaled) (err error) {
+	if x.message != nil {
+		if j.body, err = schemas.Append(j.body[:0], x.message); err != nil {
+			return err
 		}
-		err = tooLarge("journal entry", len(body), j.conn.MaxPayload())
+		x.entry.Delivery.Message = j.body
 	}
-	if err == nil {
-		err = j.conn.Publish(j.subject, body)
+	return j.packer.add(&x.entry)
+}
+
+// send publishes what is packed.
+func (j *journal) send() {
+	if j.packed == 0 {
+		return
 	}
+	head := schemas.JournalBatch{Version: schemas.JournalVersion, Node: j.node, Build: BuildVersion, Number: j.first, Started: j.start.UnixNano()}
+	err := j.packer.send(head, j.packed, j.conn.MaxPayload(), func(wire []byte) error {
+		j.sent.Add(int64(len(wire)))
+		return j.conn.Publish(j.subject, wire)
+	})
 	if err != nil {
-		j.log.Warn().Err(err).Uint64("number", entries[0].number).Int("entries", len(entries)).Msg("journal entries are lost")
+		j.log.Warn().Err(err).Uint64("number", j.first).Int("entries", j.packed).Msg("journal entries are lost")
 	}
+	j.packed = 0
 }
 
 func (j *journal) close() {

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"bytes"
 	"sync"
 	"testing"
 	"time"
@@ -25,14 +26,18 @@ func hearJournal(t *testing.T, n *Node) *journalBatches {
 	}
 	t.Cleanup(conn.Close)
 	b := &journalBatches{}
+	var decoder JournalDecoder
 	b.sub, err = conn.Subscribe(schemas.JournalPrefix+">", func(m *nats.Msg) {
-		var batch schemas.JournalBatch
-		if err := Unmarshal(m.Data, &batch); err != nil {
+		batch, err := decoder.Decode(bytes.Clone(m.Data))
+		if err != nil {
 			t.Error(err)
+		}
+		if batch == nil {
+			return
 		}
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.list = append(b.list, batch)
+		b.list = append(b.list, *batch)
 	})
 	if err != nil {
 		t.Fatal(err)

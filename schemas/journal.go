@@ -5,8 +5,8 @@ package schemas
 // shows single messages; a journal is enough to run an actor again.
 const JournalPrefix = "journal."
 
-// JournalVersion is the version of JournalBatch and what is in it. Fields are only ever appended.
-const JournalVersion = 1
+// JournalVersion is the version of JournalBatch and what is in it. Fields are only ever appended. Version 2 packs entries.
+const JournalVersion = 2
 
 // JournalBatch is some successive entries of a node's journal.
 type JournalBatch struct {
@@ -14,10 +14,27 @@ type JournalBatch struct {
 
 	Version int32          `json:"version"`
 	Node    NodeID         `json:"node"`
-	Build   string         `json:"build"`  // version of the node's program
-	Number  uint64         `json:"number"` // of the first entry; a node counts from 1, and a gap was lost, or nobody listened
-	Entries []JournalEntry `json:"entries"`
+	Build   string         `json:"build"`   // version of the node's program
+	Number  uint64         `json:"number"`  // of the first entry; a node counts from 1, and a gap was lost, or nobody listened
+	Entries []JournalEntry `json:"entries"` // empty if they are packed
 	Started int64          `json:"started"` // unix nanoseconds: a node that starts again counts from 1 again
+
+	// Packed is the wire form of JournalEntries, compressed as one S2 block, or a part of that: entries are compressed
+	// once, by the node that they are of, since all that is done to them later costs by the byte.
+	Count  int32 `json:"count,omitempty"` // of packed entries; 0 in all parts but the last
+	Packed U8    `json:"packed,omitempty"`
+	// Part of Parts, from 0, of a batch that is larger than a message; the parts follow each other. 0 of 0 is all of it.
+	Part  int32 `json:"part,omitempty"`
+	Parts int32 `json:"parts,omitempty"`
+
+	Left uint64 `json:"left,omitempty"` // entries directly before the first that a filter left out: they are no gap
+}
+
+// JournalEntries are the entries of a batch.
+type JournalEntries struct {
+	_msgpack struct{} `msgpack:",as_array"`
+
+	Entries []JournalEntry `json:"entries"`
 }
 
 // JournalEntry is one event of one actor. Exactly one of the pointers is set.
@@ -128,6 +145,11 @@ type SeqCheckpoint struct {
 // sequences are recomputed from their tokens, and the prefix cache starts empty. Recorders ask for it once they listen.
 type CheckpointRequest struct {
 	_msgpack struct{} `msgpack:",as_array"`
+
+	// Again after so long, or after so many bytes of the node's journal, while somebody listens: for a recording that forgets
+	// its oldest entries. 0 is never; the last request counts in which one of both is not 0.
+	EveryMs    int64 `json:"every_ms,omitempty"`
+	EveryBytes int64 `json:"every_bytes,omitempty"`
 }
 
 // CheckpointReply says where in time the checkpoint is.

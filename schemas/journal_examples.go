@@ -5,6 +5,11 @@ func (*JournalBatch) Example() *JournalBatch {
 	return &JournalBatch{Version: JournalVersion, Node: "node0", Build: "0.1.0", Number: 1, Started: 1_699_999_999_000_000_000, Entries: []JournalEntry{*(*JournalEntry)(nil).Example()}}
 }
 
+// Example is one entry.
+func (*JournalEntries) Example() *JournalEntries {
+	return &JournalEntries{Entries: []JournalEntry{*(*JournalEntry)(nil).Example()}}
+}
+
 // Example is the arrival of a request.
 func (*JournalEntry) Example() *JournalEntry {
 	return &JournalEntry{Actor: "scheduler.replica0", UnixNs: 1_700_000_000_000_000_000, MonoNs: 1_500_000, Scheduler: (*SchedulerStep)(nil).Example()}

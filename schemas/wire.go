@@ -20,17 +20,20 @@ import (
 // can live side by side. A map with the JSON names as keys is understood as well.
 
 // Marshal encodes a message, given as a pointer, in its wire form.
-func Marshal(v any) ([]byte, error) {
+func Marshal(v any) ([]byte, error) { return Append(nil, v) }
+
+// Append appends a message, given as a pointer, in its wire form to dst.
+func Append(dst []byte, v any) ([]byte, error) {
 	b := encoders.Get().(*encoderBuffer)
 	b.buf.Reset()
 	if err := encodeMessage(b.enc, v); err != nil {
-		return nil, err // the encoder may be in any state: it is not reused
+		return dst, err // the encoder may be in any state: it is not reused
 	}
-	out := bytes.Clone(b.buf.Bytes())
+	dst = append(dst, b.buf.Bytes()...)
 	if b.buf.Cap() <= encoderKeepMax {
 		encoders.Put(b)
 	}
-	return out, nil
+	return dst, nil
 }
 
 // Unmarshal decodes one message into v, a pointer, overwriting it. Columns of v may share memory with the

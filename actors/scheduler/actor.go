@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 
@@ -36,6 +37,7 @@ type Actor struct {
 	// Owned by the group's turn.
 	outboxes *bus.Outboxes[Emission]
 	ledger   schemas.Ledger
+	again    repeatedCheckpoint
 
 	stop    chan struct{}
 	stopped sync.WaitGroup
@@ -136,9 +138,29 @@ func (a *Actor) stepDone(ctx context.Context, r *schemas.StepResult) (*schemas.A
 	return &schemas.Ack{}, nil
 }
 
-func (a *Actor) checkpoint(ctx context.Context, _ *schemas.CheckpointRequest) (*schemas.CheckpointReply, error) {
+func (a *Actor) checkpoint(ctx context.Context, req *schemas.CheckpointRequest) (*schemas.CheckpointReply, error) {
 	p := a.step(ctx, CheckpointWanted{}).Checkpoint
+	a.again.made(req, time.Now(), a.node.JournalBytes())
 	return &schemas.CheckpointReply{Epoch: p.Epoch, NowNs: a.now(), Seqs: int32(len(p.Seqs))}, nil
+}
+
+// repeatedCheckpoint says when the next checkpoint is due that nobody asks for.
+type repeatedCheckpoint struct {
+	every      time.Duration
+	everyBytes int64
+	last       time.Time
+	lastBytes  int64
+}
+
+func (r *repeatedCheckpoint) made(req *schemas.CheckpointRequest, now time.Time, journalBytes int64) {
+	if req.EveryMs > 0 || req.EveryBytes > 0 {
+		r.every, r.everyBytes = time.Duration(min(max(req.EveryMs, 0), math.MaxInt64/1_000_000))*time.Millisecond, max(req.EveryBytes, 0)
+	}
+	r.last, r.lastBytes = now, journalBytes
+}
+
+func (r *repeatedCheckpoint) due(now time.Time, journalBytes int64) bool {
+	return r.every > 0 && now.Sub(r.last) >= r.every || r.everyBytes > 0 && journalBytes-r.lastBytes >= r.everyBytes
 }
 
 // step gives the core an event, carries out what follows until the pipeline is full, and only then
@@ -280,7 +302,13 @@ func (a *Actor) tick() {
 	for {
 		select {
 		case <-clock.C:
-			bus.Run(a.group, a.actor, func(ctx context.Context) { a.step(ctx, Tick{}) })
+			bus.Run(a.group, a.actor, func(ctx context.Context) {
+				a.step(ctx, Tick{})
+				if a.node.Journaling() && a.again.due(time.Now(), a.node.JournalBytes()) {
+					a.step(ctx, CheckpointWanted{})
+					a.again.made(&schemas.CheckpointRequest{}, time.Now(), a.node.JournalBytes())
+				}
+			})
 		case <-a.stop:
 			return
 		}

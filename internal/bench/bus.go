@@ -103,6 +103,9 @@ type StepCost struct {
 	P95Us    float64 `json:"p95_us"`
 	P99Us    float64 `json:"p99_us"`
 	MeanUs   float64 `json:"mean_us"`
+	// HostUs is the processor time per step, user's and system's, of actors, listeners and runtime, measured with a device that
+	// sleeps: unlike the others it depends little on what else the machine does. 0 where it is not known.
+	HostUs float64 `json:"host_cpu_us,omitempty"`
 	// Overhead is p50 against the same round's bare loop, in percent: median, least and most over rounds. In mode recorded
 	// it is the mean against the actors' without a recorder.
 	OverheadPercent float64  `json:"overhead_percent"`
@@ -116,7 +119,7 @@ type StepCost struct {
 	rounds []roundCost
 }
 
-type roundCost struct{ p50, p95, p99, mean, overhead float64 }
+type roundCost struct{ p50, p95, p99, mean, host, overhead float64 }
 
 // RunBus measures steps in every mode, then single hops.
 func RunBus(ctx context.Context, cfg BusConfig) (*BusReport, error) {
@@ -191,13 +194,7 @@ func (c *BusConfig) compare(ctx context.Context, step time.Duration, depth int) 
 func (c *BusConfig) round(ctx context.Context, step time.Duration, cost *StepCost) error {
 	l := newStepLoad(step, cost.Depth, c.Sequences, max(stepsMin, int(c.PerRound/step)))
 	cost.Measured = l.measured
-	var err error
-	if cost.Mode == ModeBare {
-		err = runBare(l)
-	} else {
-		err = l.runCompany(ctx, cost)
-	}
-	if err != nil {
+	if err := l.run(ctx, cost); err != nil {
 		return err
 	}
 	if n := l.device.short.Load(); n > 0 {
@@ -205,8 +202,28 @@ func (c *BusConfig) round(ctx context.Context, step time.Duration, cost *StepCos
 	}
 	periods := l.device.periods()
 	slices.Sort(periods)
-	cost.rounds = append(cost.rounds, roundCost{p50: quantile(periods, 0.5), p95: quantile(periods, 0.95), p99: quantile(periods, 0.99), mean: mean(periods)})
-	return nil
+	host, err := c.hostTime(ctx, step, cost)
+	cost.rounds = append(cost.rounds, roundCost{p50: quantile(periods, 0.5), p95: quantile(periods, 0.95), p99: quantile(periods, 0.99), mean: mean(periods), host: host})
+	return err
+}
+
+// hostTimeSteps is over how many steps processor time is measured.
+const hostTimeSteps = 512
+
+// hostTime is the processor time of a step in microseconds, without the device's.
+func (c *BusConfig) hostTime(ctx context.Context, step time.Duration, cost *StepCost) (float64, error) {
+	l := newStepLoad(step, cost.Depth, c.Sequences, hostTimeSteps)
+	l.device.sleeps = true
+	used := cpuTime()
+	err := l.run(ctx, cost)
+	return float64((cpuTime() - used).Nanoseconds()) / 1e3 / float64(l.output), err
+}
+
+func (l *stepLoad) run(ctx context.Context, cost *StepCost) error {
+	if cost.Mode == ModeBare {
+		return runBare(l)
+	}
+	return l.runCompany(ctx, cost)
 }
 
 func (s *StepCost) summarize() {
@@ -220,6 +237,7 @@ func (s *StepCost) summarize() {
 	s.P95Us = median(of(func(r roundCost) float64 { return r.p95 }))
 	s.P99Us = median(of(func(r roundCost) float64 { return r.p99 }))
 	s.MeanUs = median(of(func(r roundCost) float64 { return r.mean }))
+	s.HostUs = median(of(func(r roundCost) float64 { return r.host }))
 	overheads := of(func(r roundCost) float64 { return r.overhead })
 	s.OverheadPercent, s.OverheadLeast, s.OverheadMost = median(overheads), slices.Min(overheads), slices.Max(overheads)
 	if target, ok := targetOf(s.Mode, s.DeviceUs, s.Depth); ok {

@@ -28,6 +28,7 @@ func (r *BusReport) WriteText(w io.Writer) error {
 		fmt.Fprintf(table, "%.0f\t%s\t%.1f\t%.1f\t%.1f\t%.1f\t%s\t\n", s.DeviceUs, s.Mode, s.P50Us, s.P95Us, s.P99Us, s.MeanUs, s.comparison())
 	}
 	flush(table, p)
+	p.hostTimes(r.Steps)
 	for _, s := range r.Steps {
 		if s.Messages > 0 {
 			p.line("%s: %d of %d messages at %.0f µs, depth %d", s.Mode, s.Messages, s.Messages+s.Missing, s.DeviceUs, s.Depth)
@@ -45,6 +46,24 @@ func (r *BusReport) WriteText(w io.Writer) error {
 	}
 	flush(table, p)
 	return p.err
+}
+
+// hostTimes prints what steps cost besides the device, a line per device step and depth.
+func (p *printer) hostTimes(steps []StepCost) {
+	p.line("")
+	p.line("Processor time per step without the device's, µs (depends little on other work):")
+	line := ""
+	for i, s := range steps {
+		if i == 0 || s.Depth != steps[i-1].Depth || s.DeviceUs != steps[i-1].DeviceUs {
+			if line != "" {
+				p.line("%s", line)
+			}
+			line = fmt.Sprintf("%5.0f µs, depth %d:", s.DeviceUs, s.Depth)
+		}
+		line += fmt.Sprintf(" %s %.0f", s.Mode, s.HostUs)
+	}
+	p.line("%s", line)
+	p.line("")
 }
 
 func depthNote(depth int) string {

@@ -18,10 +18,12 @@ type editor struct {
 	filter  Filter
 	serving map[string]bool // schedulers that serve Filter.Model; nil: all
 	redact  *redactor       // nil: nothing is hidden
+	decoder bus.JournalDecoder
+	left    map[schemas.NodeID]leftOut
 }
 
 func newEditor(opts Options, sources []SchedulerSource) *editor {
-	e := &editor{filter: opts.Filter}
+	e := &editor{filter: opts.Filter, left: map[schemas.NodeID]leftOut{}}
 	if opts.Filter.Model != "" {
 		e.serving = map[string]bool{}
 		for i := range sources {
@@ -36,13 +38,30 @@ func newEditor(opts Options, sources []SchedulerSource) *editor {
 	return e
 }
 
-// batch returns what is to be recorded of a batch: one batch per run of entries that follow each other.
+// batch returns what is to be recorded of a batch: one batch per run of entries that follow each other, which says how many
+// were left out before it. So a reader tells what was left out from what was lost.
 func (e *editor) batch(wire []byte) ([][]byte, error) {
-	var b schemas.JournalBatch
-	if err := bus.Unmarshal(wire, &b); err != nil {
+	b, err := e.decoder.Decode(wire)
+	if err != nil || b == nil {
 		return nil, err
 	}
 	var out [][]byte
+	add := func(run schemas.JournalBatch) error {
+		wire, err := bus.PackJournal(&run)
+		if err == nil {
+			out = append(out, wire)
+		}
+		return err
+	}
+	left := e.left[b.Node]
+	if left.entries > 0 && (left.started != b.Started || left.next != b.Number) { // entries are lost: they begin where those end
+		head := left.head
+		head.Number, head.Left, head.Entries = left.next, left.entries, nil
+		if err := add(head); err != nil {
+			return nil, err
+		}
+		left.entries = 0
+	}
 	for at := 0; at < len(b.Entries); {
 		end := at
 		for end < len(b.Entries) && e.keeps(&b.Entries[end]) {
@@ -52,17 +71,30 @@ func (e *editor) batch(wire []byte) ([][]byte, error) {
 			end++
 		}
 		if end > at {
-			run := b
-			run.Number, run.Entries = b.Number+uint64(at), b.Entries[at:end]
-			wire, err := bus.Marshal(&run)
-			if err != nil {
+			run := *b
+			run.Number, run.Entries, run.Left = b.Number+uint64(at), b.Entries[at:end], left.entries
+			if err := add(run); err != nil {
 				return nil, err
 			}
-			out = append(out, wire)
+			left.entries = 0
+		}
+		if end < len(b.Entries) {
+			left.entries++
 		}
 		at = end + 1
 	}
+	left.started, left.next, left.head = b.Started, b.Number+uint64(len(b.Entries)), *b
+	left.head.Entries = nil
+	e.left[b.Node] = left
 	return out, nil
+}
+
+// leftOut is what was left out of the end of what came of a node.
+type leftOut struct {
+	started int64
+	next    uint64 // number of the entry that comes next
+	entries uint64 // that were left out before it
+	head    schemas.JournalBatch
 }
 
 func (e *editor) keeps(entry *schemas.JournalEntry) bool {

@@ -37,7 +37,30 @@ func (g Gap) String() string {
 // follower is the entry that follows the last one of a node.
 type follower struct {
 	started int64
-	number  uint64
+	number  uint64 // 0: any
+	part    int32  // that follows, of a batch in parts; 0 is the next batch's first
+}
+
+// take goes on after a batch and counts the entries that are missing before it. A batch that lacks a part is missing as a whole.
+func (f *follower) take(h batchHead) (lost uint64) {
+	if f.started != h.started {
+		*f = follower{started: h.started}
+	}
+	if h.parts > 1 {
+		switch {
+		case h.part != 0 && h.part != f.part:
+			f.part = 0
+			return 0
+		case h.part+1 < h.parts:
+			f.part = h.part + 1
+			return 0
+		}
+	}
+	if f.number > 0 && h.number > f.number {
+		lost = h.number - f.number
+	}
+	f.number, f.part = h.number+uint64(h.entries), 0
+	return lost
 }
 
 // Reader reads a recording from the beginning.
@@ -49,6 +72,7 @@ type Reader struct {
 	manifests []*Manifest
 	rest      []byte // of the frame
 	at        int64  // its offset
+	decoder   bus.JournalDecoder
 	batch     schemas.JournalBatch
 	entry     int // in the batch
 	next      map[schemas.NodeID]follower
@@ -141,15 +165,15 @@ func (r *Reader) nextBatch() error {
 		return r.notUnderstood(errors.New("a batch is longer than its frame"))
 	}
 	wire, rest := r.rest[n:n+int(length)], r.rest[n+int(length):]
-	var batch schemas.JournalBatch
-	err := bus.Unmarshal(wire, &batch)
-	if err == nil && batch.Version > schemas.JournalVersion {
-		return fmt.Errorf("the recording has journal version %d; this troupe reads up to %d: use the troupe that made it, or a later one", batch.Version, schemas.JournalVersion)
+	batch, err := r.decoder.Decode(wire)
+	if e := new(schemas.Error); errors.As(err, &e) && e.Kind == schemas.KindUnsupported {
+		return err
 	}
-	if err == nil && (batch.Node == "" || batch.Number == 0) {
-		err = errors.New("a batch without node or number")
+	if err == nil && batch == nil { // a part of one
+		r.rest = rest
+		return nil
 	}
-	for i := range batch.Entries {
+	for i := range batchEntries(batch) {
 		if err == nil {
 			err = check(&batch.Entries[i])
 		}
@@ -157,21 +181,30 @@ func (r *Reader) nextBatch() error {
 	if err != nil {
 		return r.notUnderstood(err)
 	}
-	r.batch, r.rest, r.entry = batch, rest, 0
-	partial := r.manifests[len(r.manifests)-1].Partial // numbers are missing on purpose
+	r.batch, r.rest, r.entry = *batch, rest, 0
+	// Version 1 does not say what a filter left out.
+	unknown := r.manifests[len(r.manifests)-1].Partial && batch.Version < 2
+	first := batch.Number - min(batch.Left, batch.Number)
 	want, known := r.next[batch.Node]
-	if known && batch.Started == want.started && batch.Number < want.number {
+	if known && batch.Started == want.started && first < want.number {
 		return r.notUnderstood(fmt.Errorf("entries of %s from %d on are there twice", batch.Node, batch.Number))
 	}
-	if known && batch.Started == want.started && batch.Number > want.number && !partial {
+	if known && batch.Started == want.started && first > want.number && !unknown {
 		why := "its journal or the recorder fell behind, or was cut off from the other"
 		if n := len(r.damage); n > 0 {
 			why = r.damage[n-1].Error()
 		}
-		r.gaps = append(r.gaps, Gap{batch.Node, want.number, batch.Number - 1, why})
+		r.gaps = append(r.gaps, Gap{batch.Node, want.number, first - 1, why})
 	}
-	r.next[batch.Node] = follower{batch.Started, batch.Number + uint64(len(batch.Entries))}
+	r.next[batch.Node] = follower{started: batch.Started, number: batch.Number + uint64(len(batch.Entries))}
 	return nil
+}
+
+func batchEntries(b *schemas.JournalBatch) []schemas.JournalEntry {
+	if b == nil {
+		return nil
+	}
+	return b.Entries
 }
 
 // notUnderstood passes over the rest of a frame, or returns the error.

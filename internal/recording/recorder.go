@@ -44,7 +44,7 @@ type Recorder struct {
 	edit *editor // nil: batches are written as they come
 
 	mu     sync.Mutex
-	next   map[schemas.NodeID]uint64
+	next   map[schemas.NodeID]follower
 	stats  Stats
 	failed error
 	asked  time.Time     // for checkpoints
@@ -74,7 +74,7 @@ func Start(ctx context.Context, conn *nats.Conn, path string, opts Options) (r *
 	if err != nil {
 		return nil, 0, err
 	}
-	r = &Recorder{conn: conn, opts: opts, next: map[schemas.NodeID]uint64{}, rest: checkpointRest}
+	r = &Recorder{conn: conn, opts: opts, next: map[schemas.NodeID]follower{}, rest: checkpointRest}
 	if opts.Redact || opts.Filter.Active() {
 		r.edit = newEditor(opts, sources)
 	}
@@ -92,7 +92,7 @@ func Start(ctx context.Context, conn *nats.Conn, path string, opts Options) (r *
 		stop()
 		return nil, 0, errors.Join(fmt.Errorf("recording: subscribe: %w", err), r.w.Close())
 	}
-	r.checkpoint(ctx)
+	r.checkpoint(ctx, &schemas.CheckpointRequest{})
 	return r, lost, nil
 }
 
@@ -105,7 +105,7 @@ func (r *Recorder) take(ctx context.Context, wire []byte) {
 
 // write adds a batch to the file and says what is wrong, for who is to be warned.
 func (r *Recorder) write(ctx context.Context, wire []byte) (wrong []error) {
-	node, number, n, err := headOf(wire)
+	head, err := headOf(wire)
 	if err != nil {
 		return []error{fmt.Errorf("a batch is not understood: %w", err)}
 	}
@@ -114,17 +114,18 @@ func (r *Recorder) write(ctx context.Context, wire []byte) (wrong []error) {
 	if r.closed {
 		return nil
 	}
-	want, known := r.next[node]
-	r.next[node] = number + uint64(n)
+	next := r.next[head.node]
+	lost := next.take(head)
+	r.next[head.node] = next
 	r.stats.Batches++
-	r.stats.Entries += uint64(n)
-	if known && number > want {
+	r.stats.Entries += uint64(head.entries)
+	if lost > 0 {
 		r.stats.Gaps++
-		r.stats.Lost += number - want
-		wrong = append(wrong, errors.New(Gap{node, want, number - 1, "the journal or this recorder fell behind, or was cut off from the other"}.String()))
+		r.stats.Lost += lost
+		wrong = append(wrong, errors.New(Gap{head.node, head.number - lost, head.number - 1, "the journal or this recorder fell behind, or was cut off from the other"}.String()))
 		if time.Since(r.asked) > r.rest { // from there on, the recording is whole again
 			r.asked, r.rest = time.Now(), min(2*r.rest, checkpointRestMax)
-			r.busy.Go(func() { r.checkpoint(ctx) })
+			r.busy.Go(func() { r.checkpoint(ctx, &schemas.CheckpointRequest{}) })
 		}
 	}
 	batches := [][]byte{wire}
@@ -142,8 +143,17 @@ func (r *Recorder) write(ctx context.Context, wire []byte) (wrong []error) {
 	return wrong
 }
 
-// headOf reads the beginning of a batch: its node, the number of its first entry, and how many there are.
-func headOf(wire []byte) (node schemas.NodeID, number uint64, entries int, err error) {
+// batchHead is the beginning of a batch.
+type batchHead struct {
+	node        schemas.NodeID
+	number      uint64 // of the first entry
+	entries     int    // 0 in all parts but the last
+	started     int64  // of the node; 0 if the batch is of version 1
+	part, parts int32
+}
+
+// headOf reads the beginning of a batch, and nothing of its entries.
+func headOf(wire []byte) (h batchHead, err error) {
 	d := msgpack.NewDecoder(bytes.NewReader(wire))
 	fields, err := d.DecodeArrayLen()
 	if err == nil && fields < 5 {
@@ -155,24 +165,31 @@ func headOf(wire []byte) (node schemas.NodeID, number uint64, entries int, err e
 		}
 	}
 	read(func() error { _, err := d.DecodeInt(); return err })
-	read(func() error { s, err := d.DecodeString(); node = schemas.NodeID(s); return err })
+	read(func() error { s, err := d.DecodeString(); h.node = schemas.NodeID(s); return err })
 	read(func() error { _, err := d.DecodeString(); return err })
-	read(func() (err error) { number, err = d.DecodeUint64(); return err })
-	read(func() (err error) { entries, err = d.DecodeArrayLen(); return err })
-	if err == nil && (node == "" || number == 0 || entries < 0) {
+	read(func() (err error) { h.number, err = d.DecodeUint64(); return err })
+	read(func() (err error) { h.entries, err = d.DecodeArrayLen(); return err })
+	if h.entries = max(h.entries, 0); h.entries == 0 && fields > 9 { // packed
+		read(func() (err error) { h.started, err = d.DecodeInt64(); return err })
+		read(func() (err error) { h.entries, err = d.DecodeInt(); return err })
+		read(d.Skip) // the entries themselves
+		read(func() (err error) { h.part, err = d.DecodeInt32(); return err })
+		read(func() (err error) { h.parts, err = d.DecodeInt32(); return err })
+	}
+	if err == nil && (h.node == "" || h.number == 0 || h.entries < 0) {
 		err = errors.New("no node, number or entries")
 	}
-	return node, number, entries, err
+	return h, err
 }
 
 // checkpoint asks every scheduler for a place from which a replay can start.
-func (r *Recorder) checkpoint(ctx context.Context) {
+func (r *Recorder) checkpoint(ctx context.Context, req *schemas.CheckpointRequest) {
 	instances, err := instancesOf(ctx, r.conn, "scheduler")
 	if err != nil {
 		r.opts.Warn(err)
 	}
 	for _, instance := range instances {
-		if _, err := ask(ctx, r.conn, schemas.Checkpoint, instance, &schemas.CheckpointRequest{}); err != nil && ctx.Err() == nil {
+		if _, err := ask(ctx, r.conn, schemas.Checkpoint, instance, req); err != nil && ctx.Err() == nil {
 			r.opts.Warn(fmt.Errorf("recording: scheduler.%s gives no checkpoint: it cannot be run from this recording: %w", instance, err))
 		}
 	}

@@ -201,7 +201,7 @@ func TestRefuses(t *testing.T) {
 		"something":     {[]byte(`{"some": "json"}`), "not a recording"},
 		"future":        {future, "format version 2"},
 		"header only":   {header(), "nothing was recorded"},
-		"future batch":  {fileOf(t, kindBatches, framed(laterBatch)), "journal version 2"},
+		"future batch":  {fileOf(t, kindBatches, framed(laterBatch)), "journal version 3"},
 		"unknown frame": {fileOf(t, 'z', nil), "kind 'z'"},
 		"nonsense":      {fileOf(t, kindBatches, []byte{200, 1, 2, 3}), "longer than its frame"},
 		"not msgpack":   {fileOf(t, kindBatches, framed([]byte{0xdd, 0xff, 0xff, 0xff, 0xff})), "not understood"},

@@ -28,14 +28,38 @@ func RecordStream(ctx context.Context, conn *nats.Conn, name string, limits Stre
 	if err != nil {
 		return fmt.Errorf("recording: %w", err)
 	}
-	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: name, Description: "journals of troupe's actors", Subjects: []string{schemas.JournalPrefix + ">"},
-		Storage: jetstream.FileStorage, NoAck: true, MaxBytes: limits.Bytes, MaxAge: limits.Age, Discard: jetstream.DiscardOld, Compression: jetstream.S2Compression})
+	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: name, Description: streamDescription, Subjects: []string{schemas.JournalPrefix + ">"},
+		Storage: jetstream.FileStorage, NoAck: true, MaxBytes: limits.Bytes, MaxAge: limits.Age, Discard: jetstream.DiscardOld})
 	if err != nil {
 		return streamError(name, err)
 	}
 	r := &Recorder{conn: conn, opts: Options{Warn: warn}}
-	r.checkpoint(ctx)
+	r.checkpoint(ctx, checkpointsFor(limits))
 	return nil
+}
+
+const streamDescription = "journals of troupe's actors"
+
+// checkpointsFor asks for as many checkpoints that what the limits leave always has one from which it can be run.
+func checkpointsFor(limits StreamLimits) *schemas.CheckpointRequest {
+	return &schemas.CheckpointRequest{EveryMs: (limits.Age / 2).Milliseconds(), EveryBytes: max(limits.Bytes, 0) / 4}
+}
+
+// ResumeStreams asks schedulers that started again for the checkpoints that streams with limits need. Without JetStream
+// there is nothing to do.
+func ResumeStreams(ctx context.Context, conn *nats.Conn, warn func(error)) {
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return
+	}
+	list := js.ListStreams(ctx, jetstream.WithStreamListSubject(schemas.JournalPrefix+">"))
+	for info := range list.Info() {
+		limits := StreamLimits{Bytes: info.Config.MaxBytes, Age: info.Config.MaxAge}
+		if info.Config.Description == streamDescription && (limits.Bytes > 0 || limits.Age > 0) {
+			r := &Recorder{conn: conn, opts: Options{Warn: warn}}
+			r.checkpoint(ctx, checkpointsFor(limits))
+		}
+	}
 }
 
 // Export writes what a stream holds to a recording, which it begins or continues, and counts the entries.
@@ -80,8 +104,8 @@ func Export(ctx context.Context, conn *nats.Conn, name, path string, warn func(e
 		if err != nil {
 			return entries, streamError(name, err)
 		}
-		if _, _, n, err := headOf(m.Data()); err == nil {
-			entries += uint64(n)
+		if h, err := headOf(m.Data()); err == nil {
+			entries += uint64(h.entries)
 			if err := w.Add(m.Data()); err != nil {
 				return entries, err
 			}
