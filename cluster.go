@@ -29,11 +29,22 @@ const (
 	RoleReplica   = "replica"   // scheduler, memory and compute
 )
 
+// Values of Options.Tokenizers.
+const (
+	TokenizersOwn    = "own"
+	TokenizersShared = "shared"
+)
+
 // roles are all of them, in data-path order.
 var roles = []string{RoleGateway, RoleTokenizer, RoleReplica}
 
 // Plays reports whether an engine with these options has a role.
 func (o *Options) Plays(role string) bool { return slices.Contains(splitList(o.Actors), role) }
+
+// needsTokenizer reports whether the node has a tokenizer: for others, or of its gateway's own.
+func (o *Options) needsTokenizer() bool {
+	return o.Plays(RoleTokenizer) || o.Plays(RoleGateway) && o.Tokenizers == TokenizersOwn
+}
 
 // Clustered reports whether the engine works together with others.
 func (o *Options) Clustered() bool { return o.Leaf != "" || o.Attach != "" }
@@ -53,6 +64,10 @@ func (o *Options) validateCluster() error {
 		}
 	}
 	switch {
+	case o.Tokenizers != TokenizersOwn && o.Tokenizers != TokenizersShared:
+		return bad("tokenizers", o.Tokenizers, "own or shared")
+	case o.Tokenizers == TokenizersShared && !o.Clustered():
+		return bad("tokenizers", o.Tokenizers, "own where the node neither attaches nor lets others join (attach, leaf)")
 	case !o.Clustered() && !(o.Plays(RoleGateway) && o.Plays(RoleReplica)):
 		return bad("actors", o.Actors, "all of them where the node neither attaches nor lets others join (attach, leaf)")
 	case o.ReplicaSilence < 2*cluster.ReportEvery:

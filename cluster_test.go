@@ -21,7 +21,7 @@ import (
 	"github.com/troupe-engine/troupe/schemas"
 )
 
-// childVariable makes the test binary a node of its own: "NAME ADDRESS" attaches a replica.
+// childVariable makes the test binary a node of its own: "NAME ADDRESS ACTORS" attaches it.
 const childVariable = "TROUPE_TEST_ATTACH"
 
 func TestMain(m *testing.M) {
@@ -45,11 +45,11 @@ func runHub() int {
 	return runUntilInputEnds(opts)
 }
 
-// runChild is a process with a replica.
+// runChild is a process with some actors, which ends when its input does.
 func runChild(attach string) int {
-	name, address, _ := strings.Cut(attach, " ")
+	part := strings.Fields(attach)
 	opts := clusterOptions()
-	opts.Node, opts.Attach, opts.Actors, opts.HTTP = name, address, RoleReplica, "none"
+	opts.Node, opts.Attach, opts.Actors, opts.HTTP = part[0], part[1], part[2], "none"
 	return runUntilInputEnds(opts)
 }
 
@@ -96,8 +96,16 @@ func startChild(t *testing.T, hub *Engine, name string) *child {
 // startChildAt attaches it by way of another address.
 func startChildAt(t *testing.T, hub *Engine, name, address string) *child {
 	t.Helper()
+	c := startNode(t, name, address, RoleReplica)
+	waitFor(t, name+" is known", func() bool { return reports(t, hub)[name] != nil })
+	return c
+}
+
+// startNode attaches a process with some actors.
+func startNode(t *testing.T, name, address, actors string) *child {
+	t.Helper()
 	c := &child{t: t, name: name, cmd: exec.Command(os.Args[0])}
-	c.cmd.Env, c.cmd.Stderr = append(os.Environ(), childVariable+"="+name+" "+address), os.Stderr
+	c.cmd.Env, c.cmd.Stderr = append(os.Environ(), childVariable+"="+name+" "+address+" "+actors), os.Stderr
 	in, err := c.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +122,6 @@ func startChildAt(t *testing.T, hub *Engine, name, address string) *child {
 	if s := bufio.NewScanner(out); !s.Scan() || s.Text() != "ready" {
 		t.Fatalf("the node %s did not start: %q, %v", name, s.Text(), s.Err())
 	}
-	waitFor(t, name+" is known", func() bool { return reports(t, hub)[name] != nil })
 	return c
 }
 

@@ -94,7 +94,7 @@ func (e *Engine) open(ctx context.Context, progress func(done, total int64)) err
 	for _, start := range []struct {
 		wanted bool
 		start  func() error
-	}{{e.opts.Plays(RoleReplica), func() error { return e.openReplica(progress) }}, {e.opts.Plays(RoleTokenizer) || e.opts.Plays(RoleGateway), e.startTokenizer},
+	}{{e.opts.Plays(RoleReplica), func() error { return e.openReplica(progress) }}, {e.opts.needsTokenizer(), e.startTokenizer},
 		{e.opts.Plays(RoleGateway), e.startGateway}, {e.opts.Plays(RoleGateway), e.listen}, {true, e.join}} {
 		if !start.wanted {
 			continue
@@ -152,7 +152,11 @@ func (e *Engine) startGateway() error {
 	if err != nil {
 		return err
 	}
-	g, err := gateway.New(e.node, gateway.Config{Instance: e.instance(gatewayInstance), Scheduler: e.instance(replicaInstance), Tokenizer: e.instance(tokenizerInstance), Cluster: e.clusterConfig(),
+	tokenizer := e.instance(tokenizerInstance)
+	if o.Tokenizers == TokenizersShared {
+		tokenizer = ""
+	}
+	g, err := gateway.New(e.node, gateway.Config{Instance: e.instance(gatewayInstance), Scheduler: e.instance(replicaInstance), Tokenizer: tokenizer, Cluster: e.clusterConfig(),
 		ModelName: e.model.Name, Defaults: e.samplingDefaults(), RequestsMax: o.RequestsMax, OutputTokensDefault: int32(o.OutputTokensDefault),
 		OutputTokensMax: int32(o.OutputTokensMax), PromptTokensMax: int32(o.PromptTokensMax), BodyBytesMax: o.BodyBytesMax,
 		ConnectionsMax: o.ConnectionsMax, APIKeys: keys, KeylessPaths: splitList(o.KeylessPaths), KeyRequestsMax: o.KeyRequestsMax, WaitMax: o.WaitMax,

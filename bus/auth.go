@@ -41,6 +41,7 @@ func Roles() []Role {
 		{Name: "gateway", Doc: "a node that takes requests from clients and streams the answers",
 			Publish: slices.Concat([]string{schemas.Submit.Subject("*"), schemas.CancelSeqs.Subject("*"), schemas.Engine.Subject("*"), schemas.SchedulerInfo.Subject("*"),
 				schemas.Compile.Subject("*"), schemas.ComputeInfo.Subject("*"), schemas.Prefixes.Subject("*"), schemas.MemoryInfo.Subject("*"),
+				schemas.Encode.Subject("*"), schemas.Decode.Subject("*"), schemas.CloseSessions.Subject("*"), schemas.TokenizerInfo.Subject("*"),
 				schemas.SubjectPrefix + "cancel.*"}, node.Publish),
 			Subscribe: slices.Concat(served("gateway", "tokenizer"), offer, []string{schemas.ReplicaReports.Subject(""), credit}, node.Subscribe)},
 		{Name: "client", Doc: "a tenant: asks gateways, and sees the answers to its own questions",

@@ -85,12 +85,12 @@ func connectAs(t *testing.T, n *Node, dir, role string) (c *nats.Conn, violation
 // matrix says who may ask what, besides admin, which may do everything. Of a subject that it does not name, only the
 // service that answers there may make use, and nobody may publish to it.
 var matrix = map[string]struct{ publish, subscribe string }{
-	"inf.v1.tokenizer.encode.x":   {"", "tokenizer gateway"},
-	"inf.v1.tokenizer.decode.x":   {"", "tokenizer gateway"},
+	"inf.v1.tokenizer.encode.x":   {"gateway", "tokenizer gateway"},
+	"inf.v1.tokenizer.decode.x":   {"gateway", "tokenizer gateway"},
 	"inf.v1.tokenizer.tokens.x":   {"replica", "tokenizer gateway"},
-	"inf.v1.tokenizer.close.x":    {"", "tokenizer gateway"},
+	"inf.v1.tokenizer.close.x":    {"gateway", "tokenizer gateway"},
 	"inf.v1.tokenizer.state":      {"observer", ""},
-	"inf.v1.tokenizer.state.x":    {"observer", "tokenizer gateway"},
+	"inf.v1.tokenizer.state.x":    {"gateway observer", "tokenizer gateway"},
 	"inf.v1.scheduler.submit.x":   {"gateway", "replica"},
 	"inf.v1.scheduler.cancel.x":   {"gateway tokenizer", "replica"},
 	"inf.v1.scheduler.info":       {"observer", ""},

@@ -19,7 +19,7 @@ import (
 type Config struct {
 	Instance  schemas.Instance // of this gateway; default "gateway0"
 	Scheduler schemas.Instance // the replica: also the instance of its memory and compute
-	Tokenizer schemas.Instance
+	Tokenizer schemas.Instance // its own; "" uses those of a pool, nodes of the cluster with tokenizers
 
 	ModelName  string                 // default: what the engine calls its model
 	Aliases    []string               // more names that requests may use
@@ -101,8 +101,8 @@ func (c *Config) Validate() *schemas.Error {
 	switch {
 	case c.Scheduler == "":
 		return bad("Scheduler", `""`, "the instance name of a scheduler")
-	case c.Tokenizer == "":
-		return bad("Tokenizer", `""`, "the instance name of a tokenizer")
+	case c.Tokenizer == "" && (c.Cluster == nil || c.ModelName == ""):
+		return bad("Tokenizer", `""`, "the instance name of a tokenizer, or a Cluster and a ModelName whose tokenizers to use")
 	}
 	for _, f := range []struct {
 		param string

@@ -107,6 +107,9 @@ func (g *Gateway) debugInstance(service string) schemas.Instance {
 	case "gateway":
 		return g.cfg.Instance
 	case "tokenizer":
+		if t, err := g.tokenizers.pick(nil); err == nil {
+			return t.name
+		}
 		return g.cfg.Tokenizer
 	}
 	if g.replicas != nil {

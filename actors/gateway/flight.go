@@ -46,7 +46,7 @@ type flight struct {
 	queued int   // bytes of text in rows
 	latest time.Time
 	wake   chan struct{}
-	lost   chan struct{} // a replica of its parts was given up
+	lost   chan struct{} // a replica or tokenizer of its parts was given up, or has failed
 }
 
 // sink is where an answer goes. Only one goroutine uses it.
@@ -127,7 +127,7 @@ func (f *flight) start() *schemas.Error {
 		req := f.job.prompts[i]
 		req.Request, req.Detok = p.id, &spec
 		f.encoded++ // even if the call fails: the tokenizer may have opened the session
-		reply, err := f.g.encode.Call(f.ctx, &req)
+		reply, err := f.encodePart(p, &req)
 		if err != nil {
 			e := f.reason(err, "encode")
 			if e.Param == "messages" {
@@ -139,7 +139,7 @@ func (f *flight) start() *schemas.Error {
 		if refused != nil {
 			return refused
 		}
-		submit, refused := f.job.submission(p.id, reply.Tokens, engine, &f.g.cfg)
+		submit, refused := f.job.submission(p, reply.Tokens, engine, &f.g.cfg)
 		if refused != nil {
 			return refused
 		}
@@ -191,7 +191,7 @@ func (f *flight) setPrompt(i int, tokens schemas.I32) *schemas.Error {
 		return nil
 	}
 	decode := func(tokens schemas.I32) (string, *schemas.Error) {
-		reply, err := f.g.decode.Call(f.ctx, &schemas.DecodeRequest{Tokens: tokens, KeepSpecial: true})
+		reply, err := f.parts[i].tokenizer.decode.Call(f.ctx, &schemas.DecodeRequest{Tokens: tokens, KeepSpecial: true})
 		if err != nil {
 			return "", f.reason(err, "decode")
 		}
@@ -406,7 +406,7 @@ func (f *flight) resubmit() error {
 		over = over && reply.Ended
 	}
 	if over && f.over {
-		return schemas.Errorf(schemas.KindUnavailable, "answer", "the answer was computed, but its text was lost on the way from %s over %s", f.parts[0].replica.name, f.g.cfg.Tokenizer).
+		return schemas.Errorf(schemas.KindUnavailable, "answer", "the answer was computed, but its text was lost on the way from %s over %s", f.parts[0].replica.name, f.parts[0].tokenizer.name).
 			WithHint("was the tokenizer restarted? try again")
 	}
 	f.over = over
@@ -423,8 +423,9 @@ func (f *flight) end(err *schemas.Error) {
 	f.abort(nil)
 	f.free()
 	f.g.requests.remove(f)
-	if f.g.replicas != nil {
-		for _, p := range f.parts {
+	for _, p := range f.parts {
+		f.g.tokenizers.done(p)
+		if f.g.replicas != nil {
 			f.g.replicas.leave(p)
 		}
 	}
@@ -450,9 +451,15 @@ func (f *flight) release() {
 		}
 		free()
 	}
-	if seqs := f.g.requests.unfinished(f, f.encoded); len(seqs) > 0 {
+	for at, seqs := range f.g.tokenizers.open(f, f.encoded) {
+		if len(seqs) == 0 {
+			continue
+		}
 		err := insist(ctx, func() error {
-			_, err := f.g.closeSessions.Call(ctx, &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel})
+			if at.lost() != nil {
+				return nil
+			}
+			_, err := at.closeSessions.Call(ctx, &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel})
 			return err
 		})
 		if err != nil {

@@ -38,14 +38,9 @@ type Gateway struct {
 	requests *requests
 	metrics  *metrics
 
-	encode *bus.Ref[schemas.EncodeRequest, schemas.EncodeReply]
-	decode *bus.Ref[schemas.DecodeRequest, schemas.DecodeReply]
-	vocab  *bus.Ref[schemas.InfoRequest, schemas.TokenizerState]
-
-	closeSessions *bus.Ref[schemas.CancelRequest, schemas.CancelReply] // at the tokenizer
-
-	home     *replica  // cfg.Scheduler, which a gateway without replicas works with
-	replicas *replicas // nil outside of a cluster
+	tokenizers *tokenizers
+	home       *replica  // cfg.Scheduler, which a gateway without replicas works with
+	replicas   *replicas // nil outside of a cluster
 
 	engine    atomic.Pointer[schemas.EngineInfo] // nil until the engine has answered
 	tools     atomic.Value                       // of toolcalls.Format: what the chat template speaks of
@@ -72,13 +67,9 @@ func New(node *bus.Node, cfg Config) (*Gateway, error) {
 	var random [4]byte
 	_, _ = rand.Read(random[:]) // never fails (crypto/rand)
 	g := &Gateway{cfg: cfg, node: node, log: cfg.Log.With().Str("actor", "gateway."+string(cfg.Instance)).Logger(),
-		requests:      newRequests(&cfg),
-		encode:        bus.NewRef(node, schemas.Encode, cfg.Tokenizer),
-		decode:        bus.NewRef(node, schemas.Decode, cfg.Tokenizer),
-		vocab:         bus.NewRef(node, schemas.TokenizerInfo, cfg.Tokenizer),
-		closeSessions: bus.NewRef(node, schemas.CloseSessions, cfg.Tokenizer),
-		readers:       make(chan struct{}, 2*cfg.RequestsMax),
-		prefix:        binary.LittleEndian.Uint32(random[:]) & 0xffffff, startedAt: time.Now(), stop: make(chan struct{})}
+		requests: newRequests(&cfg),
+		readers:  make(chan struct{}, 2*cfg.RequestsMax),
+		prefix:   binary.LittleEndian.Uint32(random[:]) & 0xffffff, startedAt: time.Now(), stop: make(chan struct{})}
 	g.uploads.left, g.uploads.max = cfg.ReadBytesMax, cfg.ConnectionsMax // HTTP/2 has more requests than connections
 	if cfg.Cluster == nil {
 		g.home = newReplica(node, cfg.Scheduler)
@@ -88,6 +79,7 @@ func New(node *bus.Node, cfg Config) (*Gateway, error) {
 			return nil, err
 		}
 	}
+	g.tokenizers = newTokenizers(g)
 	g.metrics = newMetrics(g)
 	g.actor = bus.NewActor(node, "gateway", cfg.Instance, "Takes requests over HTTP and NATS and streams the answers.")
 	bus.Handle(g.actor, schemas.Deltas, bus.NewGroup(), g.deltas)
@@ -114,6 +106,10 @@ func (g *Gateway) Start() error {
 			return err
 		}
 	}
+	if err := g.tokenizers.start(); err != nil {
+		g.Close()
+		return err
+	}
 	g.background.Go(g.watchEngine)
 	return nil
 }
@@ -124,9 +120,7 @@ func (g *Gateway) watchEngine() {
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), engineAskTimeMax)
 		info, err := g.askEngine(ctx)
-		if t, err := g.vocab.Call(ctx, &schemas.InfoRequest{}); err == nil {
-			g.tools.Store(toolcalls.Format(t.ToolFormat))
-		}
+		g.askVocabulary(ctx)
 		cancel()
 		wait := engineAskEvery
 		switch {
@@ -148,6 +142,17 @@ func (g *Gateway) watchEngine() {
 			return
 		case <-time.After(wait):
 		}
+	}
+}
+
+// askVocabulary asks a tokenizer what its chat template speaks of.
+func (g *Gateway) askVocabulary(ctx context.Context) {
+	t, none := g.tokenizers.pick(nil)
+	if none != nil {
+		return
+	}
+	if state, err := t.vocab.Call(ctx, &schemas.InfoRequest{}); err == nil {
+		g.tools.Store(toolcalls.Format(state.ToolFormat))
 	}
 }
 

@@ -147,13 +147,13 @@ func (j *job) check(cfg *Config) *schemas.Error {
 }
 
 // submission is what the scheduler gets for a prompt, once its tokens are known.
-func (j *job) submission(id schemas.RequestID, tokens schemas.I32, engine *schemas.EngineInfo, cfg *Config) (*schemas.SubmitRequest, *schemas.Error) {
+func (j *job) submission(p *part, tokens schemas.I32, engine *schemas.EngineInfo, cfg *Config) (*schemas.SubmitRequest, *schemas.Error) {
 	if err := j.checkPrompt(tokens, engine, cfg); err != nil {
 		return nil, err
 	}
 	left := engine.ContextMax - int32(len(tokens))
-	r := &schemas.SubmitRequest{Request: id, Choices: int32(j.n), Tokens: tokens, MaxTokens: j.maxTokens, MinTokens: j.minTokens,
-		Sampling: j.sampling, Priority: j.priority, Tokenizer: cfg.Tokenizer, User: j.user, Embed: j.embed != nil}
+	r := &schemas.SubmitRequest{Request: p.id, Choices: int32(j.n), Tokens: tokens, MaxTokens: j.maxTokens, MinTokens: j.minTokens,
+		Sampling: j.sampling, Priority: j.priority, Tokenizer: p.tokenizer.name, User: j.user, Embed: j.embed != nil}
 	if r.User == "" {
 		r.User = j.key
 	}
@@ -170,7 +170,7 @@ func (j *job) submission(id schemas.RequestID, tokens schemas.I32, engine *schem
 	if !j.seeded {
 		r.Sampling.Seed = rand.Uint64()
 	}
-	r.CacheSalt = j.salt(id)
+	r.CacheSalt = j.salt(p.id)
 	return r, nil
 }
 

@@ -22,10 +22,7 @@ func (p *part) blames(err *schemas.Error) bool {
 		return false
 	}
 	p.broken = err
-	select {
-	case p.flight.lost <- struct{}{}:
-	default:
-	}
+	p.flight.wakeLost()
 	return true
 }
 

@@ -40,12 +40,7 @@ func (f *flight) place(p *part, tokens schemas.I32, salt uint64, numerics string
 		return nil, err
 	}
 	f.g.requests.setReplica(p, r, ticket)
-	p.unwatch = context.AfterFunc(r.gone, func() {
-		select {
-		case f.lost <- struct{}{}:
-		default:
-		}
-	})
+	p.unwatch = context.AfterFunc(r.gone, f.wakeLost)
 	return engine, nil
 }
 
@@ -103,6 +98,7 @@ type placement struct {
 	output  [][]int32      // per choice; nil without a router; guarded by requests.mu
 	broken  *schemas.Error // a sequence failed where the part is, and may go on elsewhere; guarded by requests.mu
 	faults  int            // how often that was so
+	session
 }
 
 // follow notes a token that has come, the first of a choice or a later one. Guarded by requests.mu.
@@ -175,7 +171,7 @@ func (f *flight) movable(p *part, e *schemas.Error) bool {
 	return p.replica.lost() != nil || e.Kind == schemas.KindUnavailable || e.Kind == schemas.KindTimeout || e.Kind == schemas.KindOverloaded
 }
 
-// rescue moves the parts whose replica was given up, or has failed them.
+// rescue moves the parts whose replica or tokenizer was given up, or whose replica has failed them.
 func (f *flight) rescue() *schemas.Error {
 	for i, p := range f.parts[:len(f.requests)] {
 		if f.g.requests.over(p) {
@@ -184,6 +180,8 @@ func (f *flight) rescue() *schemas.Error {
 		why := f.g.requests.takeFault(p)
 		if lost := p.replica.lost(); lost != nil {
 			why = schemas.AsError(lost, "run")
+		} else if lost := p.tokenizer.lost(); lost != nil {
+			why = schemas.AsError(lost, "detokenize")
 		} else if why != nil {
 			f.g.replicas.blame(p.replica, why, time.Now())
 		}
@@ -217,10 +215,10 @@ func (q *requests) over(p *part) bool {
 // come. The part is not submitted yet.
 func (f *flight) move(i int, why *schemas.Error) *schemas.Error {
 	g, p := f.g, f.parts[i]
-	old, was := p.replica, p.id
+	old, speaker, was := p.replica, p.tokenizer, p.id
 	resume, whole := g.requests.rename(p, g.newRequestID())
 	g.replicas.leave(p)
-	g.background.Go(func() { g.abandon(old, was, len(p.tokens)) })
+	g.background.Go(func() { g.abandon(old, speaker, was, len(p.tokens)) })
 	numerics := ""
 	if resume != nil {
 		switch {
@@ -231,7 +229,9 @@ func (f *flight) move(i int, why *schemas.Error) *schemas.Error {
 		}
 		numerics = old.numerics
 	}
-	p.avoid = append(p.avoid, old.name)
+	if old.lost() != nil || speaker.lost() == nil {
+		p.avoid = append(p.avoid, old.name)
+	}
 	if err := f.placeAgain(p, f.requests[i], old, numerics, why); err != nil {
 		return err
 	}
@@ -240,9 +240,10 @@ func (f *flight) move(i int, why *schemas.Error) *schemas.Error {
 	f.requests[i] = &r
 	spec := f.job.detok
 	spec.Gateway, spec.Resume = g.cfg.Instance, resume
-	if _, err := g.encode.Call(f.ctx, &schemas.EncodeRequest{Request: p.id, Tokens: r.Tokens, Detok: &spec}); err != nil {
+	if _, err := f.encodePart(p, &schemas.EncodeRequest{Request: p.id, Tokens: r.Tokens, Detok: &spec}); err != nil {
 		return f.reason(err, "encode")
 	}
+	r.Tokenizer = p.tokenizer.name
 	if err := f.compile(p, &r); err != nil {
 		return err
 	}
@@ -306,7 +307,7 @@ func (q *requests) rename(p *part, id schemas.RequestID) (resume *schemas.Resume
 }
 
 // abandon ends what may still run of a request on a replica that was given up, as far as it can be reached.
-func (g *Gateway) abandon(r *replica, id schemas.RequestID, choices int) {
+func (g *Gateway) abandon(r *replica, t *tokenizer, id schemas.RequestID, choices int) {
 	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeMax)
 	defer cancel()
 	var seqs schemas.U64
@@ -314,8 +315,10 @@ func (g *Gateway) abandon(r *replica, id schemas.RequestID, choices int) {
 		seqs = append(seqs, uint64(id.Seq(c)))
 	}
 	over := &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel}
-	if _, err := g.closeSessions.Call(ctx, over); err != nil {
-		g.log.Warn().Err(err).Stringer("request", id).Msg("detokenization sessions could not be closed")
+	if t.lost() == nil {
+		if _, err := t.closeSessions.Call(ctx, over); err != nil {
+			g.log.Warn().Err(err).Stringer("request", id).Msg("detokenization sessions could not be closed")
+		}
 	}
 	if r.lost() == nil {
 		// One that is lost hears from the tokenizer that nobody listens.

@@ -31,7 +31,11 @@ func (g *Gateway) tokenize(ctx context.Context, f fields) (any, *schemas.Error) 
 		}
 		q.Tools, q.TemplateArgs, q.Continue = r.Tools, r.TemplateArgs, r.AddGenerationPrompt != nil && !*r.AddGenerationPrompt
 	}
-	reply, failed := g.encode.Call(ctx, q)
+	t, none := g.tokenizers.pick(nil)
+	if none != nil {
+		return nil, none
+	}
+	reply, failed := t.encode.Call(ctx, q)
 	if failed != nil {
 		return nil, schemas.AsError(failed, "encode")
 	}
@@ -50,7 +54,11 @@ func (g *Gateway) detokenize(ctx context.Context, f fields) (any, *schemas.Error
 	if _, err := g.admitModel(r.Model); err != nil {
 		return nil, err
 	}
-	reply, err := g.decode.Call(ctx, &schemas.DecodeRequest{Tokens: schemas.I32(r.Tokens), KeepSpecial: true})
+	t, none := g.tokenizers.pick(nil)
+	if none != nil {
+		return nil, none
+	}
+	reply, err := t.decode.Call(ctx, &schemas.DecodeRequest{Tokens: schemas.I32(r.Tokens), KeepSpecial: true})
 	if err != nil {
 		return nil, schemas.AsError(err, "decode")
 	}
