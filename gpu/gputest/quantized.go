@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"testing"
 
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/gpu/ref"
@@ -77,24 +78,33 @@ func (s *suite) packBlocks(dtype gpu.DType, raw []byte, n, k int) (t gpu.Tensor,
 // testQuantizedProducts covers awkward shapes of every type that the device executes.
 func testQuantizedProducts(s *suite) {
 	for _, dtype := range quantizedTypes {
-		raw, _ := s.blocks(dtype, 1, 256)
-		if _, ok := s.packBlocks(dtype, raw, 1, 256); !ok {
-			s.Logf("%v is not executed", dtype)
-			continue
-		}
-		s.free()
-		for _, shape := range [][3]int{{1, 1, 256}, {1, 16, 512}, {1, 300, 4608}, {2, 65, 256}, {3, 40, 512}, {7, 130, 256}, {12, 64, 768},
-			{13, 17, 256}, {29, 48, 256}, {70, 33, 512}} {
-			s.quantizedMatMul(dtype, shape[0], shape[1], shape[2])
-		}
-		if elements, _ := dtype.Block(); elements <= 32 { // rows that are no super-blocks
-			s.quantizedMatMul(dtype, 5, 35, 32)
-			s.quantizedMatMul(dtype, 18, 16, 96)
-		}
-		for _, tokens := range []int{1, 2, 9, 16, 17, 40} {
-			s.quantizedFused(dtype, tokens, 64, 1024)
-			s.quantizedFused(dtype, tokens, 48, 256)
-		}
+		s.Run(dtype.String(), func(t *testing.T) {
+			one := *s
+			one.T, one.live = t, nil
+			defer one.free()
+			one.quantizedProducts(dtype)
+		})
+	}
+}
+
+func (s *suite) quantizedProducts(dtype gpu.DType) {
+	raw, _ := s.blocks(dtype, 1, 256)
+	if _, ok := s.packBlocks(dtype, raw, 1, 256); !ok {
+		s.Logf("%v is not executed", dtype)
+		return
+	}
+	s.free()
+	for _, shape := range [][3]int{{1, 1, 256}, {1, 16, 512}, {1, 300, 4608}, {2, 65, 256}, {3, 40, 512}, {7, 130, 256}, {12, 64, 768},
+		{13, 17, 256}, {29, 48, 256}, {70, 33, 512}} {
+		s.quantizedMatMul(dtype, shape[0], shape[1], shape[2])
+	}
+	if elements, _ := dtype.Block(); elements <= 32 { // rows that are no super-blocks
+		s.quantizedMatMul(dtype, 5, 35, 32)
+		s.quantizedMatMul(dtype, 18, 16, 96)
+	}
+	for _, tokens := range []int{1, 2, 9, 16, 17, 40} {
+		s.quantizedFused(dtype, tokens, 64, 1024)
+		s.quantizedFused(dtype, tokens, 48, 256)
 	}
 }
 
