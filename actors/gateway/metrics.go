@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/troupe-engine/troupe/bus"
@@ -35,6 +36,8 @@ type metrics struct {
 	refused                          *prometheus.CounterVec // by kind
 	running                          prometheus.GaugeFunc
 	connectionsRefused               prometheus.Counter
+	process                          prometheus.Collector
+	wait                             prometheus.GaugeFunc
 	engine                           *engineCollector
 	bus                              busCollector
 }
@@ -62,7 +65,10 @@ func newMetrics(g *Gateway) *metrics {
 		running: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefixOurs + "gateway_requests_running",
 			Help: "Client requests in the gateway."}, func() float64 { return float64(g.requests.count()) }),
 		connectionsRefused: counter("gateway_connections_refused_total", "TCP connections closed because there were too many: silent ones, to make room, or new ones."),
-		engine:             newEngineCollector(g.node, g.cfg.Scheduler),
+		process:            collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		wait: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefixOurs + "gateway_expected_wait_seconds",
+			Help: "How long a request that comes now would wait for its turn."}, func() float64 { return g.requests.wait().Seconds() }),
+		engine: newEngineCollector(g.node, g.cfg.Scheduler),
 		bus: busCollector{g.node, prometheus.NewDesc(prefixOurs+"bus_refused_total",
 			"What the node's bus refused, by reason: publish or subscribe beyond a role, credentials, certificate, oversized, malformed.", []string{"reason"}, nil)},
 	}
@@ -75,7 +81,7 @@ func newMetrics(g *Gateway) *metrics {
 
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.prompt, m.generation, m.firstToken, m.interToken, m.endToEnd, m.promptTokens, m.outputTokens,
-		m.n, m.success, m.refused, m.running, m.connectionsRefused, m.engine, m.bus}
+		m.n, m.success, m.refused, m.running, m.connectionsRefused, m.process, m.wait, m.engine, m.bus}
 }
 
 func (m *metrics) unregister(r *prometheus.Registry) {

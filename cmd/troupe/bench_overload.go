@@ -1,8 +1,12 @@
 package main
 
 import (
-	"github.com/spf13/cobra"
+	"time"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/troupe-engine/troupe"
 	"github.com/troupe-engine/troupe/internal/bench"
 )
 
@@ -10,10 +14,15 @@ func newBenchOverloadCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "overload", Short: "Offer an engine many times what it can do.", Args: cobra.NoArgs,
 		Long: "Find an engine's peak, then offer it many times the rate that it sustains,\n" +
 			"whether it answers or not, and calm down again: what remains of the\n" +
-			"throughput, how fast the rest is refused, and how soon it admits again.",
+			"throughput, how fast the rest is refused, and how soon it admits again. Without\n" +
+			"--base-url an engine is started in a process of its own, with the options of\n" +
+			"troupe serve; on Linux it and the load generator then have processors of their\n" +
+			"own, if there are two.",
 		Example: "  troupe bench overload --check\n" +
 			"  troupe bench overload --base-url http://10.0.0.7:8000 --factor 20"}
-	c, out, engine := bench.DefaultOverloadConfig(), addBenchOutput(cmd), addSettings(cmd, "http", "nats-listen", "grace")
+	defaults := troupe.DefaultOptions()
+	defaults.WaitMax = overloadWaitMax
+	c, out, engine := bench.DefaultOverloadConfig(), addBenchOutput(cmd), addSettingsOf(cmd, defaults, "http", "nats-listen", "grace")
 	f := cmd.Flags()
 	f.StringVar(&c.BaseURL, "base-url", "", "HTTP API of a running engine")
 	f.StringVar(&c.ServeConfig.Model, "served-model-name", "", "model in requests; default: what is served")
@@ -32,7 +41,15 @@ func newBenchOverloadCommand() *cobra.Command {
 		if err := engine.load(cmd); err != nil {
 			return err
 		}
-		c.Engine, c.Log, c.Progress = engine.Options, engine.logger(cmd.ErrOrStderr()), out.progress(cmd)
+		c.Progress = out.progress(cmd)
+		if c.BaseURL == "" {
+			own, err := bench.StartEngine(cmd.Context(), serveFlags(cmd, engine)...)
+			if err != nil {
+				return err
+			}
+			defer own.Close()
+			c.BaseURL, c.Pinned = own.URL, own.Pinned
+		}
 		r, err := bench.RunOverload(cmd.Context(), c)
 		if err != nil {
 			return err
@@ -40,4 +57,19 @@ func newBenchOverloadCommand() *cobra.Command {
 		return out.print(cmd, r, r.Passed)
 	}
 	return cmd
+}
+
+// overloadWaitMax is a limit for which one sees the time to first token recover.
+const overloadWaitMax = 500 * time.Millisecond
+
+// serveFlags are the engine's options among a command's flags, as `troupe serve` takes them.
+func serveFlags(cmd *cobra.Command, engine *settings) []string {
+	flags := []string{"--log-level=" + engine.LogLevel, "--wait-max=" + engine.WaitMax.String()}
+	options := newServeCommand().Flags()
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if options.Lookup(f.Name) != nil && f.Name != "wait-max" && f.Name != "log-level" {
+			flags = append(flags, "--"+f.Name+"="+f.Value.String())
+		}
+	})
+	return flags
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,6 +51,7 @@ func serve(cmd *cobra.Command, s *settings, d demo, asJSON bool) (err error) {
 			err = closeErr
 		}
 	}()
+	shareProcessor()
 	b, err := newBanner(engine)
 	if err != nil {
 		return err
@@ -76,6 +79,15 @@ func serve(cmd *cobra.Command, s *settings, d demo, asJSON bool) (err error) {
 		printError(cmd.ErrOrStderr(), err)
 	}
 	return nil
+}
+
+// shareProcessor lets the operating system divide a single processor between computing and the clients. Go alone would
+// look after the network every 10 ms only, while there is work: refusals at ten times the sustainable rate take 0.4 ms
+// with it and 100 ms without, at the same throughput. The device, which is open by now, keeps its one thread.
+func shareProcessor() {
+	if runtime.GOMAXPROCS(0) == 1 && os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(2)
+	}
 }
 
 // banner says what runs and where it is reached.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -20,9 +21,10 @@ type httpClient struct {
 }
 
 const (
-	lineBytesMax  = 1 << 20 // of one event
-	errorBytesMax = 4 << 10 // of a refusal
-	idleConnsMax  = 1 << 12
+	lineBytesMax    = 1 << 20 // of one event
+	errorBytesMax   = 4 << 10 // of a refusal
+	metricsBytesMax = 16 << 20
+	idleConnsMax    = 1 << 12
 )
 
 func newHTTPClient(base string) *httpClient {
@@ -54,6 +56,29 @@ func (c *httpClient) ask(ctx context.Context, service, verb string, reply any) e
 		return fmt.Errorf("GET %s: %w", path, err)
 	}
 	return nil
+}
+
+// cpuSecondsMetric is what Prometheus's client libraries, vLLM's among them, call a process's time on processors.
+const cpuSecondsMetric = "process_cpu_seconds_total"
+
+// cpuSeconds is what the server's process has used of all processors.
+func (c *httpClient) cpuSeconds(ctx context.Context) (float64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := c.client.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(io.LimitReader(resp.Body, metricsBytesMax))
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), cpuSecondsMetric+" "); ok {
+			return strconv.ParseFloat(value, 64)
+		}
+	}
+	return 0, fmt.Errorf("GET /metrics: %s and no %s", resp.Status, cpuSecondsMetric)
 }
 
 func (c *httpClient) send(ctx context.Context, o *outcome) {

@@ -15,6 +15,7 @@ import (
 type OverloadConfig struct {
 	ServeConfig
 	Factor  float64       // offered rate against the sustainable one
+	Pinned  string        // who has which processors, for the report
 	Phase   time.Duration // of each phase
 	Rounds  int
 	Targets OverloadTargets
@@ -74,7 +75,7 @@ func RunOverload(ctx context.Context, cfg OverloadConfig) (*OverloadReport, erro
 		return nil, err
 	}
 	defer b.close()
-	r := &OverloadReport{Machine: thisMachine(), ModelID: b.served.model, Factor: cfg.Factor, Targets: cfg.Targets}
+	r := &OverloadReport{Machine: thisMachine(), Pinned: cfg.Pinned, ModelID: b.served.model, Factor: cfg.Factor, Targets: cfg.Targets}
 	if err := b.warmUp(ctx); err != nil {
 		return nil, err
 	}
@@ -97,13 +98,14 @@ func RunOverload(ctx context.Context, cfg OverloadConfig) (*OverloadReport, erro
 // again.
 func (b *bench) overload(ctx context.Context, cfg OverloadConfig, round uint64) (*OverloadRound, error) {
 	seed := cfg.Seed + round<<40
+	ramp, phase := time.Duration(rampShare*float64(cfg.Phase)), cfg.Phase
+	cpu := b.engineCPU(ctx, ramp, phase)
 	outcomes, err := b.peakLoad(ctx, cfg, seed)
 	if err != nil {
 		return nil, err
 	}
-	ramp, phase := time.Duration(rampShare*float64(cfg.Phase)), cfg.Phase
 	peak := throughput(outcomes, ramp, phase)
-	r := &OverloadRound{Peak: peak, Sustainable: peak / float64(cfg.RandomOutputLen)}
+	r := &OverloadRound{Peak: peak, Sustainable: peak / float64(cfg.RandomOutputLen), PeakCPU: <-cpu}
 	if peak == 0 {
 		return nil, schemas.Errorf(schemas.KindUnavailable, "bench overload", "nothing was completed within %s: %v", phase, firstError(outcomes)).
 			WithHint("choose a longer --phase or a smaller --random-output-len")
@@ -118,12 +120,40 @@ func (b *bench) overload(ctx context.Context, cfg OverloadConfig, round uint64) 
 	for i := range requests {
 		requests[i].at = times[i]
 	}
+	cpu = b.engineCPU(ctx, phase+ramp, 2*phase)
 	outcomes, _ = b.drive(ctx, requests, 0)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	r.OverloadCPU = <-cpu
 	r.evaluate(outcomes, ramp, phase)
 	return r, nil
+}
+
+// engineCPU sends which part of all the time between two moments from now the engine's process computed: 1 is one
+// processor. It sends 0 if the engine does not say, or shares its process with the load.
+func (b *bench) engineCPU(ctx context.Context, from, to time.Duration) <-chan float64 {
+	client, ok := b.client.(*httpClient)
+	at := func(moment time.Time) (seconds float64, ok bool) {
+		if waitUntil(ctx, moment) != nil {
+			return 0, false
+		}
+		seconds, err := client.cpuSeconds(ctx)
+		return seconds, err == nil
+	}
+	out, began := make(chan float64, 1), time.Now()
+	go func() {
+		defer close(out)
+		if b.engine != nil || !ok {
+			return
+		}
+		before, ok := at(began.Add(from))
+		first := time.Now()
+		if after, also := at(began.Add(to)); ok && also {
+			out <- (after - before) / time.Since(first).Seconds()
+		}
+	}()
+	return out
 }
 
 // peakLoad keeps MaxConcurrency requests under way for a phase.
@@ -186,6 +216,9 @@ func throughput(outcomes []*outcome, from, to time.Duration) float64 {
 func (r *OverloadRound) evaluate(outcomes []*outcome, ramp, phase time.Duration) {
 	r.Throughput = throughput(outcomes, phase+ramp, 2*phase)
 	r.Share = r.Throughput / r.Peak
+	if r.PeakCPU > 0 && r.OverloadCPU > 0 {
+		r.CPUShare = r.Share * r.PeakCPU / r.OverloadCPU
+	}
 	var refusals, calm, late []float64
 	for _, o := range outcomes {
 		late = append(late, ms(o.began-o.request.at))
@@ -242,6 +275,7 @@ func (r *OverloadReport) summarize() {
 		return median(list)
 	}
 	r.Share = of(func(o *OverloadRound) float64 { return o.Share })
+	r.CPUShare = of(func(o *OverloadRound) float64 { return o.CPUShare })
 	r.RefusedP99Ms = of(func(o *OverloadRound) float64 { return o.RefusedP99Ms })
 	r.RecoveryMs = of(func(o *OverloadRound) float64 { return o.RecoveryMs })
 	r.Passed = r.Share >= r.Targets.Share && r.RefusedP99Ms <= ms(r.Targets.RefusedIn) && r.RecoveryMs <= ms(r.Targets.Recovery)

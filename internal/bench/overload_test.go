@@ -19,7 +19,7 @@ func TestOverloadIsEvaluated(t *testing.T) {
 	refused := func(at, took time.Duration, retryAfter bool) *outcome {
 		return &outcome{request: &request{at: at}, began: at, refusal: took, retryAfter: retryAfter, err: errors.New("429")}
 	}
-	r := &OverloadRound{Peak: 8}
+	r := &OverloadRound{Peak: 8, PeakCPU: 2, OverloadCPU: 1.6}
 	r.evaluate([]*outcome{
 		answered(0, 10e6, 20e6),                               // calm: 10 ms
 		answered(second+600e6, 100e6, 200e6, 500e6),           // two of three events within [1.5 s, 2 s)
@@ -30,7 +30,7 @@ func TestOverloadIsEvaluated(t *testing.T) {
 		{request: &request{at: 2.5e9}, err: errors.New("no")}, // neither answered nor refused
 	}, second/2, second)
 	want := OverloadRound{Peak: 8, Throughput: 8, Share: 1, Completed: 4, Refused: 2, WithoutRetryAfter: 1, Failed: 1, Error: "no",
-		RefusedP50Ms: 3, RefusedP99Ms: 3.98, RecoveryMs: 30, QueueMs: 40, CalmTTFTMs: 10, LateP99Ms: 1}
+		PeakCPU: 2, OverloadCPU: 1.6, CPUShare: 1.25, RefusedP50Ms: 3, RefusedP99Ms: 3.98, RecoveryMs: 30, QueueMs: 40, CalmTTFTMs: 10, LateP99Ms: 1}
 	if math.Abs(r.RefusedP99Ms-want.RefusedP99Ms) < 1e-9 {
 		r.RefusedP99Ms = want.RefusedP99Ms
 	}

@@ -11,8 +11,10 @@ import (
 type OverloadReport struct {
 	Machine      Machine         `json:"machine"`
 	ModelID      string          `json:"model_id"`
+	Pinned       string          `json:"pinned,omitempty"`
 	Factor       float64         `json:"factor"`
 	Share        float64         `json:"share_of_peak"`
+	CPUShare     float64         `json:"share_of_peak_per_cpu_second,omitempty"`
 	RefusedP99Ms float64         `json:"refused_p99_ms"`
 	RecoveryMs   float64         `json:"recovery_ms"`
 	Rounds       []OverloadRound `json:"rounds"`
@@ -27,6 +29,9 @@ type OverloadRound struct {
 	Offered     float64 `json:"offered_rate"`               // requests per second during the overload
 	Throughput  float64 `json:"overload_output_throughput"` // tokens per second, during the overload
 	Share       float64 `json:"share_of_peak"`              // Throughput against Peak
+	PeakCPU     float64 `json:"peak_engine_cpus,omitempty"` // processors that the engine used, on average; 0 if it does not say
+	OverloadCPU float64 `json:"overload_engine_cpus,omitempty"`
+	CPUShare    float64 `json:"share_of_peak_per_cpu_second,omitempty"` // the same of tokens per second of the engine's processor time
 
 	Completed         int     `json:"completed"` // in the whole open loop
 	Refused           int     `json:"refused"`   // with 429
@@ -46,15 +51,19 @@ func (r *OverloadReport) WriteText(w io.Writer) error {
 	p := &printer{w: w}
 	p.line("%s at %g times the rate that it sustains", r.ModelID, r.Factor)
 	p.line("%s", r.Machine)
+	if r.Pinned != "" {
+		p.line("%s", r.Pinned)
+	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "peak\treq/s\ttok/s\tshare\t429s\tp50\tp99\tagain\tqueue\tlate\tfailed\t")
+	fmt.Fprintln(table, "peak\trate\ttok/s\tshare\t/cpu\t429s\tp50\tp99\tagain\tqueue\tlate\tbad\t")
 	for _, o := range r.Rounds {
-		fmt.Fprintf(table, "%.0f\t%.0f\t%.0f\t%.3f\t%d\t%.1f\t%.1f\t%.0f\t%.0f\t%.0f\t%d\t\n", o.Peak, o.Offered, o.Throughput, o.Share,
+		fmt.Fprintf(table, "%.0f\t%.0f\t%.0f\t%.2f\t%s\t%d\t%.1f\t%.1f\t%.0f\t%.0f\t%.0f\t%d\t\n", o.Peak, o.Offered, o.Throughput, o.Share, cpuShareText(o.CPUShare),
 			o.Refused, o.RefusedP50Ms, o.RefusedP99Ms, o.RecoveryMs, o.QueueMs, o.LateP99Ms, o.Failed)
 	}
 	flush(table, p)
-	p.line("peak: tok/s of a closed loop; p50, p99: of refusals, in ms; again, queue: ms")
-	p.line("after the overload until none was refused, none waited; late: the generator, p99")
+	p.line("peak: tok/s of a closed loop; rate: requests/s; /cpu: the share in tokens per")
+	p.line("second of the engine's processors; p50, p99: of refusals, ms; again, queue: ms")
+	p.line("after the overload until none was refused, none waited; late: the generator")
 	p.line("share of the peak %.3f (target ≥ %g), 99%% of refusals in %.1f ms (≤ %s),", r.Share, r.Targets.Share, r.RefusedP99Ms, r.Targets.RefusedIn)
 	p.line("admits again after %.0f ms (≤ %s): %s", r.RecoveryMs, r.Targets.Recovery, verdict(&r.Passed))
 	for _, o := range r.Rounds {
@@ -63,4 +72,12 @@ func (r *OverloadReport) WriteText(w io.Writer) error {
 		}
 	}
 	return p.err
+}
+
+// cpuShareText is "-" for what is not known.
+func cpuShareText(share float64) string {
+	if share == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", share)
 }
