@@ -1,8 +1,10 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"testing"
 
 	"github.com/troupe-engine/troupe/gpu"
@@ -102,6 +104,14 @@ func (b *timings) productTime(dtype gpu.DType, tokens, n, k int) float64 {
 	return b.median(1, func(int) error { return r.Replay() }) / float64(max(len(products), launchesMin))
 }
 
+// ringVariant is a format with another depth of rings and number of blocks.
+type ringVariant struct {
+	dtype         gpu.DType
+	depth, blocks int
+	module        module
+	code          []byte
+}
+
 // TestTimingsQuantizedRings compares depths of rings and numbers of blocks, each compiled for the purpose.
 func TestTimingsQuantizedRings(t *testing.T) {
 	if os.Getenv("TROUPE_CUDA_TIMINGS") != "1" {
@@ -110,58 +120,67 @@ func TestTimingsQuantizedRings(t *testing.T) {
 	needDevice(t)
 	d := open(t, Options{Compute: gpu.BF16})
 	defer mustClose(t, d)
-	n, _, err := loadNVRTC(hostSearch())
-	if err != nil {
-		t.Fatal(err)
-	}
 	b := &timings{T: t, d: d}
 	copyRate := b.deviceCopyRate()
 	b.note("copy %.0f GB/s; us (share of it)", copyRate)
-	for _, dtype := range []gpu.DType{gpu.E4M3, gpu.Q4_0, gpu.I4_128} {
-		f := quantFormats[dtype]
+	for _, v := range b.ringVariants(gpu.E4M3, gpu.Q4_1, gpu.I4_128) {
+		f := quantFormats[v.dtype]
 		old := *f
-		for _, v := range [][2]int{{2, 2}, {3, 2}, {4, 2}, {6, 2}, {2, 3}, {3, 3}, {4, 3}, {2, 4}} {
-			f.depth, f.blocks = v[0], v[1]
-			if (f.sharedBytes()+(11<<10))*f.blocks > 227<<10 {
-				continue
+		f.depth, f.blocks = v.depth, v.blocks
+		b.load(v)
+		for _, tokens := range []int{1, 16} {
+			line := fmt.Sprintf("%-7v depth %d, %d blocks T=%-3d", v.dtype, f.depth, f.blocks, tokens)
+			for _, shape := range [][2]int{{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}} {
+				us := b.productTime(v.dtype, tokens, shape[0], shape[1])
+				line += fmt.Sprintf(" %7.1f (%2.0f)", us, 100*weightBytes(v.dtype, shape[0], shape[1])/copyRate/1e3/us)
 			}
-			b.recompile(n, f)
-			for _, tokens := range []int{1, 16} {
-				line := fmt.Sprintf("%-7v depth %d, %d blocks T=%-3d", dtype, f.depth, f.blocks, tokens)
-				for _, shape := range [][2]int{{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}} {
-					us := b.productTime(dtype, tokens, shape[0], shape[1])
-					line += fmt.Sprintf(" %7.1f (%2.0f)", us, 100*weightBytes(dtype, shape[0], shape[1])/copyRate/1e3/us)
-				}
-				b.note("%s", line)
-			}
+			b.note("%s", line)
 		}
 		*f = old
 	}
 	t.Log("\n" + b.lines.String())
 }
 
-// recompile loads a format's kernels with its depth and blocks.
-func (b *timings) recompile(n *nvrtc, f *quantFormat) {
-	for _, m := range quantModules() {
-		if m.define != "QUANT_"+f.kernels {
-			continue
+// ringVariants compiles the variants of formats that fit.
+func (b *timings) ringVariants(dtypes ...gpu.DType) (list []*ringVariant) {
+	n, _, err := loadNVRTC(hostSearch())
+	if err != nil {
+		b.Fatal(err)
+	}
+	const static, ofMultiprocessor = 11 << 10, 227 << 10
+	for _, dtype := range dtypes {
+		f := *quantFormats[dtype]
+		for _, m := range quantModules() {
+			for _, v := range [][2]int{{2, 2}, {3, 2}, {4, 2}, {6, 2}, {2, 3}, {3, 3}, {2, 4}} {
+				f.depth, f.blocks = v[0], v[1]
+				if m.compute = gpu.BF16; m.define == "QUANT_"+f.kernels && (f.sharedBytes()+static)*f.blocks <= ofMultiprocessor {
+					list = append(list, &ringVariant{dtype: dtype, depth: v[0], blocks: v[1], module: m})
+				}
+			}
 		}
-		m.compute = gpu.BF16
-		source := fmt.Sprintf("#define DEPTH %d\n#define BLOCKS %d\n", f.depth, f.blocks) + m.source()
-		code, err := n.compile(m.name(), source, compileOptions(b.d.properties.arch()))
-		if err != nil {
-			b.Fatal(err)
-		}
-		if err := b.d.enter(); err != nil {
-			b.Fatal(err)
-		}
-		err = b.d.loadModule(m, code)
-		if err == nil {
-			err = b.d.prepareQuantized()
-		}
-		b.d.leave()
-		if err != nil {
-			b.Fatal(err)
-		}
+	}
+	var wait sync.WaitGroup
+	errs := make([]error, len(list))
+	for i, v := range list {
+		wait.Go(func() {
+			source := fmt.Sprintf("#define DEPTH %d\n#define BLOCKS %d\n", v.depth, v.blocks) + v.module.source()
+			v.code, errs[i] = n.compile(v.module.name(), source, compileOptions(b.d.properties.arch()))
+		})
+	}
+	wait.Wait()
+	if err := errors.Join(errs...); err != nil {
+		b.Fatal(err)
+	}
+	return list
+}
+
+// load makes a variant the one that runs.
+func (b *timings) load(v *ringVariant) {
+	if err := b.d.enter(); err != nil {
+		b.Fatal(err)
+	}
+	defer b.d.leave()
+	if err := errors.Join(b.d.loadModule(v.module, v.code), b.d.prepareQuantized()); err != nil {
+		b.Fatal(err)
 	}
 }
