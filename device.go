@@ -22,10 +22,7 @@ func OpenDevice(opts Options) (gpu.Device, error) {
 // nothing, that is the first CUDA device if it opens, and otherwise the CPU.
 func ChooseDevice(opts Options) (dev gpu.Device, why string, err error) {
 	openCPU := func(why string) (gpu.Device, string, error) {
-		if opts.Compute == "bf16" {
-			return nil, "", fmt.Errorf("%w: the CPU computes in f32, not bf16 (%s)", gpu.ErrNotSupported, why)
-		}
-		d, err := cpu.Open(cpu.Options{Threads: opts.Threads})
+		d, err := cpu.Open(cpu.Options{Threads: opts.Threads, Compute: computeTypes[opts.Compute]})
 		if err != nil {
 			return nil, "", err
 		}

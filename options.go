@@ -43,7 +43,7 @@ type Options struct {
 	Store           string        `yaml:"store" doc:"directory in which the embedded NATS server keeps streams (JetStream), for troupe record --stream; empty has none"`
 
 	Device  string `yaml:"device" doc:"auto, cpu or cuda; auto is cuda if such a device opens, otherwise cpu"`
-	Compute string `yaml:"compute" doc:"type of activations, keys and values: f32, or bf16, which only CUDA has and which is several times as fast there"`
+	Compute string `yaml:"compute" doc:"f32, or bf16: on CUDA activations, keys and values are bf16, which is several times as fast; on the CPU products with bf16 weights round activations to it, which is up to twice as fast"`
 	Quant   string `yaml:"quant" doc:"quantize weights while they load: off, q8 or q4 (blocks of 32 with 8 or 4 bits), or fp8 (8-bit floats, on CUDA with --compute bf16); ones that are quantized already stay as they are"`
 	KVDType string `yaml:"kv_dtype" doc:"type of keys and values: auto is the checkpoint's own where the device has it, otherwise that of compute; f32 is what goldens are held to"`
 	Threads int    `yaml:"threads" doc:"CPU threads that compute; 0 is all"`

@@ -21,7 +21,7 @@ func newBenchCPUCommand() *cobra.Command {
 			"  troupe bench cpu --model my-q4.gguf --kernels=false\n" +
 			"  troupe bench cpu --peer llama-bench=$HOME/llama.cpp/build/bin/llama-bench"}
 	out := addBenchOutput(cmd)
-	kv := "bf16"
+	kv, compute := "bf16", "f32"
 	f := cmd.Flags()
 	f.StringArrayVar(&cfg.Models, "model", nil, "a GGUF `FILE`; may be repeated; no models are drawn then")
 	f.StringSliceVar(&cfg.Shapes, "shape", cfg.Shapes, "shapes to draw: "+strings.Join(bench.GPUShapes(), ", "))
@@ -29,6 +29,7 @@ func newBenchCPUCommand() *cobra.Command {
 	f.StringVar(&cfg.Dir, "dir", "", "keep the files of drawn models in this folder")
 	f.IntVar(&cfg.Threads, "threads", 0, "CPU threads that compute; 0 is all")
 	f.StringVar(&kv, "kv-dtype", kv, "type of keys and values: f32 or bf16, which an engine takes for all but f32 and f16 weights")
+	f.StringVar(&compute, "compute", compute, "f32, or bf16, which rounds activations for products with bf16 weights, as llama.cpp does")
 	f.IntVar(&cfg.Prompt, "prompt", cfg.Prompt, "tokens of a prefill; 0 leaves it out")
 	f.IntVar(&cfg.Tokens, "tokens", cfg.Tokens, "tokens that each sequence decodes")
 	f.IntSliceVar(&cfg.Batches, "batch", cfg.Batches, "sequences that decode together")
@@ -43,6 +44,9 @@ func newBenchCPUCommand() *cobra.Command {
 			return usageError{fmt.Errorf("--kv-dtype is %q; expected f32 or bf16", kv)}
 		}
 		cfg.KV = dtype
+		if cfg.Compute, ok = evalKVs[compute]; !ok {
+			return usageError{fmt.Errorf("--compute is %q; expected f32 or bf16", compute)}
+		}
 		if len(cfg.Models) > 0 && !cmd.Flags().Changed("shape") {
 			cfg.Shapes = nil
 		}

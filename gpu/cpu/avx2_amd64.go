@@ -92,6 +92,31 @@ func matmulF32T4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *fl
 //go:noescape
 func matmulF32T6P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
+// matmulPairT1P4AVX2 is a panelKernel for 1 tokens and 4 panels of pairs.
+//
+//go:noescape
+func matmulPairT1P4AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
+// matmulPairT1P1AVX2 is a panelKernel for 1 tokens and 1 panels of pairs.
+//
+//go:noescape
+func matmulPairT1P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
+// matmulPairT2P2AVX2 is a panelKernel for 2 tokens and 2 panels of pairs.
+//
+//go:noescape
+func matmulPairT2P2AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
+// matmulPairT2P1AVX2 is a panelKernel for 2 tokens and 1 panels of pairs.
+//
+//go:noescape
+func matmulPairT2P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
+// matmulPairT4P1AVX2 is a panelKernel for 4 tokens and 1 panels of pairs.
+//
+//go:noescape
+func matmulPairT4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
 // interleave4AVX2 is tier.interleave4 for n elements, a multiple of 8; width is in bytes.
 //
 //go:noescape

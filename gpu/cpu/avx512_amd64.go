@@ -152,6 +152,56 @@ func matmulF32T12P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x 
 //go:noescape
 func matmulF32T12P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
 
+// matmulPairT1P8AVX512 is a panelKernel for 1 tokens and 8 panels of pairs.
+//
+//go:noescape
+func matmulPairT1P8AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
+// matmulPairT1P1AVX512 is a panelKernel for 1 tokens and 1 panels of pairs.
+//
+//go:noescape
+func matmulPairT1P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
+// matmulPairT2P4AVX512 is a panelKernel for 2 tokens and 4 panels of pairs.
+//
+//go:noescape
+func matmulPairT2P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
+// matmulPairT2P1AVX512 is a panelKernel for 2 tokens and 1 panels of pairs.
+//
+//go:noescape
+func matmulPairT2P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
+// matmulPairT4P4AVX512 is a panelKernel for 4 tokens and 4 panels of pairs.
+//
+//go:noescape
+func matmulPairT4P4AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
+// matmulPairT4P1AVX512 is a panelKernel for 4 tokens and 1 panels of pairs.
+//
+//go:noescape
+func matmulPairT4P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
+// matmulPairT8P2AVX512 is a panelKernel for 8 tokens and 2 panels of pairs.
+//
+//go:noescape
+func matmulPairT8P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
+// matmulPairT8P1AVX512 is a panelKernel for 8 tokens and 1 panels of pairs.
+//
+//go:noescape
+func matmulPairT8P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
+// matmulPairT12P2AVX512 is a panelKernel for 12 tokens and 2 panels of pairs.
+//
+//go:noescape
+func matmulPairT12P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
+// matmulPairT12P1AVX512 is a panelKernel for 12 tokens and 1 panels of pairs.
+//
+//go:noescape
+func matmulPairT12P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
+
 // interleave4AVX512 is tier.interleave4 for n elements, a multiple of 16; width is in bytes.
 //
 //go:noescape

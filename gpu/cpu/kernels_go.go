@@ -19,6 +19,7 @@ var goTier = tier{
 		gpu.F16:  {{tokens: 1, panels: 1, many: panelF16, one: panelF16}},
 		gpu.F32:  {{tokens: 1, panels: 1, many: panelF32, one: panelF32}},
 	},
+	pairs:       []tile{{tokens: 1, panels: 1, many: panelPair, one: panelPair}},
 	rotate:      rotate,
 	narrow:      narrow,
 	prefetch:    func([]byte) {}, // Go has no way to say it
@@ -87,6 +88,26 @@ func panelF32(out *float32, _ uintptr, w *byte, _ uintptr, x *float32, k, mode i
 			s3 += v * row[3]
 		}
 		finishPanel(out, r, mode, [4]float32{s0, s1, s2, s3})
+	}
+}
+
+// panelPair is the loop for pairs of bfloat16: both products are added in order.
+func panelPair(out *float32, _ uintptr, w *byte, _ uintptr, x *float32, k, mode int) {
+	rows := unsafe.Slice((*[panelRows][2]uint16)(unsafe.Pointer(w)), k)
+	pairs := unsafe.Slice((*[2]uint16)(unsafe.Pointer(x)), k)
+	for r := 0; r < panelRows; r += 4 {
+		sums := resume(out, r, mode)
+		for i, pair := range pairs {
+			row := (*[4][2]uint16)(rows[i][r:])
+			for j, p := range pair {
+				v := bf16(p)
+				sums[0] += v * bf16(row[0][j])
+				sums[1] += v * bf16(row[1][j])
+				sums[2] += v * bf16(row[2][j])
+				sums[3] += v * bf16(row[3][j])
+			}
+		}
+		finishPanel(out, r, mode, sums)
 	}
 }
 

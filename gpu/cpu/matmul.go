@@ -1,6 +1,10 @@
 package cpu
 
-import "github.com/troupe-engine/troupe/gpu"
+import (
+	"unsafe"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
 
 const (
 	// inlineNs is the estimated work below which sharing costs more than it saves: when the
@@ -49,18 +53,21 @@ func (d *Device) multiply(t *tier, out, x []float32, tokens int, m *matrix, bias
 	}
 	kernels := t.tiles[m.dtype]
 	w := &d.work
+	if m.pairs {
+		kernels, x = t.pairs, d.narrowActivations(t, x)
+	}
 	group := groupPanels
 	if tokens == 1 {
 		group = kernels[0].panels
 		w.tiles = append(w.tiles[:0], tileRun{tile: &kernels[0], tokens: 1})
 	} else {
 		w.tiles = planTiles(w.tiles[:0], kernels, tokens)
-		x = d.packActivations(t, x, tokens, m.k)
+		x = d.packActivations(t, x, tokens, m.steps())
 	}
 	group, groups, parts := divideWork(m.panels(), group, len(w.tiles), d.pool.threads)
 	w.matmul = matmulTask{out: out, x: x, m: m, bias: bias, accumulate: accumulate,
 		addTo: t.addTo, tiles: w.tiles, group: group, groups: groups, parts: parts, workers: w.workers}
-	macs := float64(tokens) * float64(m.n) * float64(m.k)
+	macs := float64(tokens) * float64(m.n) * float64(m.steps())
 	ns := max(macs/t.macsPerNs, float64(len(m.data))/t.bytesPerNs)
 	d.share(&w.matmul, groups*parts, ns)
 	w.matmul = matmulTask{}
@@ -128,6 +135,31 @@ func planTiles(plan []tileRun, kernels []tile, tokens int) []tileRun {
 		at += pick.tokens
 	}
 	return plan
+}
+
+// narrowActivations rounds x to bfloat16, two of which lie in the place of one float32.
+func (d *Device) narrowActivations(t *tier, x []float32) []float32 {
+	w := &d.work
+	w.narrowed = grow(w.narrowed, len(x)/2)
+	w.narrow = narrowTask{dst: unsafe.Slice((*uint16)(unsafe.Pointer(unsafe.SliceData(w.narrowed))), len(x)), src: x, narrow: t.narrow}
+	const chunk = narrowTaskLen
+	d.share(&w.narrow, (len(x)+chunk-1)/chunk, float64(len(x))/t.bytesPerNs)
+	w.narrow = narrowTask{}
+	return w.narrowed
+}
+
+// narrowTaskLen is the elements of an item of a narrowTask.
+const narrowTaskLen = 1 << 12
+
+type narrowTask struct {
+	dst    []uint16
+	src    []float32
+	narrow func(dst []uint16, src []float32)
+}
+
+func (p *narrowTask) run(_, from, to int) {
+	at, end := from*narrowTaskLen, min(to*narrowTaskLen, len(p.src))
+	p.narrow(p.dst[at:end], p.src[at:end])
 }
 
 // packActivations copies x[tokens, k] into tiles of [k][tile tokens], padding with zeros.
@@ -229,7 +261,7 @@ func (p *matmulTask) multiply(space *workerSpace, r *tileRun, panel, count int) 
 	}
 	first, cols := panel*panelRows, count*panelRows
 	out := p.out[r.start*p.m.n+first:]
-	if valid := min(cols, p.m.n-first); valid < cols || r.tokens < r.tile.tokens || p.m.k > depthMax {
+	if valid := min(cols, p.m.n-first); valid < cols || r.tokens < r.tile.tokens || p.m.steps() > depthMax {
 		p.multiplyAside(space, kernel, r, panel, count, out, valid)
 	} else {
 		mode := panelSet
@@ -237,7 +269,8 @@ func (p *matmulTask) multiply(space *workerSpace, r *tileRun, panel, count int) 
 			mode = panelAdd
 		}
 		stride := p.m.panelBytes()
-		kernel(&out[0], uintptr(4*p.m.n), &p.m.data[panel*stride], uintptr(stride), &p.x[r.at*p.m.k], p.m.k, mode)
+		steps := p.m.steps()
+		kernel(&out[0], uintptr(4*p.m.n), &p.m.data[panel*stride], uintptr(stride), &p.x[r.at*steps], steps, mode)
 	}
 	if p.bias != nil {
 		for t := range r.tokens {
@@ -249,8 +282,8 @@ func (p *matmulTask) multiply(space *workerSpace, r *tileRun, panel, count int) 
 // multiplyAside is for tiles that are larger than what they have to compute, and for sums that
 // take several calls: it makes them in scratch and stores the valid columns of the real tokens.
 func (p *matmulTask) multiplyAside(space *workerSpace, kernel panelKernel, r *tileRun, panel, count int, out []float32, valid int) {
-	k, width, cols := p.m.k, r.tile.tokens, count*panelRows
-	stride, size := p.m.panelBytes(), p.m.dtype.Size()
+	k, width, cols := p.m.steps(), r.tile.tokens, count*panelRows
+	stride, size := p.m.panelBytes(), p.m.stepBytes()
 	space.sums = grow(space.sums, width*cols)
 	weights := p.m.data[panel*stride:][:count*stride]
 	x := p.x[r.at*k:][:width*k]

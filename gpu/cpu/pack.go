@@ -12,8 +12,19 @@ import (
 type matrix struct {
 	dtype gpu.DType
 	n, k  int
+	pairs bool // bfloat16 whose steps are of two elements, [panel][k/2][16][2]: see Options.Compute
 	data  []byte
 }
+
+// steps is the number of steps along k of a matrix that is not quantized, and stepBytes what a row has of each.
+func (m *matrix) steps() int {
+	if m.pairs {
+		return m.k / 2
+	}
+	return m.k
+}
+
+func (m *matrix) stepBytes() int { return m.k / m.steps() * m.dtype.Size() }
 
 func (m *matrix) panels() int { return (m.n + panelRows - 1) / panelRows }
 
@@ -46,7 +57,7 @@ func (d *Device) PackMatrix(name string, dtype gpu.DType, n, k int, parts ...[]b
 	if total != n*row {
 		return gpu.Tensor{}, fmt.Errorf("cpu: weight %q [%d, %d] %v needs %d bytes, got %d", name, n, k, dtype, n*row, total)
 	}
-	m := &matrix{dtype: dtype, n: n, k: k}
+	m := &matrix{dtype: dtype, n: n, k: k, pairs: d.pairs && dtype == gpu.BF16 && k%2 == 0}
 	bytes := int64(m.panels()) * int64(m.panelBytes())
 	b, err := d.reserve(bytes)
 	if err != nil {
@@ -70,11 +81,11 @@ func (p *packRows) run(_, from, to int) {
 		p.quantized(f, from, to)
 		return
 	}
-	size := p.m.dtype.Size()
+	size := p.m.stepBytes()
 	for panel := from; panel < to; panel++ {
 		dst := p.m.data[panel*p.m.panelBytes():][:p.m.panelBytes()]
 		for r := range min(panelRows, p.m.n-panel*panelRows) {
-			src := p.row(panel*panelRows+r, p.m.k*size)
+			src := p.row(panel*panelRows+r, p.m.steps()*size)
 			if size == 2 {
 				interleave[[2]byte](dst, src, r)
 			} else {

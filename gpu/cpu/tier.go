@@ -23,6 +23,9 @@ type tier struct {
 	// tiles are the matrix kernels for each weight type, by ascending number of tokens; the
 	// first has one token.
 	tiles map[gpu.DType][]tile
+	// pairs are those for bfloat16 weights in pairs and activations likewise: k and x of a panelKernel count pairs. A
+	// tier may add the two products of a pair in any way.
+	pairs []tile
 	// quant is what quantized weights take.
 	quant *quantTier
 

@@ -43,6 +43,11 @@ var avx2Tier = tier{
 			{tokens: 6, panels: 1, many: matmulF32T6P1AVX2, one: matmulF32T6P1AVX2},
 		},
 	},
+	pairs: []tile{
+		{tokens: 1, panels: 4, many: matmulPairT1P4AVX2, one: matmulPairT1P1AVX2},
+		{tokens: 2, panels: 2, many: matmulPairT2P2AVX2, one: matmulPairT2P1AVX2},
+		{tokens: 4, panels: 1, many: matmulPairT4P1AVX2, one: matmulPairT4P1AVX2},
+	},
 	rotate: func(heads, cos, sin []float32, dim int) {
 		half := len(cos)
 		if half == 0 || half%8 != 0 {
@@ -157,6 +162,7 @@ var avx512Tier = tier{
 			{tokens: 12, panels: 2, many: matmulF32T12P2AVX512, one: matmulF32T12P1AVX512},
 		},
 	},
+	pairs: bestPairs(),
 	rotate: func(heads, cos, sin []float32, dim int) {
 		half := len(cos)
 		if half == 0 || half%16 != 0 {
@@ -254,4 +260,18 @@ var negativeLanes = func() (lanes [16]float32) {
 // sumDoubles adds the lanes of one AVX-512 or two AVX2 vectors.
 func sumDoubles(l *[8]float64) float64 {
 	return (l[0] + l[4]) + (l[1] + l[5]) + (l[2] + l[6]) + (l[3] + l[7])
+}
+
+// bestPairs is what the AVX-512 tier uses: its own kernels need the instructions for bfloat16.
+func bestPairs() []tile {
+	if !cpu.X86.HasAVX512BF16 {
+		return avx2Tier.pairs
+	}
+	return []tile{
+		{tokens: 1, panels: 8, many: matmulPairT1P8AVX512, one: matmulPairT1P1AVX512},
+		{tokens: 2, panels: 4, many: matmulPairT2P4AVX512, one: matmulPairT2P1AVX512},
+		{tokens: 4, panels: 4, many: matmulPairT4P4AVX512, one: matmulPairT4P1AVX512},
+		{tokens: 8, panels: 2, many: matmulPairT8P2AVX512, one: matmulPairT8P1AVX512},
+		{tokens: 12, panels: 2, many: matmulPairT12P2AVX512, one: matmulPairT12P1AVX512},
+	}
 }

@@ -12,6 +12,8 @@ type workspace struct {
 	packed  []float32  // matmul: activations in tiles
 	tiles   []tileRun  // matmul: division of the tokens into tiles
 
+	narrowed []float32 // matmul: activations in bfloat16, two in the place of one
+
 	quantRuns []quantRun // the same for quantized weights
 
 	gathered, products, sums []float32 // experts: [n, H], [n, H], [T, H]
@@ -19,6 +21,7 @@ type workspace struct {
 
 	matmul    matmulTask
 	pack      packTask
+	narrow    narrowTask
 	quant     quantTask
 	quantPack quantPackTask
 	attention attentionTask

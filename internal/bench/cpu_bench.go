@@ -22,6 +22,7 @@ type CPUConfig struct {
 	Dir     string   // where the files of drawn models are kept; "" is a temporary folder
 	Threads int      // 0 is all processors
 	KV      gpu.DType
+	Compute gpu.DType // see cpu.Options
 	Prompt  int   // tokens of a prefill; 0 leaves it out
 	Tokens  int   // decoded by each sequence
 	Batches []int // sequences that decode together; several have batchContext tokens each before
@@ -46,7 +47,7 @@ const (
 
 // DefaultCPUConfig measures a small model of each weight type.
 func DefaultCPUConfig() CPUConfig {
-	return CPUConfig{Shapes: []string{"llama-0.5b"}, Types: []string{"bf16", "q8_0", "q4_0"}, KV: gpu.BF16, Prompt: 512, Tokens: 48,
+	return CPUConfig{Shapes: []string{"llama-0.5b"}, Types: []string{"bf16", "q8_0", "q4_0"}, KV: gpu.BF16, Compute: gpu.F32, Prompt: 512, Tokens: 48,
 		Batches: []int{1, 16}, Depths: []int{0}, Rounds: 5, Retries: 2, Kernels: true}
 }
 
@@ -140,7 +141,7 @@ func RunCPU(ctx context.Context, cfg CPUConfig) (_ *CPUReport, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	dev, err := cpu.Open(cpu.Options{Threads: cfg.Threads})
+	dev, err := cpu.Open(cpu.Options{Threads: cfg.Threads, Compute: cfg.Compute})
 	if err != nil {
 		return nil, err
 	}

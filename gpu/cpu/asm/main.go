@@ -61,6 +61,9 @@ func main() {
 		pause()
 	}
 	Generate()
+	if *name == "avx512" {
+		pairEncodings(flag.Lookup("out").Value.String())
+	}
 }
 
 // begin starts a function, end returns from it.

@@ -35,6 +35,16 @@ func (t isa) matrixKernels() {
 			}
 		}
 	}
+	shapes := t.tiles
+	if t.lanes == 8 {
+		shapes = []shape{{1, 4}, {2, 2}, {4, 1}} // widening takes registers
+	}
+	for _, s := range shapes {
+		t.pairKernel(s)
+		if s.panels > 1 {
+			t.pairKernel(shape{s.tokens, 1})
+		}
+	}
 	t.interleave4()
 }
 
@@ -106,6 +116,100 @@ func (t isa) matrixKernel(f format, s shape) {
 	Label("store")
 	each(func(m Mem, v VecVirtual) { VMOVUPS(v, m) })
 	end()
+}
+
+// pairKernel is a panelKernel of package cpu for bfloat16 in pairs: out[t][r] = sum over k of x[k][t] * w[k][r], where
+// elements are pairs whose products are added. AVX-512 has an instruction for that; AVX2 widens.
+func (t isa) pairKernel(s shape) {
+	t.begin(fmt.Sprintf("matmulPairT%dP%d", s.tokens, s.panels),
+		"(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k, mode int)",
+		fmt.Sprintf("is a panelKernel for %d tokens and %d panels of pairs.", s.tokens, s.panels))
+	x := pointer("x")
+	panels := panelAddresses(s.panels)
+	k := number("k")
+	perPanel := panelRows / t.lanes
+	columns := s.panels * perPanel
+	acc := t.vectors(s.tokens * columns)
+	upper := t.vector() // the second of each pair
+	if t.lanes == 8 {
+		VMOVUPS(t.constantBits("pairUpper", 0xffff0000), upper)
+	}
+	each := func(do func(m Mem, v VecVirtual)) {
+		out, row := pointer("out"), number("row")
+		for token := range s.tokens {
+			for column := range columns {
+				do(out.Offset(column*t.bytes()), acc[token*columns+column])
+			}
+			if token+1 < s.tokens {
+				ADDQ(row, out.Base)
+			}
+		}
+	}
+	CMPQ(number("mode"), U32(panelResume))
+	JEQ(LabelRef("resume"))
+	for _, a := range acc {
+		t.zero(a)
+	}
+	JMP(LabelRef("unrolled"))
+	Label("resume")
+	each(func(m Mem, v VecVirtual) { VMOVUPS(m, v) })
+	weight := func(step, column int) Mem {
+		return panels[column/perPanel].Offset(4 * (step*panelRows + column%perPanel*t.lanes))
+	}
+	steps := func(n int) func() {
+		return func() {
+			for step := range n {
+				if t.lanes == 16 {
+					t.pairProducts(s.tokens, columns, acc, x.Offset(step*s.tokens*4), func(column int) Mem { return weight(step, column) })
+				} else {
+					t.widenedProducts(s.tokens, columns, acc, upper, x.Offset(step*s.tokens*4), func(column int) Mem { return weight(step, column) })
+				}
+			}
+			ADDQ(U32(uint32(4*n*panelRows)), panels[0].Base)
+			ADDQ(U32(uint32(4*n*s.tokens)), x.Base)
+		}
+	}
+	loop("unrolled", k, 4, steps(4))
+	loop("single", k, 1, steps(1))
+	CMPQ(number("mode"), U32(panelAdd))
+	JNE(LabelRef("store"))
+	each(func(m Mem, v VecVirtual) { VADDPS(m, v, v) })
+	Label("store")
+	each(func(m Mem, v VecVirtual) { VMOVUPS(v, m) })
+	end()
+}
+
+// pairProducts adds one step of k. VPDPWSSD stands for VDPBF16PS, which the assembler does not know: see pairEncodings.
+func (t isa) pairProducts(tokens, columns int, acc []VecVirtual, x Mem, weight func(column int) Mem) {
+	held := t.vectors(columns)
+	for column, h := range held {
+		VMOVUPS(weight(column), h)
+	}
+	for token := range tokens {
+		v := t.vector()
+		VPBROADCASTD(x.Offset(4*token), v)
+		for column, h := range held {
+			VPDPWSSD(v, h, acc[token*columns+column])
+		}
+	}
+}
+
+// widenedProducts adds one step of k: all first elements of pairs, then the second ones, in the order of pairs.
+func (t isa) widenedProducts(tokens, columns int, acc []VecVirtual, upper VecVirtual, x Mem, weight func(column int) Mem) {
+	for column := range columns {
+		pair, first := t.vector(), t.vector()
+		VMOVUPS(weight(column), pair)
+		VPSLLD(U8(16), pair, first)
+		VPAND(upper, pair, pair)
+		for token := range tokens {
+			v, low := t.vector(), t.vector()
+			VPBROADCASTD(x.Offset(4*token), v)
+			VPSLLD(U8(16), v, low)
+			VFMADD231PS(low, first, acc[token*columns+column])
+			VPAND(upper, v, v)
+			VFMADD231PS(v, pair, acc[token*columns+column])
+		}
+	}
 }
 
 // interleave4 turns four rows around: element i of them goes to dst[i*width:].
