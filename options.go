@@ -76,6 +76,8 @@ type Options struct {
 
 	ToolFormat string `yaml:"tool_format" doc:"how the model writes calls of functions: auto (as its chat template says), hermes, llama3, mistral or mistral-args"`
 
+	EnableFaults bool `yaml:"enable_faults" doc:"DANGER: let whoever may use /debug or the bus lose, delay, repeat and refuse the actors' messages (troupe faults); requests fail on purpose then"`
+
 	LogLevel  string `yaml:"log_level" doc:"trace, debug, info, warn or error"`
 	LogFormat string `yaml:"log_format" doc:"console or json"`
 }

@@ -117,6 +117,65 @@ func TestRecordAndReplay(t *testing.T) {
 	}
 }
 
+// TestRecordedFaultsAreReplayed: a recording of an engine under faults says which message suffered what, and with that the
+// decisions replay without a difference.
+func TestRecordedFaultsAreReplayed(t *testing.T) {
+	qs := questions(t, 16)
+	e := openOn(t, network{attemptTimeMax: 40 * time.Millisecond, stepTimeMax: 2 * time.Second}, func(o *Options) {
+		o.BlockSize, o.KVBlocks, o.SequencesMax, o.TokensStepMax, o.EnableFaults = 8, 64, 12, 64, true
+	})
+	c := clientOf(t, e)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	path := filepath.Join(t.TempDir(), "faults.troupe")
+	r, _, err := recording.Start(ctx, c.Conn, path, recording.Options{Source: "test", Warn: func(err error) { t.Error(err) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	postFaults(t, e, `{"plan":{"seed":3,"rules":[{"kind":"out_of_blocks","subject":"inf.v1.memory.>","probability":0.2},
+		{"kind":"slow_device","subject":"inf.v1.compute.execute.*","probability":0.2,"delay_us":3000},
+		{"kind":"duplicate","subject":"inf.v1.memory.reserve.*","probability":0.2},
+		{"kind":"drop","subject":"inf.v1.*.*.replica0.reply","probability":0.03}]}}`)
+	wrong, _ := askAll(ctx, t, c, qs, 1, func(*soak.Ending) bool { return false })
+	for _, w := range wrong {
+		t.Error(w)
+	}
+	happened := e.node.FaultsState()
+	if _, err := c.WaitQuiet(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	name := "scheduler." + string(replicaInstance)
+	scheduler, memory, recorded, story := &replay.Scheduler{}, &replay.Memory{Scheduler: name}, map[int32]uint64{}, recording.Story{}
+	scheduler.Report.Actor = name
+	var told []string
+	feed(t, path, scheduler.Take, memory.Take, func(e *recording.Entry) error {
+		if e.Fault != nil {
+			recorded[e.Fault.Rule]++
+			for _, line := range story.Tell(e) {
+				told = append(told, line.Actor+": "+line.Text)
+			}
+		}
+		return nil
+	})
+	for _, d := range append(scheduler.Report.Divergences, memory.Report.Divergences...) {
+		t.Errorf("nothing was changed, but %+v", d)
+	}
+	for rule, st := range happened.Rules {
+		if recorded[int32(rule)] < st.Faults || st.Faults == 0 {
+			t.Errorf("%s: %d faults, %d recorded", st.Rule, st.Faults, recorded[int32(rule)])
+		}
+	}
+	if all := strings.Join(told, "\n"); !strings.Contains(all, "memory.replica0: fault: out_of_blocks of inf.v1.memory.reserve.replica0, its message ") {
+		t.Errorf("the story of the faults: %.2000s", all)
+	}
+	if memory.Report.Events < 30 {
+		t.Errorf("%d answers of memory were compared: too few", memory.Report.Events)
+	}
+}
+
 // TestRedactedRecording: no text and no token of it is in the file, and it still replays.
 func TestRedactedRecording(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "redacted.troupe")

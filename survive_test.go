@@ -209,7 +209,7 @@ func TestAnswersSurviveABadNetwork(t *testing.T) {
 	qs := questions(t, 32)
 	for seed := *surviveSeed; seed < *surviveSeed+*surviveSeeds; seed++ {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
-			faults := &bus.Faults{Seed: seed, Drop: 0.05, Duplicate: 0.10, Delay: 0.20, DelayMax: 30 * time.Millisecond}
+			faults := bus.LossyNetwork(seed, 0.05, 0.10, 0.20, 30*time.Millisecond)
 			e := openOn(t, network{remoteOnly: true, faults: faults, attemptTimeMax: 100 * time.Millisecond}, func(o *Options) {
 				o.KVBlocks, o.BlockSize, o.SequencesMax, o.WaitingMax = 28, 8, 12, 200 // preemption, too
 				o.TokensStepMax = 64
@@ -241,7 +241,7 @@ func TestAnswersSurviveLostPeers(t *testing.T) {
 		"in process": {},
 		"over NATS":  {stepTimeMax: time.Second, remoteOnly: true, attemptTimeMax: 100 * time.Millisecond},
 		"on a bad network": {stepTimeMax: 2 * time.Second, remoteOnly: true, attemptTimeMax: 100 * time.Millisecond,
-			faults: &bus.Faults{Seed: 7, Drop: 0.02, Duplicate: 0.1, Delay: 0.2, DelayMax: 10 * time.Millisecond}},
+			faults: bus.LossyNetwork(7, 0.02, 0.1, 0.2, 10*time.Millisecond)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := openOn(t, n, nil)

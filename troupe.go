@@ -63,7 +63,7 @@ type Engine struct {
 // network is how the engine's actors reach each other. Tests make it bad.
 type network struct {
 	remoteOnly     bool // every message travels over NATS, as between machines
-	faults         *bus.Faults
+	faults         *schemas.FaultPlan
 	attemptTimeMax time.Duration
 	stepTimeMax    time.Duration
 	stallTimeMax   time.Duration
@@ -143,7 +143,11 @@ func (e *Engine) startNode() error {
 	}
 	e.node, err = bus.Start(bus.Options{StoreDir: e.opts.Store, ID: schemas.NodeID(e.opts.Node), Config: config, Listen: e.opts.NATSListen, LeafListen: e.opts.Leaf, Leafs: splitList(e.opts.Attach), Security: e.security(), Log: e.log,
 		RemoteOnly: e.network.remoteOnly, Faults: e.network.faults, AttemptTimeMax: e.network.attemptTimeMax})
-	return err
+	if err != nil || !e.opts.EnableFaults {
+		return err
+	}
+	e.log.Warn().Msg("faults are enabled: whoever may use /debug or the bus can make requests fail (enable_faults)")
+	return e.node.ServeFaults()
 }
 
 func (e *Engine) startGateway() error {

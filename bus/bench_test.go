@@ -30,13 +30,8 @@ func benchPlan() *schemas.StepPlan {
 
 // benchCall measures a call of schemas.Execute, with a pause before each when cold.
 func benchCall(b *testing.B, opts Options, mb Mailbox, plan *schemas.StepPlan, pause time.Duration, tap string) {
-	n := startNode(b, opts)
-	a := NewActor(n, "compute", "c0", "bench")
-	reply := &schemas.PlanReply{Queued: 1}
-	Handle(a, schemas.Execute, mb, func(context.Context, *schemas.StepPlan) (*schemas.PlanReply, error) { return reply, nil })
-	if err := a.Start(); err != nil {
-		b.Fatal(err)
-	}
+	ref := benchTarget(b, opts, mb)
+	n := ref.node
 	if tap != "" {
 		listener, err := n.Connection("listener")
 		if err != nil {
@@ -50,7 +45,6 @@ func benchCall(b *testing.B, opts Options, mb Mailbox, plan *schemas.StepPlan, p
 			b.Fatal(err)
 		}
 	}
-	ref := NewRef(n, schemas.Execute, "c0")
 	b.ReportAllocs()
 	var busy time.Duration
 	for b.Loop() {
@@ -81,6 +75,49 @@ func BenchmarkLocalCall(b *testing.B) {
 		benchCall(b, Options{}, l, small, 0, "")
 	})
 	b.Run("pool", func(b *testing.B) { benchCall(b, Options{}, NewPool(4), small, 0, "") })
+}
+
+// BenchmarkHop is a hop in process without faults, after faults, and beside faults of other messages.
+func BenchmarkHop(b *testing.B) {
+	for _, c := range []struct {
+		name   string
+		toggle func(n *Node) error
+	}{
+		{"off", func(*Node) error { return nil }},
+		{"off again", func(n *Node) error {
+			if err := n.SetFaults(faultsOf(b, 1, "drop inf.v1.>")); err != nil {
+				return err
+			}
+			return n.SetFaults(nil)
+		}},
+		{"on elsewhere", func(n *Node) error { return n.SetFaults(faultsOf(b, 1, "drop inf.v1.memory.>")) }},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			ref := benchTarget(b, Options{}, NewGroup())
+			if err := c.toggle(ref.node); err != nil {
+				b.Fatal(err)
+			}
+			plan := &schemas.StepPlan{Epoch: 1, Step: 1}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := ref.Call(context.Background(), plan); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// benchTarget starts what benchmarks call.
+func benchTarget(b testing.TB, opts Options, mb Mailbox) *Ref[schemas.StepPlan, schemas.PlanReply] {
+	n := startNode(b, opts)
+	a := NewActor(n, "compute", "c0", "bench")
+	reply := &schemas.PlanReply{Queued: 1}
+	Handle(a, schemas.Execute, mb, func(context.Context, *schemas.StepPlan) (*schemas.PlanReply, error) { return reply, nil })
+	if err := a.Start(); err != nil {
+		b.Fatal(err)
+	}
+	return NewRef(n, schemas.Execute, "c0")
 }
 
 func BenchmarkNATSCall(b *testing.B) {
@@ -129,14 +166,13 @@ func BenchmarkStepPlanCodec(b *testing.B) {
 }
 
 func TestLocalCallAllocatesNothing(t *testing.T) {
-	n := startNode(t, Options{})
-	a := NewActor(n, "compute", "c0", "")
-	reply := &schemas.PlanReply{Queued: 1}
-	Handle(a, schemas.Execute, NewGroup(), func(context.Context, *schemas.StepPlan) (*schemas.PlanReply, error) { return reply, nil })
-	if err := a.Start(); err != nil {
+	ref, plan := benchTarget(t, Options{}, NewGroup()), &schemas.StepPlan{}
+	if err := ref.node.SetFaults(faultsOf(t, 1, "drop inf.v1.>")); err != nil {
 		t.Fatal(err)
 	}
-	ref, plan := NewRef(n, schemas.Execute, "c0"), &schemas.StepPlan{}
+	if err := ref.node.SetFaults(nil); err != nil { // what was switched off costs nothing, either
+		t.Fatal(err)
+	}
 	allocations := testing.AllocsPerRun(1000, func() {
 		if _, err := ref.Call(context.Background(), plan); err != nil {
 			t.Fatal(err)

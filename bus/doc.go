@@ -20,7 +20,7 @@
 //	errors.go   errors as replies and headers
 //	codec.go    msgpack and JSON; prescan.go guards the decoder against hostile payloads
 //	topic.go    announcements to whoever listens
-//	faults.go   a lossy network on demand, reproducible from a seed
+//	faults.go   messages lost, late, doubled, out of order or refused on demand, reproducible from a seed
 //
 // Step 1. In: a message for a subject. Out: a handler's reply. Next: actors/gateway.
 package bus

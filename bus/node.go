@@ -52,8 +52,8 @@ type Options struct {
 	// RemoteOnly makes every Ref go over NATS, also to actors in this process. For tests and for
 	// measuring what the in-process path saves. Actors that call each other then need mailboxes of their own.
 	RemoteOnly bool
-	// Faults, if set, disturbs all messages that leave this node. For tests.
-	Faults *Faults
+	// Faults, if set, are switched on from the start. For tests.
+	Faults *schemas.FaultPlan
 	// AttemptTimeMax shortens the wait of each attempt of a call over NATS, and makes as many more of them; 0
 	// leaves it to the endpoints. On a network that loses messages but is quick, it is the price of each loss.
 	AttemptTimeMax time.Duration
@@ -74,7 +74,7 @@ type Node struct {
 	mirror  *nats.Conn // taps: a slow recorder must not delay calls
 	taps    *tapper
 	journal *journal
-	wire    transport
+	faults  atomic.Pointer[faults] // nil: none
 	// refusals counts what others sent in vain.
 	refusals refusals
 
@@ -153,11 +153,7 @@ func (n *Node) connect() (err error) {
 	}
 	n.taps = newTapper(n.id, n.mirror, n.account.SubscriptionInterest, n.log)
 	n.journal = newJournal(n.id, n.mirror, n.account.SubscriptionInterest, n.log)
-	n.wire = natsTransport{n.data}
-	if n.opts.Faults != nil {
-		n.wire = n.opts.Faults.wrap(n.wire)
-	}
-	return nil
+	return n.SetFaults(n.opts.Faults)
 }
 
 func (n *Node) connection(role string) (*nats.Conn, error) {
@@ -247,6 +243,7 @@ func (n *Node) Close() {
 	n.closed = true
 	actors := slices.Clone(n.actors)
 	n.mu.Unlock()
+	_ = n.SetFaults(nil) // to none, which is a valid plan
 	for _, a := range slices.Backward(actors) {
 		a.Stop()
 	}

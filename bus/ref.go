@@ -57,6 +57,9 @@ func (r *Ref[Req, Resp]) Call(ctx context.Context, req *Req) (*Resp, error) {
 		if p := r.local(); p != nil {
 			if !r.node.opts.RemoteOnly {
 				p.local.Add(1)
+				if r.node.faults.Load() != nil {
+					return r.disturbed(ctx, p, req)
+				}
 				return p.deliver(ctx, req)
 			}
 			if waits(p.mailbox, ctx) { // NATS would not know, and the call would wait for itself
@@ -68,6 +71,32 @@ func (r *Ref[Req, Resp]) Call(ctx context.Context, req *Req) (*Resp, error) {
 			return resp, err
 		}
 	}
+}
+
+// disturbed calls an actor in this process through faults. Only what they lose is repeated.
+func (r *Ref[Req, Resp]) disturbed(ctx context.Context, p *port[Req, Resp], req *Req) (*Resp, error) {
+	op := "call " + r.subject
+	for range r.attempts {
+		f := r.node.faults.Load()
+		if f == nil {
+			return p.deliver(ctx, req)
+		}
+		resp, err := request(ctx, f, r.subject, r.timeout, func(ctx context.Context) (*Resp, error) { return p.deliver(ctx, req) })
+		if err == nil {
+			return resp, nil
+		}
+		if isError(err) { // the actor's own, or a fault
+			return nil, err
+		}
+		if ctx.Err() != nil {
+			return nil, schemas.AsError(ctx.Err(), op)
+		}
+	}
+	return nil, r.unanswered(op)
+}
+
+func (r *Ref[Req, Resp]) unanswered(op string) *schemas.Error {
+	return schemas.Errorf(schemas.KindTimeout, op, "no answer in %d attempts of %s", r.attempts, r.timeout)
 }
 
 // errLocalNow: while a call was asked over NATS, its actor started in this process. Over NATS it could wait for
@@ -131,11 +160,13 @@ func (r *Ref[Req, Resp]) attempt(ctx context.Context, op string, body []byte) (*
 			return nil, schemas.AsError(ctx.Err(), op)
 		case errors.Is(err, nats.ErrConnectionClosed):
 			return nil, natsError(err, op)
+		case isError(err): // a fault
+			return nil, err
 		}
 		last = err
 	}
 	if errors.Is(last, context.DeadlineExceeded) {
-		return nil, schemas.Errorf(schemas.KindTimeout, op, "no answer in %d attempts of %s", r.attempts, r.timeout)
+		return nil, r.unanswered(op)
 	}
 	return nil, natsError(last, op)
 }
@@ -149,7 +180,16 @@ func (r *Ref[Req, Resp]) ask(ctx context.Context, body []byte) (*nats.Msg, error
 	}
 	attempt, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	return r.node.wire.request(attempt, m)
+	if f := r.node.faults.Load(); f != nil {
+		return request(attempt, f, r.subject, r.timeout, func(ctx context.Context) (*nats.Msg, error) { return r.node.data.RequestMsgWithContext(ctx, m) })
+	}
+	return r.node.data.RequestMsgWithContext(attempt, m)
+}
+
+// isError tells an error that was answered with from one of a connection or a context.
+func isError(err error) bool {
+	_, ok := err.(*schemas.Error)
+	return ok
 }
 
 func sleep(ctx context.Context, d time.Duration) {
@@ -163,17 +203,3 @@ func sleep(ctx context.Context, d time.Duration) {
 	case <-t.C:
 	}
 }
-
-// transport carries encoded messages. The faults transport wraps the NATS one.
-type transport interface {
-	request(ctx context.Context, m *nats.Msg) (*nats.Msg, error)
-	publish(m *nats.Msg) error
-}
-
-type natsTransport struct{ conn *nats.Conn }
-
-func (t natsTransport) request(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
-	return t.conn.RequestMsgWithContext(ctx, m)
-}
-
-func (t natsTransport) publish(m *nats.Msg) error { return t.conn.PublishMsg(m) }

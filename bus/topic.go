@@ -34,7 +34,13 @@ func Publish[T any](n *Node, topic schemas.Topic[T], from schemas.Instance, m *T
 	if limit := n.data.MaxPayload(); int64(len(body)) > limit {
 		return tooLarge("announcement", len(body), limit)
 	}
-	if err := n.wire.publish(&nats.Msg{Subject: subject, Data: body}); err != nil {
+	raw := &nats.Msg{Subject: subject, Data: body}
+	if f := n.faults.Load(); f != nil {
+		err = f.publish(raw, n.data.PublishMsg)
+	} else {
+		err = n.data.PublishMsg(raw)
+	}
+	if err != nil {
 		return natsError(err, "publish "+subject)
 	}
 	return nil

@@ -49,6 +49,7 @@ type JournalEntry struct {
 	Delivery  *Delivery      `json:"delivery,omitempty"`
 	Request   *ClientRequest `json:"request,omitempty"`
 	Answer    *ClientAnswer  `json:"answer,omitempty"`
+	Fault     *InjectedFault `json:"fault,omitempty"` // of a message to the actor, or of its reply; before what follows from it
 }
 
 // SchedulerStep is one event of a scheduler's core and its effects. Since the core asks memory and is told by

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -47,6 +48,7 @@ type Actor struct {
 	mu      sync.Mutex
 	ledger  schemas.Ledger
 	ran     schemas.StepID
+	failed  *schemas.Error // why the last step did; nil if it did not
 	stopped sync.WaitGroup
 }
 
@@ -57,6 +59,12 @@ func New(node *bus.Node, mb bus.Mailbox, cfg Config, dev gpu.Device, m *model.Mo
 		exec: &executor{dev: dev, model: m, guides: newGuides(cfg.Vocabulary), tables: newTables(m.Options()), observe: cfg.Observe,
 			queue: make(chan *schemas.StepPlan, QueuedMax), launched: make(chan *launch, QueuedMax)}}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
+	subject := schemas.Execute.Subject(cfg.Replica)
+	a.exec.suffers = func() time.Duration {
+		delay, _ := node.Suffers(schemas.FaultSlowDevice, subject)
+		return delay
+	}
+	a.exec.stopping = a.ctx.Done()
 	a.actor = bus.NewActor(node, "compute", cfg.Replica, "Executes step plans with a model on a device.")
 	a.actor.JournalsItself() // in its scheduler's
 	bus.Handle(a.actor, schemas.Execute, mb, a.execute)
@@ -65,6 +73,7 @@ func New(node *bus.Node, mb bus.Mailbox, cfg Config, dev gpu.Device, m *model.Mo
 		return a.state(), nil
 	})
 	bus.Handle(a.actor, schemas.Kernels, mb, a.kernels)
+	bus.HandleTry(a.actor, mb, a.trials(), a.ailments)
 	return a
 }
 
@@ -124,7 +133,7 @@ func (a *Actor) report() {
 		a.queued.Add(-1)
 		a.mu.Lock()
 		a.ledger.Add(r.Ledger)
-		a.ran = r.Step
+		a.ran, a.failed = r.Step, r.Error
 		a.mu.Unlock()
 		if _, err := a.done.Call(a.ctx, r); err != nil && a.ctx.Err() == nil {
 			a.log.Error().Err(err).Uint64("step", uint64(r.Step)).Msg("a step's result could not be delivered")

@@ -22,9 +22,13 @@ type executor struct {
 	dev     gpu.Device
 	model   *model.Model
 	guides  *guides
+	mu      sync.Mutex // guards epoch and tables against try; only this goroutine changes them
 	tables  *tables
 	batch   batch
 	observe Observer
+
+	suffers  func() time.Duration // asked for every step: by how much the device is to be slower; nil: never
+	stopping <-chan struct{}      // ends such waits
 
 	epoch    schemas.Epoch
 	newest   atomic.Uint64 // epoch of the plan queued last
@@ -76,8 +80,10 @@ func (x *executor) launch(p *schemas.StepPlan) (l *launch) {
 		return l
 	}
 	if p.Epoch != x.epoch {
+		x.mu.Lock()
 		x.tables.reset()
 		x.epoch = p.Epoch
+		x.mu.Unlock()
 	}
 	if err := x.tables.validate(p, x.model.Spec().VocabSize); err != nil {
 		fail(err)
@@ -88,10 +94,29 @@ func (x *executor) launch(p *schemas.StepPlan) (l *launch) {
 		return l
 	}
 	l.ready = time.Now()
+	x.slow()
 	if err := x.forward(p, l); err != nil {
 		fail(schemas.AsError(err, "forward"))
 	}
 	return l
+}
+
+// slow makes a step take longer where that was asked for: once the device has nothing else to do, as if it were at work.
+func (x *executor) slow() {
+	if x.suffers == nil {
+		return
+	}
+	delay := x.suffers()
+	if delay == 0 {
+		return
+	}
+	x.running.Wait()
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-x.stopping:
+	}
 }
 
 func recoverInto(r *schemas.StepResult) {
@@ -111,7 +136,9 @@ func (x *executor) upload(p *schemas.StepPlan) error {
 	if err := x.model.CopyBlocks(p.Copies); err != nil {
 		return err
 	}
+	x.mu.Lock()
 	x.tables.apply(p, x.guides, x.model.Spec().VocabSize)
+	x.mu.Unlock()
 	next := int32(0)
 	for i, slot := range p.Slot {
 		n := p.BlockCount[i]

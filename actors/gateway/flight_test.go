@@ -222,7 +222,7 @@ func TestManyStreamsAtOnce(t *testing.T) { manyStreams(t, startEngine(t, recite)
 
 // Messages that come twice, late and in another order do not change a single answer.
 func TestManyStreamsOverABadNetwork(t *testing.T) {
-	faults := &bus.Faults{Seed: 1, Duplicate: 0.3, Delay: 0.3, DelayMax: 2 * time.Millisecond}
+	faults := bus.LossyNetwork(1, 0, 0.3, 0.3, 2*time.Millisecond)
 	manyStreams(t, startEngineOn(t, bus.Options{RemoteOnly: true, Faults: faults}, recite))
 	t.Log(faults)
 }

@@ -83,11 +83,13 @@ func New(node *bus.Node, cfg Config) (*Gateway, error) {
 	g.metrics = newMetrics(g)
 	g.actor = bus.NewActor(node, "gateway", cfg.Instance, "Takes requests over HTTP and NATS and streams the answers.")
 	bus.Handle(g.actor, schemas.Deltas, bus.NewGroup(), g.deltas)
-	bus.Handle(g.actor, schemas.GatewayInfo, bus.NewPool(stateAsksMax), g.state)
+	looks := bus.NewPool(stateAsksMax)
+	bus.Handle(g.actor, schemas.GatewayInfo, looks, g.state)
+	bus.HandleTry(g.actor, looks, g.trials(), g.ailments)
 	return g, nil
 }
 
-// stateAsksMax bounds concurrent looks at the gateway's state.
+// stateAsksMax bounds concurrent looks at the gateway's state, and trials.
 const stateAsksMax = 2
 
 // Start makes the gateway reachable on the bus and begins to ask for the engine. It does not wait for it:

@@ -55,6 +55,7 @@ func (g *Gateway) Handler() http.Handler {
 		"/health/ready":           {"GET": g.serveReady},
 		"/metrics":                {"GET": metrics.ServeHTTP},
 		"/debug":                  {"GET": g.serveDebug},
+		"/debug/faults":           {"GET": g.serveFaults, "POST": g.serveFaults, "DELETE": g.serveFaults},
 		"/debug/{service}/{verb}": {"GET": g.serveDebugVerb, "POST": g.serveDebugVerb},
 		"/":                       {},
 	} {

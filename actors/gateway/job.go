@@ -152,11 +152,8 @@ func (j *job) submission(p *part, tokens schemas.I32, engine *schemas.EngineInfo
 		return nil, err
 	}
 	left := engine.ContextMax - int32(len(tokens))
-	r := &schemas.SubmitRequest{Request: p.id, Choices: int32(j.n), Tokens: tokens, MaxTokens: j.maxTokens, MinTokens: j.minTokens,
-		Sampling: j.sampling, Priority: j.priority, Tokenizer: p.tokenizer.name, User: j.user, Embed: j.embed != nil}
-	if r.User == "" {
-		r.User = j.key
-	}
+	r := j.template()
+	r.Request, r.Tokens, r.Tokenizer = p.id, tokens, p.tokenizer.name
 	if r.MaxTokens == 0 {
 		r.MaxTokens = min(left, max(cfg.OutputTokensDefault, j.minTokens))
 		if cfg.OutputTokensMax != 0 {
@@ -172,6 +169,16 @@ func (j *job) submission(p *part, tokens schemas.I32, engine *schemas.EngineInfo
 	}
 	r.CacheSalt = j.salt(p.id)
 	return r, nil
+}
+
+// template is what the submissions of all prompts have in common.
+func (j *job) template() *schemas.SubmitRequest {
+	r := &schemas.SubmitRequest{Choices: int32(j.n), MaxTokens: j.maxTokens, MinTokens: j.minTokens,
+		Sampling: j.sampling, Priority: j.priority, User: j.user, Embed: j.embed != nil}
+	if r.User == "" {
+		r.User = j.key
+	}
+	return r
 }
 
 // salt keeps a prompt apart from others' in the prefix cache: what comes from there has no log-probabilities.

@@ -39,9 +39,11 @@ func (g *Gateway) startNATS() error {
 		return schemas.AsError(err, "register "+apiName)
 	}
 	g.api = svc
-	handlers := map[string]micro.HandlerFunc{"chat": g.natsJob(chatAPI), "generate": g.natsJob(completionAPI),
-		"responses": g.natsJob(responsesAPI), "embed": g.natsJob(embeddingAPI), "tokenize": g.natsAsk(g.tokenize), "detokenize": g.natsAsk(g.detokenize),
+	handlers := map[string]micro.HandlerFunc{"tokenize": g.natsAsk(g.tokenize), "detokenize": g.natsAsk(g.detokenize),
 		"models": g.natsModels, "cancel": g.natsCancel}
+	for verb, a := range clientAPIs {
+		handlers[verb] = g.natsJob(a)
+	}
 	for _, e := range schemas.ClientEndpoints() {
 		h, instance := handlers[e.Verb], string(g.cfg.Instance)
 		if err := svc.AddEndpoint(e.Verb, h, micro.WithEndpointSubject(e.Subject()), micro.WithEndpointQueueGroup("gateway"),

@@ -2,7 +2,6 @@ package memory
 
 import (
 	"context"
-	"strings"
 
 	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/schemas"
@@ -15,8 +14,15 @@ func New(node *bus.Node, mb bus.Mailbox, replica schemas.Instance, cfg Config) (
 		return nil, err
 	}
 	a := bus.NewActor(node, "memory", replica, "Owns the KV blocks: allocation, prefix reuse, eviction.")
+	subject := schemas.Reserve.Subject(replica)
 	bus.Handle(a, schemas.Reserve, mb, func(_ context.Context, req *schemas.ReserveRequest) (*schemas.ReserveReply, error) {
-		reply, err := core.Reserve(req)
+		reserve := core.Reserve
+		if !core.Answered(req) {
+			if _, hit := node.Suffers(schemas.FaultOutOfBlocks, subject); hit {
+				reserve = core.Refuse
+			}
+		}
+		reply, err := reserve(req)
 		if err != nil {
 			return nil, err // a nil *schemas.Error must not become a non-nil error
 		}
@@ -26,23 +32,26 @@ func New(node *bus.Node, mb bus.Mailbox, replica schemas.Instance, cfg Config) (
 		return core.State(), nil
 	})
 	bus.Handle(a, schemas.Eviction, mb, func(_ context.Context, req *schemas.PolicyRequest) (*schemas.PolicyReply, error) {
-		if req.Name != "" {
-			if err := core.SetEviction(req.Name); err != nil {
-				return nil, schemas.Errorf(schemas.KindNotFound, "eviction", "%v", err).WithParam("name").
-					WithHint("choose one of %s", strings.Join(Evictions(), ", "))
-			}
-			if node.Journaling() { // the one thing that its scheduler does not know
-				body, err := bus.Marshal(req)
-				if err != nil {
-					return nil, err
-				}
-				node.Journal(schemas.JournalEntry{Actor: a.Name(), Delivery: &schemas.Delivery{Subject: schemas.Eviction.Subject(replica), Message: body}})
-			}
+		if err := core.choose(req.Name); err != nil {
+			return nil, err
 		}
-		return &schemas.PolicyReply{Active: core.Eviction(), Policies: Evictions()}, nil
+		if req.Name != "" && node.Journaling() { // the one thing that its scheduler does not know
+			body, err := bus.Marshal(req)
+			if err != nil {
+				return nil, err
+			}
+			node.Journal(schemas.JournalEntry{Actor: a.Name(), Delivery: &schemas.Delivery{Subject: schemas.Eviction.Subject(replica), Message: body}})
+		}
+		return core.evictions(), nil
 	})
 	bus.Handle(a, schemas.Prefixes, mb, func(_ context.Context, req *schemas.PrefixRequest) (*schemas.PrefixReply, error) {
 		return core.Prefixes(req.Since), nil
+	})
+	bus.HandleTry(a, mb, trials(core), func() []string {
+		if err := core.Check(); err != nil {
+			return []string{"its state contradicts itself: " + err.Error()}
+		}
+		return nil
 	})
 	a.JournalsItself() // in its scheduler's journal
 	return a, nil

@@ -111,7 +111,7 @@ func (c *Core) Reserve(req *schemas.ReserveRequest) (*schemas.ReserveReply, *sch
 	if req == nil {
 		return nil, schemas.Errorf(schemas.KindInvalid, "reserve", "request: nil")
 	}
-	if c.step != 0 && req.Epoch == c.epoch && req.Step == c.step {
+	if c.Answered(req) {
 		return c.last, nil
 	}
 	if err := c.validate(req); err != nil {
@@ -135,6 +135,33 @@ func (c *Core) Reserve(req *schemas.ReserveRequest) (*schemas.ReserveReply, *sch
 
 	c.last = c.out.finish(c)
 	return c.last, nil
+}
+
+// Refuse is Reserve where no block can be had: what changed is accounted for, and no row is granted.
+func (c *Core) Refuse(req *schemas.ReserveRequest) (*schemas.ReserveReply, *schemas.Error) {
+	if req == nil || c.Answered(req) {
+		return c.Reserve(req)
+	}
+	if err := c.validate(req); err != nil {
+		err.Step = req.Step
+		return nil, err
+	}
+	bare := *req
+	bare.Seq, bare.WantMax, bare.MayPreempt, bare.Victims = nil, nil, nil, nil
+	if _, err := c.Reserve(&bare); err != nil {
+		return nil, err
+	}
+	refused := *c.last
+	for _, column := range []*schemas.I32{&refused.Granted, &refused.Start, &refused.Cached, &refused.BlockFrom, &refused.BlockCount} {
+		*column = make(schemas.I32, len(req.Seq))
+	}
+	c.last = &refused
+	return c.last, nil
+}
+
+// Answered reports whether req repeats the last request.
+func (c *Core) Answered(req *schemas.ReserveRequest) bool {
+	return c.step != 0 && req.Epoch == c.epoch && req.Step == c.step
 }
 
 func (c *Core) isNew(e schemas.Epoch) bool { return c.step == 0 || e != c.epoch }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/troupe-engine/troupe/schemas"
 )
@@ -21,6 +22,7 @@ type evictor interface {
 	tip(b schemas.BlockID)    // the last block that continued b, which is evictable, is gone
 	next() schemas.BlockID    // removes and returns the block to evict; not called when empty
 	len() int32
+	clone(p *pool) evictor // for a copy of its pool
 }
 
 // Future knows when prefixes will be wanted. Only a simulation has one.
@@ -46,6 +48,22 @@ var evictors = map[string]func(*pool, Future) evictor{
 // belady evicts what is wanted latest: with as much memory, no policy finds more (L. A. Belady, "A study of
 // replacement algorithms for a virtual-storage computer", 1966). It needs to know the future.
 const belady = "belady"
+
+// choose is SetEviction with an error for whoever asked; "" leaves the policy as it is.
+func (c *Core) choose(name string) error {
+	if name == "" {
+		return nil
+	}
+	if err := c.SetEviction(name); err != nil {
+		return schemas.Errorf(schemas.KindNotFound, "eviction", "%v", err).WithParam("name").
+			WithHint("choose one of %s", strings.Join(Evictions(), ", "))
+	}
+	return nil
+}
+
+func (c *Core) evictions() *schemas.PolicyReply {
+	return &schemas.PolicyReply{Active: c.Eviction(), Policies: Evictions()}
+}
 
 // Evictions lists the policies that need no Future, sorted.
 func Evictions() []string {

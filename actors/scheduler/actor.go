@@ -87,6 +87,7 @@ func New(node *bus.Node, group *bus.Group, cfg Config, log zerolog.Logger) (*Act
 	bus.Handle(a.actor, schemas.Policy, group, a.policy)
 	bus.Handle(a.actor, schemas.Shadow, group, a.shadow)
 	bus.Handle(a.actor, schemas.Checkpoint, group, a.checkpoint)
+	bus.HandleTry(a.actor, group, a.trials(), a.ailments)
 	a.actor.JournalsItself()
 	return a, nil
 }

@@ -131,3 +131,20 @@ func (c *Core) Info() *schemas.EngineInfo {
 		TokensStepMax: c.cfg.TokensStepMax, Policy: c.policy.Name(), Policies: Policies(), Device: c.cfg.Device,
 		EndTokens: c.cfg.EndTokens, PipelineDepth: c.cfg.PipelineDepth, PrefixCacheOff: c.cfg.PrefixCacheOff}
 }
+
+// ailments says, for people, why nothing or little gets done.
+func (c *Core) ailments(nowNs int64) (reasons []string) {
+	if err := c.Check(); err != nil {
+		reasons = append(reasons, "its state contradicts itself: "+err.Error())
+	}
+	if len(c.flights) > 0 && nowNs-c.headNs > repeatAfterNs {
+		reasons = append(reasons, fmt.Sprintf("step %d has had no result for %.1f s", c.flights[0].step, float64(nowNs-c.headNs)/1e9))
+	}
+	if len(c.waiting) >= int(c.cfg.WaitingMax) {
+		reasons = append(reasons, fmt.Sprintf("the queue is full: %d sequences wait (waiting_max)", len(c.waiting)))
+	}
+	if c.external != nil && !c.external.state.Active {
+		reasons = append(reasons, fmt.Sprintf("the policy %.80s does not decide: %.200s", c.policy.Name(), c.external.state.Reason))
+	}
+	return reasons
+}

@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"sync"
 	"sync/atomic"
@@ -75,7 +76,30 @@ func New(node *bus.Node, cfg Config, log zerolog.Logger) (*Actor, error) {
 			Sessions: int32(len(a.core.sessions)), Encoded: a.encoded.Load(), Decoded: a.core.decoded,
 			ToolFormat: string(text.ToolFormat())}, nil
 	})
+	bus.HandleTry(a.actor, pool, map[string]bus.Trial{
+		"encode": bus.TrialOf(func(r *schemas.EncodeRequest) (bus.Tried, error) {
+			if r.Detok != nil {
+				return bus.Tried{}, schemas.Errorf(schemas.KindInvalid, "try", "detok would open a session; leave it out to try").WithParam("detok")
+			}
+			reply, err := text.Encode(r)
+			return bus.Tried{Reply: reply}, err
+		}),
+		"decode": bus.TrialOf(func(r *schemas.DecodeRequest) (bus.Tried, error) {
+			reply, err := text.Decode(r)
+			return bus.Tried{Reply: reply}, err
+		}),
+	}, a.ailments)
 	return a, nil
+}
+
+// ailments says why the tokenizer cannot do its work.
+func (a *Actor) ailments() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n := len(a.core.sessions); n >= sessionsMax {
+		return []string{fmt.Sprintf("%d answers are being turned into text, as many as there may be", n)}
+	}
+	return nil
 }
 
 // Text is the loaded vocabulary and template.

@@ -40,10 +40,20 @@ func (s *Story) Tell(e *Entry) []Line {
 	if s.Step == 0 {
 		s.front(e, say)
 	}
+	if f := e.Fault; f != nil && s.Step == 0 && s.Request == 0 {
+		say("fault: %s of %s, its message %d, by rule %d%s", f.Kind, clip(f.Subject, 100), f.Message, f.Rule, delayText(f))
+	}
 	if s.Actor != "" && e.Actor != s.Actor && !strings.HasPrefix(e.Actor, s.Actor+".") {
 		return nil
 	}
 	return lines
+}
+
+func delayText(f *schemas.InjectedFault) string {
+	if f.DelayUs == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %.3f ms", float64(f.DelayUs)/1e3)
 }
 
 func (s *Story) about(id schemas.RequestID) bool { return s.Request == 0 || s.Request == id }

@@ -9,7 +9,7 @@ import (
 // check holds an entry, which may come from anywhere, to what readers of it rely on: columns of one length, counts that add up.
 func check(e *schemas.JournalEntry) error {
 	set := 0
-	for _, is := range []bool{e.Scheduler != nil, e.Delivery != nil, e.Request != nil, e.Answer != nil} {
+	for _, is := range []bool{e.Scheduler != nil, e.Delivery != nil, e.Request != nil, e.Answer != nil, e.Fault != nil} {
 		if is {
 			set++
 		}

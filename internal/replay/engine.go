@@ -48,6 +48,7 @@ type Engine struct {
 	blocks  *memory.Core
 	epoch   schemas.Epoch
 	asked   *schemas.ReserveRequest
+	refused bool // a fault let the question go without a grant
 	queued  map[schemas.StepID]bool
 	beganNs int64
 	thread  thread
@@ -63,6 +64,7 @@ func (r *Engine) Take(e *recording.Entry) error {
 		r.memory.Scheduler, r.memory.core = r.Scheduler, r.blocks
 		return r.memory.eviction(e)
 	}
+	r.refused = r.refused || refusal(e, r.Scheduler)
 	if e.Actor != r.Scheduler || e.Scheduler == nil {
 		return nil
 	}
@@ -136,7 +138,7 @@ func sameSize(a, b *schemas.EngineInfo) bool {
 func (r *Engine) event(e *recording.Entry) (scheduler.Event, *Divergence, error) {
 	switch step := e.Scheduler; {
 	case step.Grant != nil && r.asked != nil:
-		reply, refused := r.blocks.Reserve(r.asked)
+		reply, refused := reserve(r.blocks, r.asked, r.refused)
 		if refused != nil {
 			return nil, &Divergence{What: "grant", Recorded: granted(r.asked, step.Grant), Replayed: "refuses: " + refused.Error()}, nil
 		}
@@ -187,7 +189,7 @@ func (r *Engine) judge(e *recording.Entry, event scheduler.Event, fx *scheduler.
 		r.diverge(e, d)
 		return nil
 	}
-	r.asked = fx.Reserve
+	r.asked, r.refused = fx.Reserve, false
 	if fx.Lost != nil {
 		r.epoch++ // the core's own, since it gave up what was in flight
 		clear(r.queued)

@@ -31,6 +31,7 @@ type Memory struct {
 	core     *memory.Core
 	switched string // to which policy, while it was recorded
 	asked    *schemas.ReserveRequest
+	refused  bool // a fault let the question go without a grant
 	beganNs  int64
 	thread   thread
 }
@@ -45,6 +46,7 @@ func (m *Memory) Take(e *recording.Entry) error {
 	if e.Delivery != nil {
 		return m.eviction(e)
 	}
+	m.refused = m.refused || refusal(e, m.Scheduler)
 	if e.Actor != m.Scheduler || step == nil {
 		return nil
 	}
@@ -60,7 +62,7 @@ func (m *Memory) Take(e *recording.Entry) error {
 	if step.Grant != nil {
 		m.answer(e)
 	}
-	m.asked = step.Reserve
+	m.asked, m.refused = step.Reserve, false
 	return nil
 }
 
@@ -109,7 +111,7 @@ func (m *Memory) answer(e *recording.Entry) {
 		return
 	}
 	m.Report.Events++
-	reply, refused := m.core.Reserve(m.asked)
+	reply, refused := reserve(m.core, m.asked, m.refused)
 	if refused == nil {
 		if same, err := equal(reply, e.Scheduler.Grant); err == nil && same {
 			return
@@ -124,6 +126,19 @@ func (m *Memory) answer(e *recording.Entry) {
 	}
 	m.Report.Divergences = append(m.Report.Divergences, d)
 	m.core = nil
+}
+
+// refusal reports whether an entry is a fault that made the memory of a scheduler grant nothing.
+func refusal(e *recording.Entry, scheduler string) bool {
+	return e.Fault != nil && e.Fault.Kind == schemas.FaultOutOfBlocks && e.Actor == "memory."+strings.TrimPrefix(scheduler, "scheduler.")
+}
+
+// reserve asks a core as it was asked when it was recorded, with or without a fault.
+func reserve(core *memory.Core, q *schemas.ReserveRequest, refused bool) (*schemas.ReserveReply, *schemas.Error) {
+	if refused {
+		return core.Refuse(q)
+	}
+	return core.Reserve(q)
 }
 
 // granted tells what memory answered, in a line.
