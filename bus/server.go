@@ -12,6 +12,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
+
+	"github.com/troupe-engine/troupe/schemas"
 )
 
 func serverOptions(opts Options) (*server.Options, error) {
@@ -41,6 +43,10 @@ func serverOptions(opts Options) (*server.Options, error) {
 			return nil, fmt.Errorf("bus: nats listen address: %w", err)
 		}
 		sopts.Host, sopts.Port = host, port
+	}
+	if sopts.DontListen && sopts.Cluster.Port != 0 { // the server would wait for a listener for ever
+		return nil, schemas.Errorf(schemas.KindInvalid, "configuration", "NATS configuration: a cluster needs a listener for clients").WithParam("nats_listen").
+			WithHint("set nats_listen, as 127.0.0.1:0, instead of none")
 	}
 	if opts.StoreDir != "" {
 		sopts.JetStream, sopts.StoreDir = true, opts.StoreDir
