@@ -21,10 +21,11 @@ func newQuantizeCommand() *cobra.Command {
 			"`troupe models`, a directory of safetensors or a GGUF file; tokenizer, chat\n" +
 			"template and configuration go along, so that the result runs alone. Weights are\n" +
 			"cut into blocks of 32 with a scale each, as --quant does while a model loads: q8\n" +
-			"has 8 bits, q4 has 4 and a minimum in each block, q4_0 has 4 without, and both have\n" +
-			"8 for embeddings and output projection; norms, biases and experts' routers stay as\n" +
-			"they are. Scales are those with the least error. Memory does not grow with\n" +
-			"the model, and FILE appears when it is complete. See docs/quantization.md.",
+			"has 8 bits; q4 has 4 and a minimum in each block, and 8 for embeddings, output\n" +
+			"projection and those to values, which q8 leaves as they are; q8_0, q4_1 and q4_0 are\n" +
+			"of one type but for the ends; norms, biases and experts' routers stay as they are.\n" +
+			"Scales are those with the least error. Memory does not grow with the model, and\n" +
+			"FILE appears when it is complete. See docs/quantization.md.",
 		Example: "  troupe quantize Qwen/Qwen3-0.6B -o qwen3-q8.gguf\n" +
 			"  troupe quantize ./my-model -o my-q4.gguf --type q4 --keep '*.down_proj.weight'"}
 	var o quantizer.Options

@@ -15,8 +15,8 @@ import (
 // The values of Options.Quantize.
 const (
 	QuantizeOff = ""
-	QuantizeQ8  = "q8" // matrices and embeddings as Q8_0
-	QuantizeQ4  = "q4" // matrices as Q4_1, embeddings and output projection as Q8_0
+	QuantizeQ8  = "q8" // matrices and embeddings as Q8_0, projections to values as they are stored
+	QuantizeQ4  = "q4" // matrices as Q4_1, embeddings, output projection and those to values as Q8_0
 	// QuantizeFP8 makes matrices 8-bit floats with a scale per row; embeddings and output projection stay.
 	QuantizeFP8 = "fp8"
 )
@@ -78,8 +78,9 @@ func (l *loader) quantizedType(k int, purpose use, info *gpu.Info) gpu.DType {
 	inner := purpose == multiplied || purpose == expert
 	var want gpu.DType
 	switch {
-	case l.quantize == QuantizeFP8 && inner:
+	case l.quantize == QuantizeFP8 && (inner || purpose == values):
 		want = gpu.E4M3
+	case l.quantize == QuantizeQ8 && purpose == values:
 	case l.quantize == QuantizeQ4 && inner:
 		want = gpu.Q4_1
 	case l.quantize == QuantizeQ8 && inner, (l.quantize == QuantizeQ8 || l.quantize == QuantizeQ4) && purpose != routing:
@@ -96,6 +97,7 @@ type use int
 
 const (
 	multiplied use = iota // a packed weight
+	values                // a packed weight whose rounding costs several times what its size would suggest
 	embedding             // the embedding table, packed only where it is quantized
 	output                // a packed weight that is as sensitive as the embeddings
 	expert                // a packed weight of an expert

@@ -1,6 +1,8 @@
 package model
 
 import (
+	"slices"
+
 	"github.com/troupe-engine/troupe/gpu"
 )
 
@@ -11,7 +13,7 @@ type scratch struct {
 	residual  gpu.Tensor // [T, H]
 	hidden    gpu.Tensor // [T, H], a normalized input or a block's output
 	qkv       gpu.Tensor // [T, QueryWidth+2*KVWidth]
-	q         gpu.Tensor // [T, QueryWidth], with QK norm in place of qkv
+	q         gpu.Tensor // [T, QueryWidth], with k and v in place of qkv in layers whose weights are apart
 	k, v      gpu.Tensor // [T, KVWidth]
 	attention gpu.Tensor // [T, QueryWidth]
 	gateUp    gpu.Tensor // [T, 2F]
@@ -27,17 +29,18 @@ type scratch struct {
 	tokensCapacity int          // T
 }
 
-func (x *scratch) allocate(s *Spec, o Options, compute gpu.DType, alloc func(gpu.DType, ...int) gpu.Tensor) {
+func (x *scratch) allocate(s *Spec, w *weights, o Options, compute gpu.DType, alloc func(gpu.DType, ...int) gpu.Tensor) {
 	t := o.TokensPerStepMax
 	x.tokensCapacity = t
 	x.ids = alloc(gpu.I32, t)
 	x.residual = alloc(compute, t, s.HiddenSize)
 	x.hidden = alloc(compute, t, s.HiddenSize)
-	if s.QKNorm {
+	if slices.ContainsFunc(w.layers, layerWeights.apart) {
 		x.q = alloc(compute, t, s.QueryWidth())
 		x.k = alloc(compute, t, s.KVWidth())
 		x.v = alloc(compute, t, s.KVWidth())
-	} else {
+	}
+	if slices.ContainsFunc(w.layers, layerWeights.together) {
 		x.qkv = alloc(compute, t, s.QueryWidth()+2*s.KVWidth())
 	}
 	x.attention = alloc(compute, t, s.QueryWidth())
@@ -135,16 +138,18 @@ func (m *Model) compileAttention(i int) {
 	qWidth, kvWidth := s.QueryWidth(), s.KVWidth()
 
 	query := x.qkv
-	if s.QKNorm {
-		// A norm of heads needs them contiguous, so Q, K and V are matrices of their own, and
-		// KVWrite, which takes keys and values from one matrix, fills one pool at a time.
+	if w.apart() {
+		// A norm of heads needs them contiguous, and weights of several types cannot be stacked: then Q, K and V are
+		// matrices of their own, and KVWrite, which takes keys and values from one, fills one pool at a time.
 		query = x.q
 		p.rmsNorm(x.hidden, x.residual, w.attentionNorm, s)
 		p.matMul(x.q, x.hidden, w.q, false)
 		p.matMul(x.k, x.hidden, w.k, false)
 		p.matMul(x.v, x.hidden, w.v, false)
-		p.rmsNorm(x.q, x.q, w.queryNorm, s)
-		p.rmsNorm(x.k, x.k, w.keyNorm, s)
+		if s.QKNorm {
+			p.rmsNorm(x.q, x.q, w.queryNorm, s)
+			p.rmsNorm(x.k, x.k, w.keyNorm, s)
+		}
 		p.rope(x.q, s.Heads, s.HeadDim, cos, sin)
 		p.rope(x.k, s.KVHeads, s.HeadDim, cos, sin)
 		p.kvWrite(&gpu.KVWrite{KV: x.k, KPool: kPool, VPool: kPool}, &m.input)

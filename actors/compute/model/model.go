@@ -185,7 +185,7 @@ func (m *Model) allocate() error {
 		m.sampled[i] = alloc(gpu.I32, o.TokensPerStepMax)
 	}
 	m.input.allocate(o, alloc)
-	m.scratch.allocate(s, o, compute, alloc)
+	m.scratch.allocate(s, &m.weights, o, compute, alloc)
 	for i := range s.RoPE {
 		freq := s.RoPE[i].Frequencies(o.ContextMax)
 		t := alloc(gpu.F32, len(freq))

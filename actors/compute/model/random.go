@@ -24,7 +24,7 @@ type drawnWeights struct {
 // typeFor is the type of a weight: those that more depends on are less quantized, if at all.
 func (r *drawnWeights) typeFor(purpose use) gpu.DType {
 	switch {
-	case purpose == multiplied:
+	case purpose == multiplied || purpose == values:
 		return r.dtype
 	case purpose == output && r.dtype != gpu.BF16 && r.dtype != gpu.E4M3:
 		return gpu.Q8_0

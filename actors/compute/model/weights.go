@@ -24,7 +24,7 @@ type layerWeights struct {
 	attentionNorm, mlpNorm         gpu.Tensor // [H] F32, before each block
 	attentionPostNorm, mlpPostNorm gpu.Tensor // [H] F32, after each block (Gemma)
 
-	qkv projection // [QueryWidth+2*KVWidth, H]; with QK norm q, k and v are apart
+	qkv projection // [QueryWidth+2*KVWidth, H]; with QK norm, or where v is of another type, q, k and v are apart
 	q   projection // [QueryWidth, H]
 	k   projection // [KVWidth, H]
 	v   projection // [KVWidth, H]
@@ -39,6 +39,10 @@ type layerWeights struct {
 	expertsIn   []gpu.Tensor // per expert, packed [2F, H]
 	expertsDown []gpu.Tensor // per expert, packed [H, F]
 }
+
+// apart reports whether queries, keys and values have matrices of their own, together whether they share one.
+func (w layerWeights) apart() bool    { return w.v.w.Valid() }
+func (w layerWeights) together() bool { return w.qkv.w.Valid() }
 
 // projection is a packed weight matrix [N, K] and its bias [N] F32, or no bias.
 type projection struct{ w, bias gpu.Tensor }
@@ -121,11 +125,15 @@ func (l *loader) layer(w *layerWeights, prefix string, layer LayerSpec) {
 	case s.QKNorm:
 		w.q = l.projection(hidden, s.QKVBias, q)
 		w.k = l.projection(hidden, s.QKVBias, k)
-		w.v = l.projection(hidden, s.QKVBias, v)
+		w.v = l.projectionFor(values, hidden, s.QKVBias, v)
 		w.queryNorm = l.vector(part{attention + "q_norm.weight", s.HeadDim})
 		w.keyNorm = l.vector(part{attention + "k_norm.weight", s.HeadDim})
-	default:
+	case l.stackable(hidden, q, k, v):
 		w.qkv = l.projection(hidden, s.QKVBias, q, k, v)
+	default:
+		w.q = l.projection(hidden, s.QKVBias, q)
+		w.k = l.projection(hidden, s.QKVBias, k)
+		w.v = l.projectionFor(values, hidden, s.QKVBias, v)
 	}
 	w.out = l.projection(qWidth, s.OutputBias, part{attention + "o_proj", hidden})
 	if layer.MoE {
@@ -151,14 +159,34 @@ func (l *loader) experts(w *layerWeights, prefix string, width int) {
 	}
 }
 
+// stackable reports whether queries', keys' and values' projections get the same type, so that one matrix holds them.
+func (l *loader) stackable(hidden int, q, k, v part) bool {
+	if l.random != nil {
+		return true
+	}
+	first := func(purpose use, p part) gpu.DType {
+		t := l.view(p.name+".weight", p.rows, hidden)
+		if l.err != nil {
+			return 0
+		}
+		return l.layouts(hidden, purpose, []checkpoint.Tensor{t})[0]
+	}
+	value := first(values, v)
+	return first(multiplied, q) == value && first(multiplied, k) == value
+}
+
 // projection loads NAME.weight of every part, stacked, and NAME.bias where there is one.
 func (l *loader) projection(k int, bias bool, parts ...part) projection {
+	return l.projectionFor(multiplied, k, bias, parts...)
+}
+
+func (l *loader) projectionFor(purpose use, k int, bias bool, parts ...part) projection {
 	weights, biases := slices.Clone(parts), slices.Clone(parts)
 	for i := range parts {
 		weights[i].name += ".weight"
 		biases[i].name += ".bias"
 	}
-	p := projection{w: l.matrix(k, weights...)}
+	p := projection{w: l.stacked(k, purpose, weights...)}
 	if bias {
 		p.bias = l.vector(biases...)
 	}

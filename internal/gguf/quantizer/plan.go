@@ -3,6 +3,7 @@ package quantizer
 import (
 	"fmt"
 	"maps"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -14,16 +15,22 @@ import (
 type kind struct {
 	matrices gguf.Type
 	ends     gguf.Type // the embedding table and the output projection, which more depends on
+	values   gguf.Type // projections to values, whose rounding costs several times what their size would suggest
 	fileType uint32    // general.file_type, as llama.cpp numbers the mixtures
 }
 
+// asStored is a kind's type for tensors that it leaves as they are.
+const asStored gguf.Type = math.MaxUint32
+
 var kinds = map[string]kind{
-	"q8":   {gguf.Q8_0, gguf.Q8_0, 7},
-	"q4":   {gguf.Q4_1, gguf.Q8_0, 3},
-	"q4_0": {gguf.Q4_0, gguf.Q8_0, 2},
-	"bf16": {gguf.BF16, gguf.BF16, 32},
-	"f16":  {gguf.F16, gguf.F16, 1},
-	"f32":  {gguf.F32, gguf.F32, 0},
+	"q8":   {gguf.Q8_0, gguf.Q8_0, asStored, 7},
+	"q4":   {gguf.Q4_1, gguf.Q8_0, gguf.Q8_0, 3},
+	"q8_0": {gguf.Q8_0, gguf.Q8_0, gguf.Q8_0, 7},
+	"q4_0": {gguf.Q4_0, gguf.Q8_0, gguf.Q4_0, 2},
+	"q4_1": {gguf.Q4_1, gguf.Q8_0, gguf.Q4_1, 3},
+	"bf16": {gguf.BF16, gguf.BF16, gguf.BF16, 32},
+	"f16":  {gguf.F16, gguf.F16, gguf.F16, 1},
+	"f32":  {gguf.F32, gguf.F32, gguf.F32, 0},
 }
 
 // Types lists the values of Options.Type.
@@ -68,6 +75,12 @@ func (o *Options) target(t *tensor) gguf.Type {
 	case "token_embd.weight", "output.weight", "model.embed_tokens.weight", "lm_head.weight":
 		to = k.ends
 	}
+	if t.values() {
+		to = k.values
+	}
+	if to == asStored {
+		return t.Type
+	}
 	plain := !to.Quantized()
 	switch {
 	case len(t.Dims) < 2 || !strings.HasSuffix(t.Name, ".weight") || strings.Contains(t.Name, "norm"),
@@ -77,6 +90,11 @@ func (o *Options) target(t *tensor) gguf.Type {
 		return t.Type
 	}
 	return to
+}
+
+// values reports whether t projects to values.
+func (t *tensor) values() bool {
+	return strings.HasSuffix(t.Name, ".attn_v.weight") || strings.HasSuffix(t.Name, ".v_proj.weight")
 }
 
 // plan returns the tensors of the result. It is an error if nothing would change, or if a pattern matches nothing:
@@ -92,7 +110,7 @@ func (o *Options) plan(s *source) ([]gguf.Info, error) {
 			to = t.Type
 		}
 		quantized = quantized || t.Type.Quantized()
-		changed = changed || to != t.Type
+		changed = changed || to != t.Type && !t.values() // which q8 leaves to others, without being unfinished
 		out = append(out, gguf.Info{Name: t.Name, Type: to, Dims: t.Dims})
 	}
 	for _, pattern := range o.Keep {

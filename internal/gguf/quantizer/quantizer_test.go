@@ -159,7 +159,7 @@ func TestMetadataSurvives(t *testing.T) {
 		}
 		values := make([]float32, len(a.Data)/4)
 		gguf.Dequantize(a.Type, values, a.Data)
-		if want, err := gguf.Quantize(gguf.Q8_0, nil, values); err != nil || !bytes.Equal(want, b.Data) {
+		if want, err := gguf.QuantizeFit(gguf.Q8_0, nil, values); err != nil || !bytes.Equal(want, b.Data) {
 			t.Errorf("%s is not the quantized tensor (%v)", info.Name, err)
 		}
 	}
@@ -181,7 +181,7 @@ func TestRefuses(t *testing.T) {
 		o     quantizer.Options
 		want  string
 	}{
-		"an unknown type":      {o: quantizer.Options{Type: "q3"}, want: "q4_1, q8"},
+		"an unknown type":      {o: quantizer.Options{Type: "q3"}, want: "q4_1, q8, q8_0"},
 		"a broken pattern":     {o: quantizer.Options{Type: "q8", Keep: []string{"["}}, want: `"["`},
 		"a mistyped pattern":   {o: quantizer.Options{Type: "q8", Keep: []string{"nothing*"}}, want: `"nothing*"`},
 		"a file that exists":   {out: there, o: quantizer.Options{Type: "q8"}, want: "--force"},
