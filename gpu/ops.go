@@ -234,11 +234,13 @@ type Sample struct {
 }
 
 // TopTokens: Out[r, 0] = First[r], and Out[r, 1:] are the tokens with the largest logits of row r in descending order, ties to
-// the lower id, as many as Out has room for. NaN counts as the smallest; a vocabulary that is too small leaves -1.
+// the lower id, as many as Out has room for. NaN counts as the smallest; a vocabulary that is too small leaves -1. Rank, if it is
+// given, becomes the place of First[r] in that order among all tokens, from 1.
 type TopTokens struct {
 	Out    Tensor // [R, 1+K] I32, K at most TopTokensMax
 	First  Tensor // [R] I32
 	Logits Tensor // [R, V] F32
+	Rank   Tensor // [R] I32, or none
 }
 
 // TopTokensMax bounds K of TopTokens.

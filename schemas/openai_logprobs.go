@@ -44,7 +44,7 @@ type PromptLogprobs map[string]RankedLogprob
 // RankedLogprob is one of them.
 type RankedLogprob struct {
 	Logprob      float32 `json:"logprob"`
-	Rank         *int    `json:"rank" jsonschema:"nullable"` // from 1; null if it is not among the likeliest
+	Rank         int32   `json:"rank"` // its place among all tokens, from 1
 	DecodedToken string  `json:"decoded_token"`
 }
 

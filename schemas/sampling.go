@@ -58,6 +58,15 @@ type TokenLogprobs struct {
 	Width  int32 `json:"width"`  // candidates per token: itself, then the likeliest in descending order
 	Tokens I32   `json:"tokens"` // [n, Width]
 	Values F32   `json:"values"` // [n, Width], natural logarithms; -inf for the impossible
+
+	Ranks I32 `json:"ranks,omitempty"` // [n], of prompt tokens: a token's place among all, from 1; absent otherwise
+}
+
+// Fits reports whether the columns fit each other, and Row is one of a message's rows.
+func (l *TokenLogprobs) Fits(rows int) bool {
+	n := len(l.Tokens)
+	return l.Row >= 0 && int(l.Row) < rows && l.Width >= 1 && n%int(l.Width) == 0 && len(l.Values) == n &&
+		(len(l.Ranks) == 0 || len(l.Ranks)*int(l.Width) == n)
 }
 
 // Limits of SamplingRules.

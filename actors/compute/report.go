@@ -13,8 +13,9 @@ import (
 // report is something that a step tells beside its tokens, on its way to the host.
 type report struct {
 	ids, values gpu.Fetched // of log-probabilities, [n, width]
+	ranks       gpu.Fetched // [n]; nil if they are not told
 	width       int32
-	logprobs    []schemas.TokenLogprobs // to fill, in order; their Tokens and Values have their final length
+	logprobs    []schemas.TokenLogprobs // to fill, in order; their columns have their final length
 
 	hidden gpu.Fetched // of embeddings, [n, H]
 	dtype  gpu.DType
@@ -31,8 +32,9 @@ func (x *executor) reportPrompts(l *launch, logits gpu.Tensor) error {
 			return err
 		}
 		n := len(p.tokens)
-		out := schemas.TokenLogprobs{Row: p.row, Prompt: true, Start: p.start, Width: p.width}
-		if err := x.reportLogprobs(l, logits.Slice(at, at+n), chosen, p.width, []schemas.TokenLogprobs{sized(out, n)}); err != nil {
+		out := sized(schemas.TokenLogprobs{Row: p.row, Prompt: true, Start: p.start, Width: p.width}, n)
+		out.Ranks = make(schemas.I32, n)
+		if err := x.reportLogprobs(l, logits.Slice(at, at+n), chosen, p.width, []schemas.TokenLogprobs{out}); err != nil {
 			return err
 		}
 		at += n
@@ -59,16 +61,22 @@ func sized(l schemas.TokenLogprobs, n int) schemas.TokenLogprobs {
 }
 
 func (x *executor) reportLogprobs(l *launch, logits, chosen gpu.Tensor, width int32, out []schemas.TokenLogprobs) error {
-	ids, values, err := x.model.Logprobs(logits, chosen, int(width))
+	ranked := out[0].Ranks != nil
+	told, err := x.model.Logprobs(logits, chosen, int(width), ranked)
 	if err != nil {
 		return err
 	}
 	r := report{width: width, logprobs: out}
-	if r.ids, err = x.dev.Fetch(ids); err != nil {
+	if r.ids, err = x.dev.Fetch(told.IDs); err != nil {
 		return err
 	}
-	if r.values, err = x.dev.Fetch(values); err != nil {
+	if r.values, err = x.dev.Fetch(told.Values); err != nil {
 		return err
+	}
+	if ranked {
+		if r.ranks, err = x.dev.Fetch(told.Ranks); err != nil {
+			return err
+		}
 	}
 	l.reports = append(l.reports, r)
 	return nil
@@ -111,6 +119,11 @@ func (r *report) read(to *schemas.StepResult) error {
 	}
 	if err := r.values.Wait(bytesOf(values)); err != nil {
 		return err
+	}
+	if r.ranks != nil { // of one prompt
+		if err := r.ranks.Wait(bytesOf(r.logprobs[0].Ranks)); err != nil {
+			return err
+		}
 	}
 	for _, l := range r.logprobs {
 		for at := 0; at < len(l.Tokens); at += int(l.Width) {

@@ -116,7 +116,7 @@ func logprobOf(t *testing.T, words []string) logprob {
 	var all []logprob
 	for _, w := range words {
 		text, value, _ := strings.Cut(w, "=")
-		l := logprob{token: int32(text[0]), text: strings.NewReplacer("_", " ", "~", "\xe2\x82").Replace(text)}
+		l := logprob{token: int32(text[0]), rank: 2, text: strings.NewReplacer("_", " ", "~", "\xe2\x82").Replace(text)}
 		if _, err := fmt.Sscanf(value, "%g", &l.value); err != nil {
 			t.Fatalf("%q: %v", w, err)
 		}

@@ -13,6 +13,7 @@ type logprob struct {
 	token int32
 	text  string // its bytes, which may be part of a character
 	value float32
+	rank  int32 // of a token of the prompt among all, from 1; 0 if that is not known
 	top   []logprob
 }
 
@@ -29,6 +30,9 @@ func logprobsOf(t *schemas.TextLogprobs) []logprob {
 	for i := range out {
 		out[i] = all[i*width]
 		out[i].top = all[i*width+1 : (i+1)*width]
+		if len(l.Ranks) > 0 {
+			out[i].rank = l.Ranks[i]
+		}
 	}
 	return out
 }
@@ -37,9 +41,9 @@ func logprobsOf(t *schemas.TextLogprobs) []logprob {
 func checkLogprobs(t *schemas.TextLogprobs, rows int) *schemas.Error {
 	l := &t.Logprobs
 	n := len(l.Tokens)
-	if l.Row < 0 || int(l.Row) >= rows || l.Width < 1 || l.Width > schemas.LogprobsMax+1 || n%int(l.Width) != 0 || len(l.Values) != n || len(t.Bytes) != n {
-		return schemas.Errorf(schemas.KindInvalid, "deltas", "logprobs of row %d of %d have width %d and %d tokens, %d values, %d texts; expected as many of each, a multiple of the width",
-			l.Row, rows, l.Width, n, len(l.Values), len(t.Bytes)).WithParam("logprobs")
+	if !l.Fits(rows) || l.Width > schemas.LogprobsMax+1 || len(t.Bytes) != n {
+		return schemas.Errorf(schemas.KindInvalid, "deltas", "logprobs of row %d of %d have width %d and %d tokens, %d values, %d texts, %d ranks; expected as many of each, a multiple of the width",
+			l.Row, rows, l.Width, n, len(l.Values), len(t.Bytes), len(l.Ranks)).WithParam("logprobs")
 	}
 	for _, v := range l.Values {
 		if v != v || v > 1e-3 { // rounding may exceed 0
@@ -151,13 +155,12 @@ func (a *answer) promptLogprobs(p *prompt) []schemas.PromptLogprobs {
 	for i := range p.logprobs {
 		l := &p.logprobs[i]
 		at := make(schemas.PromptLogprobs, 1+len(l.top))
-		put := func(l *logprob, rank *int) {
+		put := func(l *logprob, rank int32) {
 			at[strconv.Itoa(int(l.token))] = schemas.RankedLogprob{Logprob: l.value, Rank: rank, DecodedToken: schemas.TokenText(l.text)}
 		}
-		put(l, nil)
+		put(l, l.rank)
 		for k := range l.top {
-			rank := k + 1
-			put(&l.top[k], &rank)
+			put(&l.top[k], int32(k+1))
 		}
 		out = append(out, at)
 	}

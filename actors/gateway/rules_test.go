@@ -74,8 +74,9 @@ func lp(prompt bool, width int32, tokens schemas.I32, values schemas.F32, texts 
 func TestLogprobsAreAnswered(t *testing.T) {
 	e := startEngine(t, func(e *engine, r *schemas.SubmitRequest) {
 		seq := r.Request.Seq(0)
-		e.send(delta{seq: seq, text: "a", tokens: 1, id: 10, logprobs: []schemas.TextLogprobs{
-			lp(true, 2, schemas.I32{2, 2, 3, 9}, schemas.F32{-1, -1, -2, -0.5}, "two", "two", "three", "nine"),
+		prompt := lp(true, 2, schemas.I32{2, 2, 3, 9}, schemas.F32{-1, -1, -2, -0.5}, "two", "two", "three", "nine")
+		prompt.Logprobs.Ranks = schemas.I32{1, 44}
+		e.send(delta{seq: seq, text: "a", tokens: 1, id: 10, logprobs: []schemas.TextLogprobs{prompt,
 			lp(false, 2, schemas.I32{10, 11}, schemas.F32{-0.75, -0.25}, "a", "b")}})
 		e.send(delta{seq: seq, text: "", tokens: 2, id: e.info.EndTokens[0], finish: schemas.FinishStop, logprobs: []schemas.TextLogprobs{
 			lp(false, 2, schemas.I32{2, 2}, schemas.F32{-1, -1}, "</s>", "</s>")}})
@@ -86,7 +87,7 @@ func TestLogprobsAreAnswered(t *testing.T) {
 	if l := c.Logprobs; len(l.Tokens) != 1 || *l.TokenLogprobs[0] != -0.75 || l.TopLogprobs[0]["b"] != -0.25 || l.TopLogprobs[0]["a"] != -0.75 {
 		t.Errorf("%s", body)
 	}
-	if p := c.PromptLogprobs; len(p) != 3 || p[0] != nil || *p[1]["2"].Rank != 1 || p[2]["3"].Rank != nil || p[2]["9"].DecodedToken != "nine" {
+	if p := c.PromptLogprobs; len(p) != 3 || p[0] != nil || p[1]["2"].Rank != 1 || p[2]["3"].Rank != 44 || p[2]["9"].Rank != 1 || p[2]["9"].DecodedToken != "nine" {
 		t.Errorf("%s", body)
 	}
 	_, body = post(t, server, "/v1/chat/completions", `{`+hello+`,"logprobs":true,"top_logprobs":1}`)
@@ -109,6 +110,7 @@ func TestMalformedLogprobsAreRefused(t *testing.T) {
 		"wide":   func(l *schemas.TextLogprobs) { l.Logprobs.Width = 22 },
 		"uneven": func(l *schemas.TextLogprobs) { l.Logprobs.Width = 2 },
 		"values": func(l *schemas.TextLogprobs) { l.Logprobs.Values = nil },
+		"ranks":  func(l *schemas.TextLogprobs) { l.Logprobs.Ranks = schemas.I32{1, 2} },
 		"texts":  func(l *schemas.TextLogprobs) { l.Bytes = nil },
 		"above":  func(l *schemas.TextLogprobs) { l.Logprobs.Values = schemas.F32{1} },
 	} {

@@ -49,7 +49,7 @@ func (c *Core) checkpoint() *schemas.SchedulerCheckpoint {
 		logprobs := s.promptLogprobs
 		if logprobs != nil { // the core goes on to write into its own
 			l := *logprobs
-			l.Tokens, l.Values = slices.Clone(l.Tokens), slices.Clone(l.Values)
+			l.Tokens, l.Values, l.Ranks = slices.Clone(l.Tokens), slices.Clone(l.Values), slices.Clone(l.Ranks)
 			logprobs = &l
 		}
 		p.Seqs = append(p.Seqs, schemas.SeqCheckpoint{Seq: s.id, Request: at, Arrival: s.arrival, ArrivedNs: s.arrivedNs, MaxTokens: s.maxTokens,
@@ -126,14 +126,14 @@ func Restore(cfg Config, p *schemas.SchedulerCheckpoint, nowNs int64) (*Core, er
 		if err := r.Sampling.Validate(); err != nil {
 			return nil, bad("requests", "%s: %v", r.Request, err)
 		}
-		if l := q.PromptLogprobs; l != nil && (r.Sampling.Rules == nil || l.Width != r.Sampling.Rules.PromptLogprobs || len(l.Values) != len(l.Tokens) || len(l.Tokens) != (len(r.Tokens)-1)*int(l.Width)) {
+		if l := q.PromptLogprobs; l != nil && (r.Sampling.Rules == nil || l.Width != r.Sampling.Rules.PromptLogprobs || !l.Fits(int(l.Row)+1) || len(l.Tokens) != (len(r.Tokens)-1)*int(l.Width)) {
 			return nil, bad("prompt_logprobs", "element %d has %d tokens and %d values, %d wide, for a prompt of %d tokens", i, len(l.Tokens), len(l.Values), l.Width, len(r.Tokens))
 		}
 		s := &Sequence{id: q.Seq, request: r, arrival: q.Arrival, arrivedNs: q.ArrivedNs, maxTokens: q.MaxTokens, output: slices.Clone(q.Output),
 			slot: noSlot, cached: q.Cached, started: q.Started, preemptions: q.Preemptions, recoveries: q.Recoveries}
 		if l := q.PromptLogprobs; l != nil {
 			own := *l
-			own.Tokens, own.Values = slices.Clone(l.Tokens), slices.Clone(l.Values)
+			own.Tokens, own.Values, own.Ranks = slices.Clone(l.Tokens), slices.Clone(l.Values), slices.Clone(l.Ranks)
 			s.promptLogprobs = &own
 		}
 		c.alive[s.id] = s

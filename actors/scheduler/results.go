@@ -85,11 +85,17 @@ func (s *Sequence) keepPromptLogprobs(l *schemas.TokenLogprobs) {
 	if s.promptLogprobs == nil {
 		n := int(s.PromptTokens()-1) * int(l.Width)
 		s.promptLogprobs = &schemas.TokenLogprobs{Prompt: true, Start: 1, Width: l.Width, Tokens: make(schemas.I32, n), Values: make(schemas.F32, n)}
+		if l.Ranks != nil {
+			s.promptLogprobs.Ranks = make(schemas.I32, s.PromptTokens()-1)
+		}
 	}
-	at := max(int(l.Start-1), 0) * int(l.Width)
-	if at < len(s.promptLogprobs.Tokens) {
+	first := max(int(l.Start-1), 0)
+	if at := first * int(l.Width); at < len(s.promptLogprobs.Tokens) {
 		copy(s.promptLogprobs.Tokens[at:], l.Tokens)
 		copy(s.promptLogprobs.Values[at:], l.Values)
+	}
+	if first < len(s.promptLogprobs.Ranks) {
+		copy(s.promptLogprobs.Ranks[first:], l.Ranks)
 	}
 }
 
@@ -116,8 +122,8 @@ func (f *flight) check(r *schemas.StepResult) *schemas.Error {
 	}
 	for i := range r.Logprobs {
 		l := &r.Logprobs[i]
-		if l.Row < 0 || int(l.Row) >= len(f.rows) || l.Width < 1 || len(l.Tokens) != len(l.Values) || len(l.Tokens)%int(l.Width) != 0 {
-			return badResult(r, "logprobs", "element %d has row %d of %d, %d tokens and %d values, %d wide", i, l.Row, len(f.rows), len(l.Tokens), len(l.Values), l.Width)
+		if !l.Fits(len(f.rows)) {
+			return badResult(r, "logprobs", "element %d has row %d of %d, %d tokens, %d values and %d ranks, %d wide", i, l.Row, len(f.rows), len(l.Tokens), len(l.Values), len(l.Ranks), l.Width)
 		}
 	}
 	for i := range r.Embeddings {

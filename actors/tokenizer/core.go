@@ -173,9 +173,9 @@ func (c *Core) Tokens(b *schemas.TokenBatch) (fx Effects, err *schemas.Error) {
 func checkReports(b *schemas.TokenBatch) *schemas.Error {
 	for i := range b.Logprobs {
 		l := &b.Logprobs[i]
-		if l.Row < 0 || int(l.Row) >= len(b.Seq) || l.Width < 1 || len(l.Tokens) != len(l.Values) || len(l.Tokens)%int(l.Width) != 0 {
-			return schemas.Errorf(schemas.KindInvalid, "tokens", "logprobs: element %d has row %d of %d, %d tokens and %d values, %d wide",
-				i, l.Row, len(b.Seq), len(l.Tokens), len(l.Values), l.Width).WithParam("logprobs")
+		if !l.Fits(len(b.Seq)) {
+			return schemas.Errorf(schemas.KindInvalid, "tokens", "logprobs: element %d has row %d of %d, %d tokens, %d values and %d ranks, %d wide",
+				i, l.Row, len(b.Seq), len(l.Tokens), len(l.Values), len(l.Ranks), l.Width).WithParam("logprobs")
 		}
 	}
 	for i := range b.Embeddings {

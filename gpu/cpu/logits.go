@@ -68,6 +68,10 @@ func (d *Device) topTokens(a *gpu.TopTokens) error {
 	}
 	p := &d.work.top
 	*p = topTask{logits: d.Float32s(a.Logits), vocab: vocab, first: d.Int32s(a.First), out: d.Int32s(a.Out), width: width}
+	if a.Rank.Valid() {
+		mustLen(gpu.OpTopTokens, "Rank", a.Rank, rows)
+		p.rank = d.Int32s(a.Rank)
+	}
 	d.share(p, rows, float64(rows*vocab))
 	*p = topTask{}
 	return nil
@@ -77,6 +81,7 @@ type topTask struct {
 	logits       []float32
 	vocab, width int
 	first, out   []int32
+	rank         []int32 // nil if it is not wanted
 }
 
 func (p *topTask) run(_, from, to int) {
@@ -91,7 +96,27 @@ func (p *topTask) run(_, from, to int) {
 				out[1+k] = best[k].id
 			}
 		}
+		if p.rank != nil {
+			p.rank[r] = rankOf(p.first[r], p.logits[r*p.vocab:][:p.vocab])
+		}
 	}
+}
+
+// rankOf is the place of a token in the order of largestTokens, from 1.
+func rankOf(token int32, logits []float32) int32 {
+	value := func(v float32) float32 {
+		if v != v {
+			return negativeInfinity
+		}
+		return v
+	}
+	own, rank := value(logits[token]), int32(1)
+	for t, v := range logits {
+		if v = value(v); v > own || v == own && int32(t) < token {
+			rank++
+		}
+	}
+	return rank
 }
 
 // largestTokens fills best with the largest logits in order and returns how many there are. Few enter, so that

@@ -84,8 +84,8 @@ func bytesOf[T logitEdit | uint32](v []T) []byte {
 }
 
 type topTokensArgs struct {
-	out, first, logits uintptr
-	vocab, width       int32
+	out, first, logits, rank uintptr
+	vocab, width             int32
 }
 
 func (d *Device) topTokens(a *gpu.TopTokens) error {
@@ -95,6 +95,11 @@ func (d *Device) topTokens(a *gpu.TopTokens) error {
 	if width < 1 || width > 1+gpu.TopTokensMax {
 		panic(fmt.Sprintf("cuda: top_tokens: Out is %v, want 1 to %d tokens a row", a.Out, 1+gpu.TopTokensMax))
 	}
+	rank := uintptr(0)
+	if a.Rank.Valid() {
+		mustLen(gpu.OpTopTokens, "Rank", a.Rank, rows)
+		rank = d.i32(a.Rank)
+	}
 	return run(d, d.functions["top_tokens"], grid{rows, 1, 1}, topThreads, 0,
-		topTokensArgs{d.i32(a.Out), d.i32(a.First), d.f32(a.Logits), int32(vocab), int32(width)})
+		topTokensArgs{d.i32(a.Out), d.i32(a.First), d.f32(a.Logits), rank, int32(vocab), int32(width)})
 }

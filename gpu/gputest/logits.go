@@ -56,12 +56,18 @@ func testTopTokens(s *suite) {
 			logits[len(logits)-1] = float32(math.NaN())
 			first := s.below(rows, vocab)
 			out := s.ints(make([]int32, rows*(1+k)), rows, 1+k)
-			s.launch(gpu.OpTopTokens, &gpu.TopTokens{Out: out, First: s.ints(first), Logits: s.put(gpu.F32, logits, rows, vocab)})
-			var want []int32
+			top := gpu.TopTokens{Out: out, First: s.ints(first), Logits: s.put(gpu.F32, logits, rows, vocab)}
+			s.launch(gpu.OpTopTokens, &top)
+			var want, ranks []int32
 			for r := range rows {
-				want = append(want, ref.TopTokens(logits[r*vocab:][:vocab], first[r], k)...)
+				tokens, rank := ref.TopTokens(logits[r*vocab:][:vocab], first[r], k)
+				want, ranks = append(want, tokens...), append(ranks, rank)
 			}
 			s.sameInts("top tokens", s.getInts(out), want)
+			top.Rank = s.ints(make([]int32, rows))
+			s.launch(gpu.OpTopTokens, &top)
+			s.sameInts("top tokens beside ranks", s.getInts(out), want)
+			s.sameInts("ranks", s.getInts(top.Rank), ranks)
 			s.free()
 		}
 	}

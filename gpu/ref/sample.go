@@ -131,8 +131,9 @@ func EditLogits(row []float32, edits []gpu.LogitEdit, allowed []uint32) {
 	}
 }
 
-// TopTokens returns first, then the k tokens with the largest logits, ties to the lower id, NaN last.
-func TopTokens(row []float32, first int32, k int) []int32 {
+// TopTokens returns first, then the k tokens with the largest logits, ties to the lower id, NaN last; and the place of
+// first in that order, from 1.
+func TopTokens(row []float32, first int32, k int) (out []int32, rank int32) {
 	order := make([]int32, len(row))
 	for t := range order {
 		order[t] = int32(t)
@@ -144,9 +145,9 @@ func TopTokens(row []float32, first int32, k int) []int32 {
 		return math.Inf(-1)
 	}
 	slices.SortStableFunc(order, func(a, b int32) int { return cmp.Compare(value(b), value(a)) })
-	out := append([]int32{first}, order[:min(k, len(order))]...)
+	out = append([]int32{first}, order[:min(k, len(order))]...)
 	for len(out) < 1+k {
 		out = append(out, -1)
 	}
-	return out
+	return out, int32(1 + slices.Index(order, first))
 }

@@ -23,6 +23,7 @@ type outcome struct {
 	logits map[int32][]float32 // by position; positions from the prefix cache are absent
 	// logprobs are those that the request asked for, by the position of the token that they are of.
 	logprobs map[int32][]candidate
+	ranks    map[int32]int32 // likewise, of tokens of the prompt
 	finish   schemas.FinishReason
 	err      *schemas.Error
 }
@@ -87,7 +88,7 @@ func (e *engine) close() error {
 func (e *engine) of(seq schemas.SeqID) *outcome {
 	o := e.outcomes[seq]
 	if o == nil {
-		o = &outcome{logits: map[int32][]float32{}, logprobs: map[int32][]candidate{}}
+		o = &outcome{logits: map[int32][]float32{}, logprobs: map[int32][]candidate{}, ranks: map[int32]int32{}}
 		e.outcomes[seq] = o
 	}
 	return o
@@ -122,6 +123,9 @@ func (e *engine) collect(_ context.Context, b *schemas.TokenBatch) (*schemas.Ack
 		l := &b.Logprobs[i]
 		o, pos, width := e.of(schemas.SeqID(b.Seq[l.Row])), l.Start, int(l.Width)
 		for at := 0; at < len(l.Tokens); at, pos = at+width, pos+1 {
+			if l.Ranks != nil {
+				o.ranks[pos] = l.Ranks[at/width]
+			}
 			for c := at; c < at+width; c++ {
 				o.logprobs[pos] = append(o.logprobs[pos], candidate{l.Tokens[c], l.Values[c]})
 			}

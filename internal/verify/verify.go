@@ -247,8 +247,30 @@ func compareLogprobs(r *Result, o *outcome, g *Golden) {
 				r.Failure = fmt.Sprintf("the candidates of position %d are not in order", next)
 			}
 		}
+		if pos+1 < len(g.Prompt) {
+			compareRank(r, o.ranks[next], g.Logits[pos], token, next)
+		}
 		if likeliest := slices.Max(g.Logits[pos]); g.Logits[pos][list[1].token] < likeliest-float32(2*r.MaxError) {
 			r.Failure = fmt.Sprintf("the first candidate of position %d is token %d, which is not the likeliest", next, list[1].token)
 		}
+	}
+}
+
+// rankTolerance is how far apart logits must be for their order to be certain.
+const rankTolerance = 1e-3
+
+// compareRank holds the rank of a prompt's token to the golden logits.
+func compareRank(r *Result, rank int32, logits []float32, token, pos int32) {
+	lowest, highest := int32(1), int32(0)
+	for _, v := range logits {
+		if v > logits[token]+rankTolerance {
+			lowest++
+		}
+		if v >= logits[token]-rankTolerance {
+			highest++
+		}
+	}
+	if rank < lowest || rank > highest {
+		r.Failure = fmt.Sprintf("the token at position %d has rank %d; by the golden logits it is %d to %d", pos, rank, lowest, highest)
 	}
 }

@@ -13,6 +13,7 @@ type reports struct {
 	tokens            gpu.Tensor // [rows, width] I32
 	values            gpu.Tensor // [rows, width] F32
 	chosen            gpu.Tensor // [rows] I32
+	ranks             gpu.Tensor // [rows] I32
 	embedRows         gpu.Tensor // [rows] I32
 	embedded          gpu.Tensor // [rows, H]
 }
@@ -45,25 +46,38 @@ func (m *Model) Rows(logits gpu.Tensor, rows []int32) (gpu.Tensor, error) {
 	return kept, m.dev.Launch(gpu.OpGatherRows, &gpu.GatherRows{Out: kept, X: logits, Rows: index})
 }
 
-// Logprobs finds, for each row of logits, the log-probabilities of a token, chosen[r], and of the width-1 likeliest: [R, width]
-// ids, and as many values. Both are valid until the next call.
-func (m *Model) Logprobs(logits, chosen gpu.Tensor, width int) (ids, values gpu.Tensor, err error) {
+// Logprobs are what a model says of one token at each of R places, and of the likeliest ones.
+type Logprobs struct {
+	IDs    gpu.Tensor // [R, width] I32: the token, then the width-1 likeliest
+	Values gpu.Tensor // [R, width] F32: their log-probabilities
+	Ranks  gpu.Tensor // [R] I32: the token's place among all, from 1; none unless it was asked for
+}
+
+// Logprobs finds, for each row of logits, the log-probabilities of a token, chosen[r], and of the width-1 likeliest, and
+// the token's rank if ranked. They are valid until the next call.
+func (m *Model) Logprobs(logits, chosen gpu.Tensor, width int, ranked bool) (out Logprobs, err error) {
 	r, rows := &m.reports, logits.Dims[0]
 	if chosen.Len() != rows || width < 1 || width > 1+gpu.TopTokensMax {
-		return ids, values, fmt.Errorf("model: Logprobs: %d tokens for %d rows of logits, %d wide", chosen.Len(), rows, width)
+		return out, fmt.Errorf("model: Logprobs: %d tokens for %d rows of logits, %d wide", chosen.Len(), rows, width)
 	}
 	const widest = 1 + gpu.TopTokensMax
 	if err := m.grow(&r.tokens, gpu.I32, rows*widest); err != nil {
-		return ids, values, err
+		return out, err
 	}
 	if err := m.grow(&r.values, gpu.F32, rows*widest); err != nil {
-		return ids, values, err
+		return out, err
 	}
-	ids, values = r.tokens.Slice(0, rows*width).Reshape(rows, width), r.values.Slice(0, rows*width).Reshape(rows, width)
-	if err := m.dev.Launch(gpu.OpTopTokens, &gpu.TopTokens{Out: ids, First: chosen, Logits: logits}); err != nil {
-		return ids, values, err
+	out.IDs, out.Values = r.tokens.Slice(0, rows*width).Reshape(rows, width), r.values.Slice(0, rows*width).Reshape(rows, width)
+	if ranked {
+		if err := m.grow(&r.ranks, gpu.I32, rows); err != nil {
+			return out, err
+		}
+		out.Ranks = r.ranks.Slice(0, rows)
 	}
-	return ids, values, m.dev.Launch(gpu.OpLogSoftmax, &gpu.LogSoftmax{Out: values, Logits: logits, IDs: ids})
+	if err := m.dev.Launch(gpu.OpTopTokens, &gpu.TopTokens{Out: out.IDs, First: chosen, Logits: logits, Rank: out.Ranks}); err != nil {
+		return out, err
+	}
+	return out, m.dev.Launch(gpu.OpLogSoftmax, &gpu.LogSoftmax{Out: out.Values, Logits: logits, IDs: out.IDs})
 }
 
 // Chosen brings tokens to the device, for Logprobs.

@@ -24,7 +24,7 @@ KERNEL mask_logits(MaskLogitsArgs a) {
 
 // A block per row finds one token after the other: the largest key below the last one. Keys order as in sample.cu:
 // descending value, ties to the lower id; NaN counts as -inf.
-struct TopTokensArgs { int* out; const int* first; const float* logits; int vocab, width; };
+struct TopTokensArgs { int* out; const int* first; const float* logits; int* rank; int vocab, width; };
 
 constexpr int TOP_THREADS = 1024;
 
@@ -54,4 +54,14 @@ KERNEL __launch_bounds__(TOP_THREADS) top_tokens(TopTokensArgs a) {
     if (threadIdx.x == 0) out[k] = top ? (int)~(u32)top : -1;
     last = top;
   }
+  if (!a.rank) return;
+  int first = a.first[blockIdx.x];
+  u64 own = top_key(row[first], first), before = 0;
+  for (int t = threadIdx.x; t < a.vocab; t += TOP_THREADS) before += top_key(row[t], t) > own;
+  for (int o = 16; o > 0; o >>= 1) before += __shfl_xor_sync(FULL, before, o);
+  if (lane_id() == 0) room[warp_id()] = before;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int w = 1; w < TOP_THREADS / 32; w++) before += room[w];
+  a.rank[blockIdx.x] = (int)before + 1;
 }
