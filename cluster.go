@@ -110,8 +110,11 @@ func (e *Engine) join() error {
 		cfg.Requests = e.gateway.Running
 	}
 	var err error
-	e.member, err = cluster.Join(e.node, cfg)
-	return err
+	if e.member, err = cluster.Join(e.node, cfg); err != nil {
+		return err
+	}
+	e.followDecisions()
+	return nil
 }
 
 // clusterConfig is how the gateway works with others; nil if there are none.

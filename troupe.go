@@ -52,12 +52,14 @@ type Engine struct {
 	tokenizer *tokenizer.Actor
 	gateway   *gateway.Gateway
 	member    *cluster.Member // nil outside of a cluster
-	listener  net.Listener
-	server    *http.Server
-	served    chan error // of the HTTP server, once it has ended
-	network   network
-	closing   sync.Once
-	closed    error // what Close found
+	// stopFollowing ends what followDecisions began; nil outside of a cluster.
+	stopFollowing func()
+	listener      net.Listener
+	server        *http.Server
+	served        chan error // of the HTTP server, once it has ended
+	network       network
+	closing       sync.Once
+	closed        error // what Close found
 }
 
 // network is how the engine's actors reach each other. Tests make it bad.
@@ -85,11 +87,18 @@ func Open(ctx context.Context, opts Options, log zerolog.Logger, progress func(d
 
 func (e *Engine) open(ctx context.Context, progress func(done, total int64)) error {
 	var err error
-	if e.model, err = modelstore.Find(e.opts.Model); err != nil {
+	if e.model, err = modelstore.Find(e.opts.Model); err != nil { // before others are told of the node
 		return err
 	}
 	if err := e.startNode(); err != nil {
 		return err
+	}
+	if e.opts.Model == "" {
+		if e.opts.Model = e.placedModel(ctx); e.opts.Model != "" {
+			if e.model, err = modelstore.Find(e.opts.Model); err != nil {
+				return err
+			}
+		}
 	}
 	for _, start := range []struct {
 		wanted bool
@@ -320,6 +329,9 @@ func (e *Engine) Close() error {
 
 func (e *Engine) close() error {
 	var errs []error
+	if e.stopFollowing != nil {
+		e.stopFollowing()
+	}
 	if e.member != nil {
 		e.member.Leave()
 	}

@@ -24,7 +24,7 @@ const discovery = "$SRV.>" // nats micro
 // Roles lists the roles, the one that may do most last.
 func Roles() []Role {
 	// What each node does, whatever its part: it answers, reports, is asked how it is, and mirrors what its actors say.
-	node := Role{Publish: []string{InboxPrefix + ">", schemas.NodeReports.Subject(""), schemas.TapPrefix + ">", schemas.PeekPrefix + ">", schemas.JournalPrefix + ">"},
+	node := Role{Publish: append(readsBucket("troupe-cluster"), InboxPrefix+">", schemas.NodeReports.Subject(""), schemas.TapPrefix+">", schemas.PeekPrefix+">", schemas.JournalPrefix+">"),
 		Subscribe: append(served("node"), InboxPrefix+">", discovery)}
 	var ask, offer []string
 	for _, e := range schemas.ClientEndpoints() {
@@ -66,6 +66,14 @@ func TenantRole(name string) Role {
 		}
 	}
 	panic("bus: there is no role of clients")
+}
+
+// readsBucket are the requests that read and follow a key-value bucket (nats-architecture-and-design ADR-8).
+func readsBucket(name string) []string {
+	const api = "$JS." + JetStreamDomain + ".API."
+	stream := "KV_" + name
+	return []string{api + "STREAM.INFO." + stream, api + "DIRECT.GET." + stream + ".>", api + "CONSUMER.CREATE." + stream + ".>",
+		api + "CONSUMER.INFO." + stream + ".*", api + "CONSUMER.DELETE." + stream + ".*", "$JS.FC." + stream + ".>"}
 }
 
 // checkReply refuses to answer where only the engine's own parts may speak: whoever asks could make an actor, which

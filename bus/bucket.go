@@ -11,6 +11,9 @@ import (
 	"github.com/troupe-engine/troupe/schemas"
 )
 
+// JetStreamDomain names the JetStream of nodes with a store among leaf nodes, which only pass on what names it.
+const JetStreamDomain = "troupe"
+
 // bucketReplicas is on how many servers a bucket lies, where there are as many: one of them may be lost without
 // a consequence.
 const bucketReplicas = 3
@@ -19,7 +22,7 @@ const bucketReplicas = 3
 // NATS cluster with JetStream, otherwise on one. The error is KindUnsupported if no server keeps any, KindNotFound if this
 // one is not there.
 func OpenBucket(ctx context.Context, conn *nats.Conn, name, description string, create bool) (jetstream.KeyValue, error) {
-	js, err := jetstream.New(conn)
+	js, err := jetstream.NewWithDomain(conn, JetStreamDomain)
 	if err != nil {
 		return nil, fmt.Errorf("bus: bucket %s: %w", name, err)
 	}

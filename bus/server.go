@@ -50,6 +50,9 @@ func serverOptions(opts Options) (*server.Options, error) {
 	}
 	if opts.StoreDir != "" {
 		sopts.JetStream, sopts.StoreDir = true, opts.StoreDir
+		if sopts.JetStreamDomain == "" { // other nodes reach it by its domain
+			sopts.JetStreamDomain = JetStreamDomain
+		}
 	}
 	if opts.LeafListen != "" {
 		host, port, err := splitHostPort(opts.LeafListen)

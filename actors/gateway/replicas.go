@@ -391,6 +391,36 @@ func (rs *replicas) engine() (*schemas.EngineInfo, *schemas.Error) {
 	return found.info, nil
 }
 
+// SetRouting chooses the policy by which the gateway chooses between replicas, from now on.
+func (g *Gateway) SetRouting(policy string) *schemas.Error {
+	rs := g.replicas
+	if rs == nil {
+		return schemas.Errorf(schemas.KindUnsupported, "route", "there is one replica: nothing to choose between")
+	}
+	p, err := routing.NewPolicy(policy, rs.cfg.Seed)
+	if err != nil {
+		return schemas.AsError(err, "route")
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rs.router.Policy() != p.Name() {
+		g.log.Info().Str("policy", p.Name()).Msg("replicas are chosen by another policy")
+		rs.router.SetPolicy(p)
+	}
+	return nil
+}
+
+// Routing names the policy by which the gateway chooses between replicas, "" if it does not.
+func (g *Gateway) Routing() string {
+	rs := g.replicas
+	if rs == nil {
+		return ""
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return rs.router.Policy()
+}
+
 // Replicas lists the latest reports of the replicas that requests can go to, in no order; none outside of a cluster.
 func (g *Gateway) Replicas() (list []*schemas.ReplicaReport) {
 	rs := g.replicas

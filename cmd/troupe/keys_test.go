@@ -94,3 +94,35 @@ func TestCommandsTakeKeys(t *testing.T) {
 		}
 	}
 }
+
+// What is decided for all nodes is made, shown and taken back; nodes whose keys may not decide are refused.
+func TestClusterDecisions(t *testing.T) {
+	opts := troupe.DefaultOptions()
+	opts.HTTP, opts.NATSListen, opts.Leaf, opts.Store, opts.Threads, opts.KVBlocks = "none", "127.0.0.1:0", "127.0.0.1:0", t.TempDir(), 1, 256
+	engine, err := troupe.Open(t.Context(), opts, zerolog.Nop(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	for _, c := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"", 0, "nothing is decided"},
+		{"routing nosuch", 2, "policies are"},
+		{"routing", 2, "expected a policy or --reset"},
+		{"routing least-loaded", 0, "routing"},
+		{"place a troupe-tiny", 0, "place a"},
+		{"place a", 2, "or a node and --reset"},
+		{"place a.b troupe-tiny", 1, "the key is"},
+		{"", 0, "kept on 1 server"},
+		{"place a --reset", 0, "least-loaded"},
+		{"--json", 0, `"config.routing": "least-loaded"`},
+	} {
+		stdout, stderr, code := command(t, append(strings.Fields("cluster "+c.args), "--nats", engine.NATSURL())...)
+		if code != c.code || !strings.Contains(stdout+stderr, c.want) {
+			t.Errorf("troupe cluster %s: exit code %d, %s%s; want %q", c.args, code, stdout, stderr, c.want)
+		}
+	}
+}
