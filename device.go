@@ -3,6 +3,8 @@ package troupe
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/gpu/cpu"
@@ -11,6 +13,21 @@ import (
 
 // computeTypes are the values of Options.Compute; "" is the device's default.
 var computeTypes = map[string]gpu.DType{"f32": gpu.F32, "bf16": gpu.BF16}
+
+// weightsDir is the directory that Options.WeightsCache names, or "" for none.
+func weightsDir(option string) (string, error) {
+	switch option {
+	case "off", "":
+		return "", nil
+	case "auto":
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return "", fmt.Errorf("weights_cache is auto, which needs the user's cache directory; name one, or off: %w", err)
+		}
+		return filepath.Join(cache, "troupe", "weights"), nil
+	}
+	return option, nil
+}
 
 // OpenDevice opens the device that opts choose.
 func OpenDevice(opts Options) (gpu.Device, error) {
@@ -22,7 +39,11 @@ func OpenDevice(opts Options) (gpu.Device, error) {
 // nothing, that is the first CUDA device if it opens, and otherwise the CPU.
 func ChooseDevice(opts Options) (dev gpu.Device, why string, err error) {
 	openCPU := func(why string) (gpu.Device, string, error) {
-		d, err := cpu.Open(cpu.Options{Threads: opts.Threads, Compute: computeTypes[opts.Compute]})
+		dir, err := weightsDir(opts.WeightsCache)
+		if err != nil {
+			return nil, "", err
+		}
+		d, err := cpu.Open(cpu.Options{Threads: opts.Threads, Compute: computeTypes[opts.Compute], WeightsDir: dir})
 		if err != nil {
 			return nil, "", err
 		}

@@ -25,6 +25,9 @@ type Options struct {
 	// Compute is gpu.F32, which 0 is too, or gpu.BF16: then products with bfloat16 weights round activations to
 	// bfloat16, as some processors multiply pairs of it at almost twice the rate. Everything else stays float32.
 	Compute gpu.DType
+	// WeightsDir, if not empty, is a directory for packed weights, which processes then share: see panels.go. Who can
+	// write to it decides what models compute.
+	WeightsDir string
 }
 
 // Device is the CPU as a gpu.Device. See the package comment.
@@ -35,7 +38,8 @@ type Device struct {
 	table       gpu.Table[*buffer]
 	ops         *gpu.Registry[Kernel]
 	pool        *pool
-	pairs       bool // Options.Compute is BF16
+	pairs       bool   // Options.Compute is BF16
+	weightsDir  string // Options.WeightsDir
 	closed      atomic.Bool
 	work        workspace
 }
@@ -79,6 +83,7 @@ func Open(o Options) (*Device, error) {
 		limit:       o.MemoryLimitBytes,
 		pool:        newPool(threads),
 		pairs:       o.Compute == gpu.BF16,
+		weightsDir:  o.WeightsDir,
 		ops:         gpu.NewRegistry[Kernel]("cpu"),
 	}
 	if d.pairs {
@@ -131,8 +136,20 @@ func (d *Device) Alloc(dtype gpu.DType, dims ...int) (gpu.Tensor, error) {
 
 // reserve returns zeroed memory, or ErrOutOfMemory stating sizes.
 func (d *Device) reserve(bytes int64) (*buffer, error) {
+	if err := d.admit(bytes); err != nil {
+		return nil, err
+	}
+	raw, mapped, err := allocate(int(bytes))
+	if err != nil {
+		return nil, fmt.Errorf("%w: need %d bytes: %w", gpu.ErrOutOfMemory, bytes, err)
+	}
+	return &buffer{raw: raw, mapped: mapped}, nil
+}
+
+// admit returns an error if the device may not, or the machine cannot, hold so many bytes more.
+func (d *Device) admit(bytes int64) error {
 	if d.closed.Load() {
-		return nil, errClosed
+		return errClosed
 	}
 	// Below this size the machine is not asked: it costs microseconds and cannot matter.
 	const checkedBytesMin = 16 << 20
@@ -146,13 +163,9 @@ func (d *Device) reserve(bytes int64) (*buffer, error) {
 		}
 	}
 	if bytes > free {
-		return nil, fmt.Errorf("%w: need %d bytes, %d free", gpu.ErrOutOfMemory, bytes, max(0, free))
+		return fmt.Errorf("%w: need %d bytes, %d free", gpu.ErrOutOfMemory, bytes, max(0, free))
 	}
-	raw, mapped, err := allocate(int(bytes))
-	if err != nil {
-		return nil, fmt.Errorf("%w: need %d bytes: %w", gpu.ErrOutOfMemory, bytes, err)
-	}
-	return &buffer{raw: raw, mapped: mapped}, nil
+	return nil
 }
 
 // Free implements gpu.Device.

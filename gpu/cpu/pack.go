@@ -59,12 +59,10 @@ func (d *Device) PackMatrix(name string, dtype gpu.DType, n, k int, parts ...[]b
 	}
 	m := &matrix{dtype: dtype, n: n, k: k, pairs: d.pairs && dtype == gpu.BF16 && k%2 == 0}
 	bytes := int64(m.panels()) * int64(m.panelBytes())
-	b, err := d.reserve(bytes)
+	b, err := d.pack(m, parts)
 	if err != nil {
 		return gpu.Tensor{}, fmt.Errorf("weight %q: %w", name, err)
 	}
-	m.data, b.weight = b.raw, m
-	d.pool.do(&packRows{m: m, parts: parts}, m.panels(), 1)
 	t := d.table.Put(b, bytes, name, dtype, n, k)
 	t.Packed = true
 	return t, nil

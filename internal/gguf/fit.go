@@ -43,7 +43,7 @@ func fitQ8_0(packed []byte, block *[fitLen]float32) {
 	var values [fitLen]float32
 	dequantizeQ8_0(values[:], packed)
 	best, scale := squaredError(block, &values), uint16(0)
-	const stepsMax, stepsMin, apart = 127.4, 115, 0.8 // of the largest element, which rounds down to 127
+	const stepsMax, stepsMin, apart = 127.4, 112, 0.4 // of the largest element, which rounds down to 127
 	for steps := float32(stepsMax); steps > stepsMin; steps -= apart {
 		h := toHalf(largest / steps)
 		d := unhalf(h)
