@@ -138,6 +138,10 @@ func (r *Replica) open(node *bus.Node, cfg Config, log zerolog.Logger) error {
 	if unused := r.Model.UnusedTensors(); len(unused) > 0 {
 		log.Warn().Strs("tensors", unused[:min(len(unused), 8)]).Int("count", len(unused)).Msg("the checkpoint has tensors that this architecture does not use")
 	}
+	for _, w := range r.Model.Widened() {
+		log.Warn().Int("matrices", w.Matrices).Str("stored", w.Why).Stringer("as", w.As).Int64("stored_bytes", w.StoredBytes).Int64("bytes", w.Bytes).
+			Msg("matrices that the checkpoint stores quantized were widened, which costs memory and time: this device does not multiply them as they are")
+	}
 	return r.start(node, cfg, spec, blockBytes, log)
 }
 

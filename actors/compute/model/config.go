@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/internal/prequant"
 )
 
 // Limits on what a config may ask for, far above any published model, so that a damaged file
@@ -31,6 +32,9 @@ type Spec struct {
 	Architecture string    // "LlamaForCausalLM", as config.json names it
 	ModelType    string    // "llama"
 	Stored       gpu.DType // what config.json calls the checkpoint's type: BF16, F16, F32 or, where it says nothing known, 0
+
+	// Quantization says how the checkpoint's matrices are quantized; nil if it does not say that they are.
+	Quantization *prequant.Config
 
 	VocabSize  int
 	HiddenSize int
@@ -179,7 +183,10 @@ var storedTypes = map[string]gpu.DType{"bfloat16": gpu.BF16, "float16": gpu.F16,
 // readCommon reads what every architecture has, with arch's defaults.
 func (s *Spec) readCommon(c *object, arch *architecture) {
 	if c.has("quantization_config") {
-		c.failf("quantization_config", "is set: pre-quantized checkpoints are not supported, use the F32, F16 or BF16 one")
+		var err error
+		if s.Quantization, err = prequant.ParseConfig(c.fields["quantization_config"]); err != nil {
+			c.failf("quantization_config:", "%v", err)
+		}
 	}
 	s.Stored = storedTypes[c.text(c.firstKey("dtype", "torch_dtype"), "")]
 	s.VocabSize = c.required("vocab_size", 1, VocabMax)

@@ -44,24 +44,28 @@ var ggufTypes = func() map[gpu.DType]gguf.Type {
 // storedType is the type of a tensor's elements, or 0 where devices have none like it.
 func storedType(t gguf.Type) gpu.DType { return plainTypes[t] | quantizedTypes[t] }
 
-// layouts lists the types to try for a weight made of tensors, each [rows, k], until the device takes one.
-// That is only what Options.Quantize asks for, if it does; otherwise the type they are stored in, Q8_0 for
-// quantized ones that differ or that a device lacks, and the device's compute type.
-func (l *loader) layouts(k int, purpose use, tensors []checkpoint.Tensor) []gpu.DType {
+// layouts lists the types to try for a weight made of tensors, each [rows, k], until the device takes one. First are
+// those that hold what the checkpoint's quantization_config covers. Then comes what Options.Quantize asks for, if it
+// does; otherwise the type they are stored in, Q8_0 for quantized ones that differ or that a device lacks, and the
+// device's compute type.
+func (l *loader) layouts(k int, purpose use, tensors []tensor) []gpu.DType {
 	stored, same, quantized := tensors[0].Type, true, false
 	for _, t := range tensors {
 		same = same && t.Type == stored
 		quantized = quantized || t.Type.Quantized()
 	}
 	info := l.mem.dev.Info()
-	if want := l.quantizedType(k, purpose, &info); want != 0 && !quantized {
-		return []gpu.DType{want}
-	}
 	var list []gpu.DType
 	add := func(dtype gpu.DType) {
 		if dtype != 0 && (purpose != expert || !dtype.Quantized() || slices.Contains(info.Experts, dtype)) {
 			list = append(list, dtype)
 		}
+	}
+	for _, dtype := range heldBy(tensors) {
+		add(dtype)
+	}
+	if want := l.quantizedType(k, purpose, &info); want != 0 && !quantized {
+		return append(list, want)
 	}
 	if same {
 		add(storedType(stored))
@@ -71,6 +75,20 @@ func (l *loader) layouts(k int, purpose use, tensors []checkpoint.Tensor) []gpu.
 	}
 	add(info.Compute)
 	return list
+}
+
+// heldBy are the types that hold all tensors as the checkpoint's quantization_config has them.
+func heldBy(tensors []tensor) (types []gpu.DType) {
+	for i, t := range tensors {
+		switch {
+		case t.quantized == nil:
+			return nil
+		case i == 0:
+			types = t.quantized.Types
+		}
+		types = slices.DeleteFunc(slices.Clone(types), func(dtype gpu.DType) bool { return !slices.Contains(t.quantized.Types, dtype) })
+	}
+	return types
 }
 
 // quantizedType is what Options.Quantize makes of a weight with rows of k, or 0.
@@ -105,7 +123,7 @@ const (
 )
 
 // place puts tensors, stacked in order, on the device in the first of their layouts that it takes.
-func (l *loader) place(name string, n, k int, purpose use, tensors []checkpoint.Tensor) (gpu.Tensor, error) {
+func (l *loader) place(name string, n, k int, purpose use, tensors []tensor) (gpu.Tensor, error) {
 	for _, dtype := range l.layouts(k, purpose, tensors) {
 		if l.refused[dtype] {
 			continue
@@ -120,11 +138,15 @@ func (l *loader) place(name string, n, k int, purpose use, tensors []checkpoint.
 		if !dtype.Quantized() && purpose == embedding {
 			t, err := l.mem.alloc(dtype, n, k)
 			if err == nil {
+				l.noteWidened(tensors, dtype, k)
 				err = l.mem.dev.Upload(t, parts[0])
 			}
 			return t, err
 		}
 		t, err := l.mem.pack(name, dtype, n, k, parts...)
+		if err == nil {
+			l.noteWidened(tensors, dtype, k)
+		}
 		if !errors.Is(err, gpu.ErrNotSupported) {
 			return t, err
 		}
@@ -140,16 +162,53 @@ func (l *loader) place(name string, n, k int, purpose use, tensors []checkpoint.
 	return gpu.Tensor{}, fmt.Errorf("%w: %s takes no type that the tensor can have", gpu.ErrNotSupported, l.mem.dev.Info().Name)
 }
 
+// noteWidened counts tensors that are quantized in the checkpoint and not any more.
+func (l *loader) noteWidened(tensors []tensor, as gpu.DType, k int) {
+	for _, t := range tensors {
+		w := t.quantized
+		if w == nil || slices.Contains(w.Types, as) {
+			continue
+		}
+		note := Widened{Why: w.Why, As: as}
+		if len(w.Types) > 0 {
+			note.Why = fmt.Sprintf("%v, which %s does not multiply here", w.Types[0], l.mem.dev.Info().Name)
+		}
+		at := slices.IndexFunc(l.widened, func(o Widened) bool { return o.Why == note.Why && o.As == as })
+		if at < 0 {
+			at = len(l.widened)
+			l.widened = append(l.widened, note)
+		}
+		sum := &l.widened[at]
+		sum.Matrices++
+		sum.StoredBytes += int64(w.Bytes())
+		sum.Bytes += int64(t.Shape[0]) * int64(as.RowBytes(k))
+	}
+}
+
 // rows returns the elements of t, in rows of k, as a device packs them.
-func (l *loader) rows(t checkpoint.Tensor, dtype gpu.DType, k int) ([]byte, error) {
+func (l *loader) rows(t tensor, dtype gpu.DType, k int) ([]byte, error) {
+	if w := t.quantized; w != nil {
+		if slices.Contains(w.Types, dtype) {
+			return w.Rows(dtype)
+		}
+		wide := ggufTypes[dtype]
+		if dtype.Quantized() {
+			wide = gguf.F32
+		}
+		data, err := w.Dequantize(wide)
+		if err != nil {
+			return nil, err
+		}
+		t.Tensor = checkpoint.Tensor{Type: wide, Shape: t.Shape, Data: data}
+	}
 	if dtype == gpu.E4M3 {
-		wide, err := l.convert(t, gguf.F32, k)
+		wide, err := l.convert(t.Tensor, gguf.F32, k)
 		if err != nil {
 			return nil, err
 		}
 		return prequant.QuantizeE4M3(wide, k)
 	}
-	return l.convert(t, ggufTypes[dtype], k)
+	return l.convert(t.Tensor, ggufTypes[dtype], k)
 }
 
 // convert returns the elements of t, in rows of k, as another type. What Options.Quantize asks for is made with the

@@ -56,6 +56,7 @@ type Model struct {
 	weights weights
 	scratch scratch
 	unused  []string
+	widened []Widened
 	// parameters counts the elements of all weights.
 	parameters int64
 
@@ -96,7 +97,7 @@ func load(dev gpu.Device, files fs.FS, spec *Spec, opts Options, progress func(d
 	if err := opts.check(spec, dev.Info()); err != nil {
 		return nil, err
 	}
-	file, err := opts.open(files)
+	file, err := opts.open(files, spec)
 	if err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
@@ -150,7 +151,7 @@ func (m *Model) build(file source, progress func(done, total int64)) error {
 	if m.weights, m.unused, err = l.load(); err != nil {
 		return err
 	}
-	m.parameters = l.parameters
+	m.parameters, m.widened = l.parameters, l.widened
 	if err := m.allocate(); err != nil {
 		return fmt.Errorf("model: allocating for %d KV blocks and %d tokens per step: %w", m.options.KVBlocks, m.options.TokensPerStepMax, err)
 	}
@@ -221,6 +222,18 @@ func (m *Model) KVPools() []gpu.Tensor { return m.kvCopy.Pools }
 // UnusedTensors lists tensors of the checkpoint that this architecture has no place for.
 // Some converters leave such (a tied lm_head); many of them hint at a wrong config.
 func (m *Model) UnusedTensors() []string { return m.unused }
+
+// Widened are matrices that a checkpoint stores quantized and a device does not multiply as they are.
+type Widened struct {
+	Matrices    int
+	Why         string    // what they are
+	As          gpu.DType // what they became
+	StoredBytes int64
+	Bytes       int64 // in rows of As
+}
+
+// Widened lists what became larger than it is in the checkpoint, which costs memory and, with it, time.
+func (m *Model) Widened() []Widened { return m.widened }
 
 // SetBlocks makes blocks the KV blocks of the sequence in slot, from its block number from on.
 func (m *Model) SetBlocks(slot, from int, blocks []int32) error {

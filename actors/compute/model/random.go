@@ -112,9 +112,9 @@ func (noSource) Bytes() int64    { return 0 }
 func (noSource) Close() error    { return nil }
 
 // open returns the checkpoint in files, or none for random weights.
-func (o *Options) open(files fs.FS) (source, error) {
+func (o *Options) open(files fs.FS, spec *Spec) (source, error) {
 	if o.RandomSeed != nil {
 		return noSource{}, nil
 	}
-	return openSource(files)
+	return openSource(files, spec.Quantization)
 }

@@ -8,8 +8,6 @@ import (
 
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/gguf"
-	"github.com/troupe-engine/troupe/internal/gguf/checkpoint"
-	"github.com/troupe-engine/troupe/internal/mmap"
 )
 
 // weights are a checkpoint's tensors on the device. Zero tensors are absent parts.
@@ -59,6 +57,7 @@ type loader struct {
 	used       map[string]bool
 	done       int64 // bytes
 	parameters int64 // elements of the tensors used, each counted once
+	widened    []Widened
 	progress   func(done, total int64)
 	err        error
 }
@@ -169,7 +168,7 @@ func (l *loader) stackable(hidden int, q, k, v part) bool {
 		if l.err != nil {
 			return 0
 		}
-		return l.layouts(hidden, purpose, []checkpoint.Tensor{t})[0]
+		return l.layouts(hidden, purpose, []tensor{t})[0]
 	}
 	value := first(values, v)
 	return first(multiplied, q) == value && first(multiplied, k) == value
@@ -207,7 +206,7 @@ func (l *loader) stacked(k int, purpose use, parts ...part) gpu.Tensor {
 		return l.randomMatrix(purpose, k, parts...)
 	}
 	n := 0
-	tensors := make([]checkpoint.Tensor, 0, len(parts))
+	tensors := make([]tensor, 0, len(parts))
 	for _, p := range parts {
 		tensors = append(tensors, l.view(p.name, p.rows, k))
 		n += p.rows
@@ -216,8 +215,8 @@ func (l *loader) stacked(k int, purpose use, parts ...part) gpu.Tensor {
 		return gpu.Tensor{}
 	}
 	t, err := l.place(parts[0].name, n, k, purpose, tensors)
-	for _, stored := range tensors {
-		mmap.Forget(stored.Data) // the device has its copy
+	for i := range tensors {
+		tensors[i].forget() // the device has its copy
 	}
 	l.finish(err, parts)
 	return t
@@ -235,7 +234,7 @@ func (l *loader) vector(parts ...part) gpu.Tensor {
 		if l.err != nil {
 			return gpu.Tensor{}
 		}
-		wide, err := l.convert(v, gguf.F32, p.rows)
+		wide, err := l.convert(v.Tensor, gguf.F32, p.rows)
 		if err != nil {
 			l.finish(err, parts)
 			return gpu.Tensor{}
@@ -252,26 +251,26 @@ func (l *loader) vector(parts ...part) gpu.Tensor {
 }
 
 // view returns the tensor called name, which must have the given shape.
-func (l *loader) view(name string, shape ...int) checkpoint.Tensor {
+func (l *loader) view(name string, shape ...int) tensor {
 	if l.err != nil {
-		return checkpoint.Tensor{}
+		return tensor{}
 	}
-	v, err := l.file.Tensor(name)
+	v, err := l.read(name)
 	if err != nil {
 		hint := ""
 		if name == "lm_head.weight" {
 			hint = ` (if the output projection is the embedding table, config.json needs "tie_word_embeddings": true)`
 		}
 		l.err = fmt.Errorf("model: %s needs tensor %q of shape %v: %w%s", l.spec.Architecture, name, shape, err, hint)
-		return checkpoint.Tensor{}
+		return tensor{}
 	}
 	if !slices.Equal(v.Shape, shape) {
 		l.err = fmt.Errorf("model: %s: tensor %q has shape %v, but config.json makes it %v", l.file.Origin(name), name, v.Shape, shape)
-		return checkpoint.Tensor{}
+		return tensor{}
 	}
 	if !l.used[name] { // a tied output projection reads the embedding table again
-		l.done += int64(len(v.Data))
-		l.parameters += int64(len(v.Data) / v.Type.BlockBytes() * v.Type.BlockLen())
+		l.done += int64(v.bytes())
+		l.parameters += int64(v.elements())
 	}
 	l.used[name] = true
 	return v
