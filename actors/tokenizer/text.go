@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,14 +22,16 @@ const fileBytesMax = 256 << 20
 type Text struct {
 	vocabulary *tokenizers.Tokenizer
 	template   *jinja.Template // nil: the model has none
+	withTools  *jinja.Template // for requests with tools; nil: template is
 	toolFormat toolcalls.Format
 	special    map[string]any // bos_token and its like, for the template
 
 	allBytes func() [][]byte // by token, made when first asked for
 }
 
-// LoadText reads tokenizer.json, and the chat template from chat_template.jinja or
-// tokenizer_config.json, from a model's files.
+// LoadText reads tokenizer.json, the chat templates from chat_template.jinja and additional_chat_templates/tool_use.jinja
+// or tokenizer_config.json, and special tokens that the latter does not name from special_tokens_map.json, all from a
+// model's files, as transformers does.
 func LoadText(files fs.FS) (*Text, error) {
 	raw, err := readFile(files, "tokenizer.json")
 	if err != nil {
@@ -39,28 +42,46 @@ func LoadText(files fs.FS) (*Text, error) {
 		return nil, fmt.Errorf("tokenizer.json: %w", err)
 	}
 	t.allBytes = sync.OnceValue(func() [][]byte { return t.vocabulary.Bytes(false) })
-	config, err := readFile(files, "tokenizer_config.json")
-	if errors.Is(err, fs.ErrNotExist) {
-		config = []byte("{}")
-	} else if err != nil {
-		return nil, err
-	}
-	source, err := t.readConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("tokenizer_config.json: %w", err)
-	}
-	if own, err := readFile(files, "chat_template.jinja"); err == nil {
-		source = string(own)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	if source != "" {
-		t.toolFormat = toolcalls.Detect(source)
-		if t.template, err = jinja.Parse(source); err != nil {
-			return nil, fmt.Errorf("chat_template: %w", err)
+	sources := map[string]string{}
+	for _, f := range []struct {
+		name string
+		read func(raw []byte) error
+	}{
+		{"special_tokens_map.json", t.readSpecial},
+		{"tokenizer_config.json", func(raw []byte) error { return t.readConfig(raw, sources) }},
+		{"chat_template.jinja", func(raw []byte) error { sources[templateDefault] = string(raw); return nil }},
+		{"additional_chat_templates/tool_use.jinja", func(raw []byte) error { sources[templateTools] = string(raw); return nil }},
+	} {
+		raw, err := readFile(files, f.name)
+		if err == nil {
+			err = f.read(raw)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
+	if t.template, err = parseTemplate(sources[templateDefault]); err != nil {
+		return nil, fmt.Errorf("chat_template: %w", err)
+	}
+	if t.withTools, err = parseTemplate(sources[templateTools]); err != nil {
+		return nil, fmt.Errorf("chat_template %s: %w", templateTools, err)
+	}
+	t.toolFormat = toolcalls.Detect(cmp.Or(sources[templateTools], sources[templateDefault]))
 	return t, nil
+}
+
+// Names of templates, where a model has several.
+const (
+	templateDefault = "default"
+	templateTools   = "tool_use"
+)
+
+// parseTemplate returns nil for no template.
+func parseTemplate(source string) (*jinja.Template, error) {
+	if source == "" {
+		return nil, nil
+	}
+	return jinja.Parse(source)
 }
 
 func readFile(files fs.FS, name string) ([]byte, error) {
@@ -79,18 +100,30 @@ func readFile(files fs.FS, name string) ([]byte, error) {
 	return raw, nil
 }
 
-// readConfig takes the special tokens and returns the chat template's source, "" for none.
-func (t *Text) readConfig(raw []byte) (string, error) {
+// readConfig takes the special tokens, and the chat templates by name.
+func (t *Text) readConfig(raw []byte, sources map[string]string) error {
 	var config map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &config); err != nil {
-		return "", err
+		return err
+	}
+	if err := t.readSpecial(raw); err != nil {
+		return err
+	}
+	return chatTemplates(config["chat_template"], sources)
+}
+
+// readSpecial takes the special tokens.
+func (t *Text) readSpecial(raw []byte) error {
+	var config map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &config); err != nil {
+		return err
 	}
 	for _, name := range []string{"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"} {
 		if text, ok := specialToken(config[name]); ok {
 			t.special[name] = text
 		}
 	}
-	return chatTemplate(config["chat_template"])
+	return nil
 }
 
 // specialToken reads "<s>" or {"content": "<s>", …}.
@@ -108,28 +141,30 @@ func specialToken(raw json.RawMessage) (string, bool) {
 	return "", false
 }
 
-// chatTemplate reads one template, or the one named "default" of a list.
-func chatTemplate(raw json.RawMessage) (string, error) {
+// chatTemplates reads one template, or a list of named ones.
+func chatTemplates(raw json.RawMessage, sources map[string]string) error {
 	if len(raw) == 0 || string(raw) == "null" {
-		return "", nil
+		return nil
 	}
 	var one string
 	if json.Unmarshal(raw, &one) == nil {
-		return one, nil
+		sources[templateDefault] = one
+		return nil
 	}
 	var named []struct {
 		Name     string `json:"name"`
 		Template string `json:"template"`
 	}
 	if err := json.Unmarshal(raw, &named); err != nil {
-		return "", fmt.Errorf("chat_template: want a string or a list of named templates: %w", err)
+		return fmt.Errorf("chat_template: want a string or a list of named templates: %w", err)
 	}
 	for _, n := range named {
-		if n.Name == "default" {
-			return n.Template, nil
-		}
+		sources[n.Name] = n.Template
 	}
-	return "", fmt.Errorf("chat_template: none of the %d templates is named \"default\"", len(named))
+	if len(named) > 0 && sources[templateDefault] == "" {
+		return fmt.Errorf("chat_template: none of the %d templates is named %q", len(named), templateDefault)
+	}
+	return nil
 }
 
 // VocabSize is one more than the largest token id.
@@ -207,7 +242,11 @@ func (t *Text) render(req *schemas.EncodeRequest) (string, error) {
 		}
 		context[name] = value
 	}
-	text, err := t.template.Render(context)
+	template := t.template
+	if len(req.Tools) > 0 && t.withTools != nil {
+		template = t.withTools
+	}
+	text, err := template.Render(context)
 	if err != nil {
 		return "", schemas.Errorf(schemas.KindInvalid, "chat template", "%v", err).WithParam("messages").
 			WithHint("the model's chat template does not take these messages")

@@ -1,6 +1,7 @@
 package jinja
 
 import (
+	"flag"
 	"os"
 	"testing"
 )
@@ -32,5 +33,20 @@ func TestModels(t *testing.T) {
 		config := mustJSON[*Dict](t, sharedFile(t, field[string](t, d, "file")))
 		d.Set("template", field[string](t, config, "chat_template"))
 	}
+	runSuite(t, suite(t, cases), len(cases), Transformers)
+}
+
+var templatesFile = flag.String("templates", "", "file of `make_golden.py templates`, for TestTemplates")
+
+// TestTemplates renders whatever templates the flag -templates names.
+func TestTemplates(t *testing.T) {
+	if *templatesFile == "" {
+		t.Skip("SKIPPED: no -templates; testdata/make_golden.py says how to make them")
+	}
+	data, err := os.ReadFile(*templatesFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases := mustJSON[[]any](t, data)
 	runSuite(t, suite(t, cases), len(cases), Transformers)
 }

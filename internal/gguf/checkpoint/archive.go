@@ -20,7 +20,8 @@ const (
 )
 
 // ArchivedFiles are the files of a directory, beside its tensors, that an engine reads.
-var ArchivedFiles = []string{"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+var ArchivedFiles = []string{"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+	"chat_template.jinja", "additional_chat_templates/tool_use.jinja"}
 
 // archivedFileBytesMax bounds one of them. Tokenizers with the largest vocabularies have about 35 MB.
 const archivedFileBytesMax = 256 << 20

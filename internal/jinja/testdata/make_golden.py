@@ -3,6 +3,9 @@ Hugging Face transformers. Needs jinja2 3.1.6; run it in this folder.
 
     python3 make_golden.py [path of the shared test data]
 
+Other templates are compared with `make_golden.py templates OUT.json FILE.jinja...` and then
+`go test ./internal/jinja -run Templates -args -templates OUT.json`.
+
 A case whose expected text is null must fail.
 """
 
@@ -751,11 +754,66 @@ def models(shared):
     return cases
 
 
+def call(name, arguments, identity):
+    return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+FULL_TOOLS = [
+    TOOLS[0],
+    {"type": "function", "function": {"name": "noop", "description": "Does nothing.", "parameters": {"type": "object", "properties": {
+        "how": {"type": ["string", "null"], "description": "how", "enum": ["a", "b"]}, "list": {"type": "array", "description": "l", "items": {"type": "number"}}},
+        "required": []}}},
+]
+
+
+def agents(arguments):
+    """A conversation with several rounds of calls, whose arguments are objects, or strings as clients send them."""
+    return [
+        {"role": "system", "content": "Use tools."},
+        {"role": "user", "content": [{"type": "text", "text": "Weather in Köln "}, {"type": "text", "text": "& Paris?"}]},
+        {"role": "assistant", "content": None, "reasoning_content": "Two calls.", "tool_calls": [
+            call("get_weather", arguments({"city": "Köln", "days": 2}), "callabc01"), call("get_weather", arguments({"city": "Paris"}), "callabc02")]},
+        {"role": "tool", "tool_call_id": "callabc01", "name": "get_weather", "content": '{"t": 21.5}'},
+        {"role": "tool", "tool_call_id": "callabc02", "name": "get_weather", "content": '{"t": 19}'},
+        {"role": "assistant", "content": "Checking more.", "tool_calls": [call("noop", arguments({}), "callabc03")]},
+        {"role": "tool", "tool_call_id": "callabc03", "name": "noop", "content": "ok"},
+        {"role": "assistant", "content": "21.5 and 19."},
+        {"role": "user", "content": "Thanks"},
+    ]
+
+
+def templates(paths):
+    chats = {**CHATS, "agents": agents(lambda a: a), "agents_strings": agents(json.dumps),
+             "developer": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
+             "strange": [{"role": "user", "content": ""}, {"role": "robot", "content": "beep"}],
+             "last_assistant": CHATS["turns"][:3], "parts": [{"role": "user", "content": [{"type": "text", "text": "a\n"}]}]}
+    cases = []
+    for path in map(pathlib.Path, paths):
+        template = path.read_text()
+        compiled = environment().from_string(template)
+        for chat, messages in chats.items():
+            for tools in (None, FULL_TOOLS, TOOLS):
+                for more in ({}, {"enable_thinking": False}, {"enable_thinking": True, "thinking": True, "reasoning_effort": "low", "documents": [{"title": "T", "text": "x"}]}):
+                    context = {"messages": messages, "add_generation_prompt": chat != "last_assistant", "bos_token": "<s>", "eos_token": "</s>", **more}
+                    if tools:
+                        context["tools"] = tools
+                    try:
+                        expected = compiled.render(**context)
+                    except Exception:  # the template refuses this conversation
+                        expected = None
+                    cases.append({"name": f"{path.name}/{chat}/{len(tools or [])}{tools is TOOLS}/{len(more)}", "template": template,
+                                  "context": context, "expected": expected})
+    return cases
+
+
 def write(name, value):
     pathlib.Path(name).write_text(json.dumps(value, ensure_ascii=False, indent=0) + "\n")
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["templates"]:
+        write(sys.argv[2], templates(sys.argv[3:]))
+        sys.exit()
     write("semantics.json", semantics())
     if len(sys.argv) > 1:
         write("models.json", models(pathlib.Path(sys.argv[1])))
