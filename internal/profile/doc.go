@@ -4,6 +4,7 @@
 //	shape.go     what the cost of a step depends on
 //	profile.go   what a profile says
 //	fit.go       terms from steps that ran
+//	pace.go      how even the pace of the steps was
 //	file.go      profiles as files
 //	measure/     steps of a live engine
 package profile

@@ -89,6 +89,9 @@ func (p *Profile) Validate() error {
 			return bad(c.name, "%v", err)
 		}
 	}
+	if err := checkPace(p.Pace); err != nil {
+		return bad("pace", "%v", err)
+	}
 	return nil
 }
 

@@ -84,6 +84,9 @@ func pointOf(group []Observation, q float64) Point {
 	if q > 0 {
 		p.Ns = group[int(q*float64(len(group)))].Ns
 	}
+	for _, o := range group {
+		p.Spread += math.Abs(o.Ns-p.Ns) / p.Ns / float64(len(group))
+	}
 	p.Shape = Shape{Rows: int32(math.Round(sum[0])), Tokens: int32(math.Round(sum[1])), Sampled: int32(math.Round(sum[2])),
 		DecodeContext: int64(math.Round(sum[3])), PrefillPairs: int64(math.Round(sum[4]))}
 	return p
@@ -228,6 +231,11 @@ func errorsOf(points []Point, terms func(i int) Terms) Fit {
 		errs[i] = math.Abs(float64((&Profile{Terms: terms(i)}).StepNs(p.Shape))-p.Ns) / p.Ns
 		f.Mean += errs[i] / float64(len(points))
 	}
+	for _, p := range points {
+		f.Spread += p.Spread / float64(len(points))
+		f.Repeat += p.Spread / math.Sqrt(float64(max(p.Steps, 1))) / float64(len(points))
+	}
+	f.Misfit = math.Sqrt(max(0, f.Mean*f.Mean-f.Repeat*f.Repeat))
 	slices.Sort(errs)
 	f.Median, f.P90, f.Max = errs[len(errs)/2], errs[len(errs)*9/10], errs[len(errs)-1]
 	return f

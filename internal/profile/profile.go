@@ -16,6 +16,8 @@ type Profile struct {
 	Serving Serving `json:"serving"`
 	Fit     Fit     `json:"fit"`
 	Points  []Point `json:"points,omitempty"` // what was measured
+	// Pace is how fast the steps that were measured came one after the other; the terms are its mean.
+	Pace []Stretch `json:"pace,omitempty"`
 }
 
 // Origin says where a profile comes from.
@@ -80,6 +82,11 @@ type Fit struct {
 	Max     float64 `json:"max_error"`
 	HeldOut float64 `json:"held_out_error"` // mean over points that were left out of the fit, a fifth at a time
 	Largest Shape   `json:"largest"`        // measured in each respect; beyond it is extrapolation
+	// Spread is the mean deviation of single steps of one shape from their mean, and Repeat what of it remains in the means of
+	// the points: no model comes closer to them. What Mean has beyond Repeat is the terms' own, Misfit.
+	Spread float64 `json:"spread"`
+	Repeat float64 `json:"repeat_error"`
+	Misfit float64 `json:"misfit"`
 }
 
 // Point is one measurement.
@@ -87,6 +94,8 @@ type Point struct {
 	Shape Shape   `json:"shape"`
 	Ns    float64 `json:"ns"`    // mean without the slowest fiftieth
 	Steps int     `json:"steps"` // of about this shape
+	// Spread is the mean deviation of the steps from Ns, relative to it.
+	Spread float64 `json:"spread,omitempty"`
 }
 
 // StepNs is what a step of shape s takes, from 0 to a day.

@@ -37,7 +37,10 @@ type Config struct {
 	Goodput        Limits  `json:"goodput"`
 	Seed           uint64  `json:"seed"`
 
-	Pace Pace `json:"-"` // of the devices; nil: that of the profile, always
+	// Pace is the devices'; nil is that of the profile: its mean, always, or, with RecordedPace, as uneven as it was when it was
+	// measured.
+	Pace         Pace `json:"-"`
+	RecordedPace bool `json:"recorded_pace,omitempty"`
 }
 
 // Pace is how fast devices are over time: those of a machine that others use, too, are not always as fast as their

@@ -81,6 +81,9 @@ func newWorld(cfg Config, t *traces.Trace) (*world, error) {
 	s := &cfg.Profile.Serving
 	w := &world{cfg: cfg, trace: t, requests: make([]progress, len(t.Requests)), metrics: newMetrics(),
 		resultNs: int64(s.ResultNs), tokenNs: int64(s.TokenNs)}
+	if cfg.RecordedPace && cfg.Pace == nil {
+		w.cfg.Pace = cfg.Profile.Player(cfg.Seed)
+	}
 	context := cfg.contextMax(t)
 	for i := range cfg.Replicas {
 		r := &engine{world: w, name: schemas.Instance(fmt.Sprintf("replica%d", i))}

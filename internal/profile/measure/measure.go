@@ -6,9 +6,11 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/troupe-engine/troupe"
+	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/internal/profile"
 	"github.com/troupe-engine/troupe/internal/traces"
 	"github.com/troupe-engine/troupe/schemas"
@@ -85,27 +87,36 @@ func (s *Session) Round(ctx context.Context) error {
 	return nil
 }
 
-// Profile is what all rounds so far say.
-func (s *Session) Profile() (*profile.Profile, error) {
-	var seen []profile.Observation
-	for _, step := range s.steps {
-		seen = append(seen, profile.Observation{Shape: step.Shape, Ns: float64(step.Busy)})
+// Profile is what all rounds so far say, and more steps that ran.
+func (s *Session) Profile(more ...Step) (*profile.Profile, error) {
+	device := s.engine.Device().Info()
+	p, err := Learn(s.info, device.Name+": "+device.Description, slices.Concat(s.steps, more), s.Quantile)
+	if err != nil {
+		return nil, err
 	}
-	terms, fit, points, err := profile.LearnQuantile(seen, s.Quantile)
+	p.Origin.Threads = runtime.GOMAXPROCS(0)
+	p.Serving.RequestNs = median(s.requests)
+	return p, nil
+}
+
+// Learn makes a profile of steps that ran on an engine.
+func Learn(info *schemas.EngineInfo, device string, steps []Step, quantile float64) (*profile.Profile, error) {
+	seen := make([]profile.Observation, len(steps))
+	for i, step := range steps {
+		seen[i] = profile.Observation{Shape: step.Shape, Ns: float64(step.Busy)}
+	}
+	terms, fit, points, err := profile.LearnQuantile(seen, quantile)
 	if err != nil {
 		return nil, err
 	}
 	taken := "means"
-	if s.Quantile > 0 {
-		taken = fmt.Sprintf("quantile %g", s.Quantile)
+	if quantile > 0 {
+		taken = fmt.Sprintf("quantile %g", quantile)
 	}
-	device := s.engine.Device().Info()
-	p := &profile.Profile{Version: profile.Version, Name: s.info.Model + " on " + device.Name, Terms: terms, Fit: fit, Points: points,
-		Origin: profile.Origin{Model: s.info.Model, Device: device.Name + ": " + device.Description, Threads: runtime.GOMAXPROCS(0),
-			Date: time.Now().UTC().Format(time.RFC3339), BlockSize: int(s.info.BlockSize),
-			Method: fmt.Sprintf("learned from %d steps of a live engine (%s of each shape)", len(s.steps), taken)}}
-	p.Serving.RequestNs = median(s.requests)
-	return p, nil
+	name, _, _ := strings.Cut(device, ":")
+	return &profile.Profile{Version: profile.Version, Name: info.Model + " on " + name, Terms: terms, Fit: fit, Points: points, Pace: profile.PaceOf(terms, seen),
+		Origin: profile.Origin{Model: info.Model, Device: device, Date: time.Now().UTC().Format(time.RFC3339), BlockSize: int(info.BlockSize),
+			Build: bus.BuildVersion, Method: fmt.Sprintf("learned from %d steps of a live engine (%s of each shape)", len(steps), taken)}}, nil
 }
 
 // around is, for requests that ran alone, the time until the first token that no step explains.

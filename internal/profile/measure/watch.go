@@ -30,11 +30,16 @@ func Watch(node *bus.Node) (*Watcher, error) {
 	if err != nil {
 		return nil, err
 	}
+	return WatchReplica(conn, "*")
+}
+
+// WatchReplica begins to watch the replica of the name, "*" is any, over a connection, which it closes in the end.
+func WatchReplica(conn *nats.Conn, replica schemas.Instance) (*Watcher, error) {
 	w := &Watcher{conn: conn}
 	for _, s := range []struct {
 		subject string
 		to      *[][]byte
-	}{{schemas.Execute.Subject("*"), &w.plans}, {schemas.StepDone.Subject("*"), &w.results}} {
+	}{{schemas.Execute.Subject(replica), &w.plans}, {schemas.StepDone.Subject(replica), &w.results}} {
 		sub, err := conn.Subscribe(schemas.TapPrefix+s.subject, func(m *nats.Msg) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

@@ -46,17 +46,25 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-// Figure is one quantity at one load: the median over rounds of the live engine, its range, and the simulation's, with
-// the profile alone and, the median over rounds, with the pace that the machine had in each.
+// Figure is one quantity at one load: the median over rounds of the live engine, its range, and what simulations say. Errors
+// are relative to the live engine, and medians of those of the rounds.
 type Figure struct {
-	Name       string  `json:"name"`
-	Live       float64 `json:"live"`
-	Low        float64 `json:"live_low"`
-	High       float64 `json:"live_high"`
-	Simulated  float64 `json:"simulated"`
-	Error      float64 `json:"error"` // (simulated - live) / live
+	Name string  `json:"name"`
+	Live float64 `json:"live"`
+	Low  float64 `json:"live_low"`
+	High float64 `json:"live_high"`
+	// Simulated is with a profile measured by loads of all shapes, in which every step takes the mean.
+	Simulated      float64 `json:"simulated"`
+	SimulatedError float64 `json:"simulated_error"`
+	// Learned is with a profile learned from the steps of the other rounds, too, and as uneven a pace as the machine had then.
+	Learned      float64 `json:"learned"`
+	LearnedError float64 `json:"learned_error"`
+	// Paced is with the pace of the round itself: what it gets wrong is the simulator's own.
 	Paced      float64 `json:"paced"`
-	PacedError float64 `json:"paced_error"` // median of the rounds' errors
+	PacedError float64 `json:"paced_error"`
+	// RepeatError is the median of how far a round of the live engine is from the median of the other rounds: nothing that
+	// knows only those can be closer.
+	RepeatError float64 `json:"repeat_error"`
 }
 
 // Load is one load's figures.
@@ -75,8 +83,10 @@ type Report struct {
 	Profile string      `json:"profile"`
 	Fit     profile.Fit `json:"fit"`
 	Loads   []Load      `json:"loads"`
-	Within  float64     `json:"largest_error"`
+	Within  float64     `json:"largest_simulated_error"`
+	Learned float64     `json:"largest_learned_error"`
 	Paced   float64     `json:"largest_paced_error"`
+	Repeat  float64     `json:"largest_repeat_error"`
 }
 
 // Run serves the trace's requests with a live engine and with the simulator. Nobody else may use the engine.
@@ -130,7 +140,8 @@ func Run(ctx context.Context, e *troupe.Engine, cfg Config) (*Report, error) {
 	if engine.Profile, err = m.Profile(); err != nil {
 		return nil, err
 	}
-	return compare(ctx, cfg, engine, paced, live, scale)
+	c := comparison{cfg: cfg, engine: engine, learn: m.Profile}
+	return c.report(ctx, paced, live, scale)
 }
 
 // configOf is the simulator's configuration of a live engine.
@@ -224,42 +235,124 @@ func serve(ctx context.Context, m *measure.Session, t *traces.Trace) (f served, 
 	return f, nil
 }
 
-func compare(ctx context.Context, cfg Config, engine simulate.Config, paced []*traces.Trace, live [][]served, scale float64) (*Report, error) {
-	out := &Report{Trace: cfg.Trace.Name, Prompts: cfg.Requests, Rounds: cfg.Rounds, Scale: scale, Profile: engine.Profile.Name, Fit: engine.Profile.Fit}
+// comparison holds simulations to what came of the rounds.
+type comparison struct {
+	cfg    Config
+	engine simulate.Config
+	learn  func(more ...measure.Step) (*profile.Profile, error) // from the session's steps and more
+}
+
+// paceSeeds is how many times the machine's pace is played from different places.
+const paceSeeds = 9
+
+func (c *comparison) report(ctx context.Context, paced []*traces.Trace, live [][]served, scale float64) (*Report, error) {
+	out := &Report{Trace: c.cfg.Trace.Name, Prompts: c.cfg.Requests, Rounds: c.cfg.Rounds, Scale: scale, Profile: c.engine.Profile.Name, Fit: c.engine.Profile.Fit}
+	learned, err := c.learnRounds(live)
+	if err != nil {
+		return nil, err
+	}
 	for i, t := range paced {
-		simulated, err := simulatedFigures(ctx, engine, t)
+		simulated, err := simulatedFigures(ctx, c.engine, t)
 		if err != nil {
 			return nil, err
 		}
-		var rounds []figures
-		for _, l := range live[i] {
-			at := engine
-			at.Pace = newMachinePace(engine.Profile, l.steps, l.first+int64(engine.Profile.Serving.RequestNs/2))
+		var with, from []figures
+		for round, l := range live[i] {
+			at := c.engine
+			at.Pace = newMachinePace(c.engine.Profile, l.steps, l.first+int64(c.engine.Profile.Serving.RequestNs/2))
 			f, err := simulatedFigures(ctx, at, t)
 			if err != nil {
 				return nil, err
 			}
-			rounds = append(rounds, f)
+			with = append(with, f)
+			at.Pace, at.Profile, at.RecordedPace = nil, learned[round], true
+			if f, err = overSeeds(ctx, at, t); err != nil {
+				return nil, err
+			}
+			from = append(from, f)
 		}
-		l := Load{Part: cfg.Loads[i], Rate: float64(len(t.Requests)-1) / (float64(t.Requests[len(t.Requests)-1].ArrivalNs) / 1e9)}
+		l := Load{Part: c.cfg.Loads[i], Rate: float64(len(t.Requests)-1) / (float64(t.Requests[len(t.Requests)-1].ArrivalNs) / 1e9)}
 		for j := range names {
-			var values, with, errs []float64
-			for k := range live[i] {
-				values, with = append(values, live[i][k].figures[j]), append(with, rounds[k][j])
-				if v := live[i][k].figures[j]; v > 0 {
-					errs = append(errs, (rounds[k][j]-v)/v)
-				}
-			}
-			f := Figure{Name: names[j], Live: quantile(values, 0.5), Low: quantile(values, 0), High: quantile(values, 1), Simulated: simulated[j], Paced: quantile(with, 0.5)}
-			if f.Live > 0 {
-				f.Error, f.PacedError = (f.Simulated-f.Live)/f.Live, quantile(errs, 0.5)
-			}
-			out.Within, out.Paced = max(out.Within, math.Abs(f.Error)), max(out.Paced, math.Abs(f.PacedError))
+			f := figure(j, live[i], simulated, from, with)
+			out.Within, out.Learned = max(out.Within, math.Abs(f.SimulatedError)), max(out.Learned, math.Abs(f.LearnedError))
+			out.Paced, out.Repeat = max(out.Paced, math.Abs(f.PacedError)), max(out.Repeat, f.RepeatError)
 			l.Figures = append(l.Figures, f)
 		}
 		out.Loads = append(out.Loads, l)
 	}
 	return out, nil
+}
+
+// learnRounds makes a profile for each round of what ran in the others: no simulation knows the round that it foretells.
+func (c *comparison) learnRounds(live [][]served) ([]*profile.Profile, error) {
+	list := make([]*profile.Profile, c.cfg.Rounds)
+	for round := range list {
+		var others []measure.Step
+		for i := range live {
+			for k := range live[i] {
+				if k != round {
+					others = append(others, live[i][k].steps...)
+				}
+			}
+		}
+		p, err := c.learn(others...)
+		if err != nil {
+			return nil, err
+		}
+		if len(others) > 0 { // the pace is that of serving these loads
+			seen := make([]profile.Observation, len(others))
+			for i, s := range others {
+				seen[i] = profile.Observation{Shape: s.Shape, Ns: float64(s.Busy)}
+			}
+			p.Pace = profile.PaceOf(p.Terms, seen)
+		}
+		list[round] = p
+	}
+	return list, nil
+}
+
+// overSeeds is the median of simulations that go through the recorded pace from different places.
+func overSeeds(ctx context.Context, engine simulate.Config, t *traces.Trace) (f figures, err error) {
+	var values [len(f)][]float64
+	for seed := range uint64(paceSeeds) {
+		engine.Seed = seed
+		one, err := simulatedFigures(ctx, engine, t)
+		if err != nil {
+			return f, err
+		}
+		for j, v := range one {
+			values[j] = append(values[j], v)
+		}
+	}
+	for j := range f {
+		f[j] = quantile(values[j], 0.5)
+	}
+	return f, nil
+}
+
+// figure compares the j-th figure of the rounds.
+func figure(j int, live []served, simulated figures, learned, paced []figures) Figure {
+	var values, from, with, errs, fromErrs, withErrs, repeatErrs []float64
+	for k := range live {
+		v := live[k].figures[j]
+		values, from, with = append(values, v), append(from, learned[k][j]), append(with, paced[k][j])
+		if v <= 0 {
+			continue
+		}
+		errs, fromErrs, withErrs = append(errs, simulated[j]/v-1), append(fromErrs, learned[k][j]/v-1), append(withErrs, paced[k][j]/v-1)
+		var others []float64
+		for o := range live {
+			if o != k {
+				others = append(others, live[o].figures[j])
+			}
+		}
+		if len(others) > 0 {
+			repeatErrs = append(repeatErrs, math.Abs(quantile(others, 0.5)/v-1))
+		}
+	}
+	return Figure{Name: names[j], Live: quantile(values, 0.5), Low: quantile(values, 0), High: quantile(values, 1),
+		Simulated: simulated[j], SimulatedError: quantile(errs, 0.5), Learned: quantile(from, 0.5), LearnedError: quantile(fromErrs, 0.5),
+		Paced: quantile(with, 0.5), PacedError: quantile(withErrs, 0.5), RepeatError: quantile(repeatErrs, 0.5)}
 }
 
 func simulatedFigures(ctx context.Context, engine simulate.Config, t *traces.Trace) (figures, error) {

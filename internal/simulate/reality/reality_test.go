@@ -59,8 +59,9 @@ func TestASimulationComparedWithItself(t *testing.T) {
 		f := figures{r.OutputThroughput, r.TTFT.Median, r.TTFT.P90, r.TPOT.Median, r.TPOT.P90}
 		live = append(live, []served{{figures: f}, {figures: f}})
 	}
-	r, err := compare(ctx, cfg, engine, paced, live, 1)
-	if err != nil || r.Within != 0 || r.Paced > 1e-6 || len(r.Loads) != 2 {
+	c := comparison{cfg: cfg, engine: engine, learn: func(...measure.Step) (*profile.Profile, error) { return engine.Profile, nil }}
+	r, err := c.report(ctx, paced, live, 1)
+	if err != nil || r.Within != 0 || r.Learned != 0 || r.Paced > 1e-6 || r.Repeat != 0 || len(r.Loads) != 2 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	if got := r.Loads[1].Rate / r.Loads[0].Rate; math.Abs(got-3) > 1e-6 {
