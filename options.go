@@ -59,6 +59,7 @@ type Options struct {
 	PrefixCache   bool   `yaml:"prefix_cache" doc:"reuse the KV blocks of common prefixes"`
 	Eviction      string `yaml:"eviction" doc:"which cached KV blocks go first when memory is short: lru, lfu, fifo or priority"`
 	Policy        string `yaml:"policy" doc:"scheduling policy: fcfs, priority, shortest, fair, deadline, prefix, one of your own, or nats:NAME for one in another process"`
+	StepCosts     string `yaml:"step_costs" doc:"what policies that foretell times (deadline, shortest) expect steps to take: the name or file of a profile (troupe profile), bucket for this device's and model's in the JetStream bucket, or empty to learn from answers only"`
 	Shadow        string `yaml:"shadow" doc:"a second policy that sees every decision and changes none; troupe policy shadow shows what it would have done"`
 	PipelineDepth int    `yaml:"pipeline_depth" doc:"steps planned or running at once; 2 hides the host's work"`
 

@@ -24,6 +24,7 @@ import (
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/cluster"
 	"github.com/troupe-engine/troupe/internal/modelstore"
+	"github.com/troupe-engine/troupe/internal/recording"
 	"github.com/troupe-engine/troupe/internal/replica"
 	"github.com/troupe-engine/troupe/internal/toolcalls"
 	"github.com/troupe-engine/troupe/schemas"
@@ -104,7 +105,8 @@ func (e *Engine) open(ctx context.Context, progress func(done, total int64)) err
 		wanted bool
 		start  func() error
 	}{{e.opts.Plays(RoleReplica), func() error { return e.openReplica(progress) }}, {e.opts.needsTokenizer(), e.startTokenizer},
-		{e.opts.Plays(RoleGateway), e.startGateway}, {e.opts.Plays(RoleGateway), e.listen}, {true, e.join}} {
+		{e.opts.Plays(RoleGateway), e.startGateway}, {e.opts.Plays(RoleGateway), e.listen}, {true, e.join},
+		{e.opts.Store != "", func() error { e.resumeStreams(ctx); return nil }}} {
 		if !start.wanted {
 			continue
 		}
@@ -118,6 +120,11 @@ func (e *Engine) open(ctx context.Context, progress func(done, total int64)) err
 	return e.waitReady(ctx)
 }
 
+// resumeStreams has schedulers make the checkpoints again that streams with limits need.
+func (e *Engine) resumeStreams(ctx context.Context) {
+	recording.ResumeStreams(ctx, e.node.Conn(), func(err error) { e.log.Warn().Err(err).Msg("a stream may lack checkpoints") })
+}
+
 func (e *Engine) openReplica(progress func(done, total int64)) error {
 	dev, why, err := ChooseDevice(e.opts)
 	if err != nil {
@@ -125,9 +132,13 @@ func (e *Engine) openReplica(progress func(done, total int64)) error {
 	}
 	e.log.Info().Str("device", dev.Info().Name).Str("description", dev.Info().Description).Str("why", why).Msg("device chosen")
 	o := e.opts
+	costs, err := e.stepCosts(dev.Info())
+	if err != nil {
+		return err
+	}
 	e.replica, err = replica.Open(e.node, dev, replica.Config{Name: e.instance(replicaInstance), ModelName: e.model.Name, Files: e.model.Files,
 		ContextMax: o.ContextMax, SequencesMax: o.SequencesMax, WaitingMax: o.WaitingMax, TokensStepMax: o.TokensStepMax,
-		BlockSize: o.BlockSize, KVBlocks: o.KVBlocks, KVBytesMax: o.KVBytesMax, PipelineDepth: o.PipelineDepth, Policy: o.Policy, Shadow: o.Shadow, Quantize: quants[o.Quant], KV: kvTypes[o.KVDType], KVAsStored: o.KVDType == "auto",
+		BlockSize: o.BlockSize, KVBlocks: o.KVBlocks, KVBytesMax: o.KVBytesMax, PipelineDepth: o.PipelineDepth, Policy: o.Policy, StepCosts: costs, Shadow: o.Shadow, Quantize: quants[o.Quant], KV: kvTypes[o.KVDType], KVAsStored: o.KVDType == "auto",
 		PrefixCacheOff: !o.PrefixCache, Eviction: o.Eviction, Apart: e.network.remoteOnly, StepTimeMax: e.network.stepTimeMax, Progress: progress,
 		TokenBytes: e.tokenBytes()}, e.log)
 	return err

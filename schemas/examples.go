@@ -143,6 +143,12 @@ func (*PolicyReply) Example() *PolicyReply {
 	return &PolicyReply{Active: "priority", Policies: []string{"fcfs", "priority"}}
 }
 
+// Example is a device on which 512 tokens take 24 ms.
+func (*StepCosts) Example() *StepCosts {
+	return &StepCosts{Profile: "troupe-tiny on cpu", Tokens: I32{1, 512}, TokensNs: []int64{200_000, 24_000_000}, Sampled: I32{1, 64}, SampledNs: []int64{10_000, 400_000},
+		RowNs: 2000, DecodePs: 90_000, PrefillPs: 12_000}
+}
+
 // Example admits the request's first choice and asks for its prefill.
 func (*ReserveRequest) Example() *ReserveRequest {
 	return &ReserveRequest{Epoch: 1, Step: 1, Admit: []Admission{*(*Admission)(nil).Example()}, TokensMax: 512,

@@ -78,6 +78,7 @@ type SchedulerStep struct {
 	Checkpoint *SchedulerCheckpoint `json:"checkpoint,omitempty"`
 
 	Ranked *RankOutcome `json:"ranked,omitempty"` // an event: what a policy in another process said
+	Costs  *StepCosts   `json:"costs,omitempty"`  // an event: what steps are expected to take from now on
 }
 
 // The events of a SchedulerStep.
@@ -92,6 +93,7 @@ const (
 	EventPolicy     = "policy"
 	EventCheckpoint = "checkpoint"
 	EventRanked     = "ranked"
+	EventCosts      = "costs"
 )
 
 // Emissions are the tokens and endings that a scheduler hands on, one per row.
@@ -122,6 +124,8 @@ type SchedulerCheckpoint struct {
 
 	Requests []SubmitRequest `json:"requests,omitempty"` // of the sequences
 	Seqs     []SeqCheckpoint `json:"seqs,omitempty"`     // all that are alive, in policy order
+
+	Costs *StepCosts `json:"costs,omitempty"` // that policies go by
 }
 
 // SeqCheckpoint is one sequence in a SchedulerCheckpoint.

@@ -120,6 +120,8 @@ type PolicyRequest struct {
 	_msgpack struct{} `msgpack:",as_array"`
 
 	Name string `json:"name,omitempty"`
+	// Costs are what steps are expected to take, for policies that make use of it; absent: as before.
+	Costs *StepCosts `json:"costs,omitempty"`
 }
 
 // PolicyReply names the active policy and the choices.
@@ -130,4 +132,6 @@ type PolicyReply struct {
 	Policies []string `json:"policies"`
 
 	Rank *RankState `json:"rank,omitempty"` // of a policy in another process
+
+	Costs string `json:"costs,omitempty"` // the profile that says what steps are expected to take
 }

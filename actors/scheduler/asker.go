@@ -143,6 +143,11 @@ func (a *Actor) tell(fx *Effects) {
 }
 
 func (a *Actor) policy(ctx context.Context, req *schemas.PolicyRequest) (*schemas.PolicyReply, error) {
+	if req.Costs != nil {
+		if err := req.Costs.Validate(); err != nil {
+			return nil, schemas.AsError(err, "policy").WithParam("costs")
+		}
+	}
 	if req.Name != "" {
 		p, err := PolicyByName(req.Name)
 		if err != nil {
@@ -151,7 +156,15 @@ func (a *Actor) policy(ctx context.Context, req *schemas.PolicyRequest) (*schema
 		a.step(ctx, PolicyChosen{p})
 		a.log.Info().Str("policy", p.Name()).Msg("policy chosen")
 	}
-	return &schemas.PolicyReply{Active: a.core.policy.Name(), Policies: Policies(), Rank: a.core.Rank()}, nil
+	if req.Costs != nil {
+		a.step(ctx, CostsGiven{req.Costs})
+		a.log.Info().Str("profile", req.Costs.Profile).Msg("policies go by other step costs")
+	}
+	reply := &schemas.PolicyReply{Active: a.core.policy.Name(), Policies: Policies(), Rank: a.core.Rank()}
+	if c := a.core.cfg.Costs; c != nil {
+		reply.Costs = c.Profile
+	}
+	return reply, nil
 }
 
 func (a *Actor) shadow(_ context.Context, req *schemas.ShadowRequest) (*schemas.ShadowReport, error) {

@@ -34,7 +34,7 @@ func (c *Core) checkpoint() *schemas.SchedulerCheckpoint {
 	c.headNs = 0
 	c.renewPolicy()
 	p := &schemas.SchedulerCheckpoint{Info: *c.Info(), ContextMax: c.cfg.ContextMax, RecoveriesMax: c.cfg.RecoveriesMax, StepTimeMaxMs: c.cfg.StepTimeMaxMs,
-		RecentlyDoneMax: int32(c.cfg.RecentlyDoneMax), Epoch: c.epoch, Step: c.step, Arrivals: c.arrivals}
+		RecentlyDoneMax: int32(c.cfg.RecentlyDoneMax), Epoch: c.epoch, Step: c.step, Arrivals: c.arrivals, Costs: c.cfg.Costs}
 	for _, r := range slices.Concat(c.recent.ring[c.recent.next:], c.recent.ring[:c.recent.next]) {
 		p.Recent = append(p.Recent, uint64(r))
 	}
@@ -80,7 +80,7 @@ func ConfigOf(p *schemas.SchedulerCheckpoint) Config {
 	return Config{Model: i.Model, Replica: i.Replica, Device: i.Device, VocabSize: i.VocabSize, ContextMax: p.ContextMax, SequencesMax: i.SequencesMax,
 		WaitingMax: i.WaitingMax, TokensStepMax: i.TokensStepMax, BlockSize: i.BlockSize, Blocks: i.Blocks, PipelineDepth: i.PipelineDepth,
 		Policy: i.Policy, EndTokens: i.EndTokens, PrefixCacheOff: i.PrefixCacheOff, RecoveriesMax: p.RecoveriesMax, StepTimeMaxMs: p.StepTimeMaxMs,
-		RecentlyDoneMax: int(p.RecentlyDoneMax)}
+		RecentlyDoneMax: int(p.RecentlyDoneMax), Costs: p.Costs}
 }
 
 // Limits of a checkpoint that is restored.

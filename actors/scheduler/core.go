@@ -26,6 +26,8 @@ type Config struct {
 	RecoveriesMax   int32 // lost steps in which a sequence may be, without a token between them, before it fails
 	StepTimeMaxMs   int64 // a step without a result for this long is lost; 0 waits for ever
 	RecentlyDoneMax int   // finished requests remembered, so that a late repeat is not run again
+	// Costs are what steps are expected to take, for policies that are CostAware; nil: nothing is known.
+	Costs *schemas.StepCosts
 	// Stopwatch reads nanoseconds, to measure what policies cost. No decision depends on it; nil measures nothing.
 	Stopwatch func() int64
 }
@@ -39,6 +41,11 @@ func (c *Config) stopwatch() int64 {
 
 // Validate names the first field that makes no sense.
 func (c *Config) Validate() error {
+	if c.Costs != nil {
+		if err := c.Costs.Validate(); err != nil {
+			return err
+		}
+	}
 	for _, f := range []struct {
 		name  string
 		value int32
@@ -77,6 +84,8 @@ type (
 	More struct{}
 	// PolicyChosen: the policy changes for all that is queued and running.
 	PolicyChosen struct{ Policy Policy }
+	// CostsGiven: steps are expected to take something else from now on.
+	CostsGiven struct{ Costs *schemas.StepCosts }
 	// Ranked is what became of an Effects.Rank: an answer, or why there is none.
 	Ranked struct{ Outcome *schemas.RankOutcome }
 	// CheckpointWanted: somebody is about to record. Effects.Checkpoint is where a replay can start.
@@ -91,6 +100,7 @@ func (Lost) event()             {}
 func (Tick) event()             {}
 func (More) event()             {}
 func (PolicyChosen) event()     {}
+func (CostsGiven) event()       {}
 func (Ranked) event()           {}
 func (CheckpointWanted) event() {}
 
@@ -295,6 +305,8 @@ func (c *Core) Step(nowNs int64, event Event) Effects {
 	case More:
 	case PolicyChosen:
 		c.setPolicy(e.Policy)
+	case CostsGiven:
+		c.costsGiven(e.Costs)
 	case Ranked:
 		c.ranked(e.Outcome)
 	case CheckpointWanted:

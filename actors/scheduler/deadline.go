@@ -1,5 +1,7 @@
 package scheduler
 
+import "github.com/troupe-engine/troupe/schemas"
+
 // Constants of the deadline policy.
 const (
 	// DeadlineNoneNs is the deadline, from its arrival, of a request that has none, or one that is further away.
@@ -14,7 +16,8 @@ const (
 )
 
 // Deadline serves the earliest deadline first. A request that cannot make it any more yields to all that can: its
-// predicted output times the pace of recent answers does not fit into what is left. It still runs when nobody
+// predicted time does not fit into what is left. That is what the steps of its prompt and its predicted output cost, or,
+// where costs are not known, its predicted output times the pace of recent answers. It still runs when nobody
 // else needs the place, and ends with an error at its deadline. Requests without a deadline, or with one that is further
 // away, are served as if it were DeadlineNoneNs after they came, so none starves.
 type Deadline struct {
@@ -36,14 +39,26 @@ func (p *Deadline) Key(s *Sequence, nowNs int64) int64 {
 	if d < deadline/1_000_000 {
 		deadline = d * 1_000_000
 	}
-	if nowNs+p.predict.remaining(s)*p.paceNs > deadline {
+	if nowNs+p.remainingNs(s) > deadline {
 		return s.arrivedNs + deadlineMissedNs
 	}
 	return min(deadline, s.arrivedNs+DeadlineNoneNs)
 }
 
-// Refresh has nothing to prepare: what is left of a deadline changes with time.
-func (*Deadline) Refresh(int64, []*Sequence, []*Sequence) {}
+// remainingNs is how long s is expected to take from now on: by what steps cost where that is known, and otherwise by the
+// pace of recent answers.
+func (p *Deadline) remainingNs(s *Sequence) int64 {
+	if e := &p.predict.expect; e.known() {
+		return e.remainingNs(p.predict.left(s))
+	}
+	return p.predict.remaining(s) * p.paceNs
+}
+
+// Refresh looks at what a step costs with those that run; what is left of a deadline changes with time, too.
+func (p *Deadline) Refresh(_ int64, running, _ []*Sequence) { p.predict.expect.refresh(running) }
+
+// Costs are what answers' times are foretold from.
+func (p *Deadline) Costs(c *schemas.StepCosts, cfg *Config) { p.predict.expect.set(c, cfg) }
 
 // Arrived remembers the user.
 func (p *Deadline) Arrived(s *Sequence, _ int64) { p.predict.arrived(s) }

@@ -177,6 +177,9 @@ func (e *External) Configure(cfg *Config) {
 	}
 }
 
+// Costs tells the fallback.
+func (e *External) Costs(_ *schemas.StepCosts, cfg *Config) { tellCosts(e.fallback, cfg) }
+
 // Arrived tells the fallback.
 func (e *External) Arrived(s *Sequence, nowNs int64) {
 	if o, ok := e.fallback.(Observer); ok {

@@ -30,6 +30,8 @@ func JournalOf(nowNs int64, event Event, fx *Effects) *schemas.SchedulerStep {
 		s.Event = schemas.EventMore
 	case PolicyChosen:
 		s.Event, s.Policy = schemas.EventPolicy, e.Policy.Name()
+	case CostsGiven:
+		s.Event, s.Costs = schemas.EventCosts, e.Costs
 	case Ranked:
 		s.Event, s.Ranked = schemas.EventRanked, e.Outcome
 	case CheckpointWanted:
@@ -79,6 +81,13 @@ func EventOf(s *schemas.SchedulerStep) (Event, error) {
 			return nil, err
 		}
 		return PolicyChosen{p}, nil
+	case schemas.EventCosts:
+		if s.Costs != nil {
+			if err := s.Costs.Validate(); err != nil {
+				return nil, err
+			}
+		}
+		return CostsGiven{s.Costs}, nil
 	case schemas.EventRanked:
 		if s.Ranked == nil {
 			return nil, missing

@@ -41,6 +41,9 @@ func TestReplay(t *testing.T) {
 				w.queue = nil // compute, too, gives up what is in flight
 				w.event(CheckpointWanted{})
 			}
+			if rng.IntN(20) == 0 {
+				w.event(CostsGiven{randomCosts(rng)})
+			}
 		})
 		if w.core == nil {
 			t.Fatal("no core")
@@ -101,6 +104,7 @@ func TestRestoreRefuses(t *testing.T) {
 		"short logprobs": func(p *schemas.SchedulerCheckpoint) {
 			p.Seqs[0].PromptLogprobs = &schemas.TokenLogprobs{Width: 1, Tokens: schemas.I32{1}}
 		},
+		"bad costs":      func(p *schemas.SchedulerCheckpoint) { p.Costs = &schemas.StepCosts{Tokens: schemas.I32{1}} },
 		"unknown policy": func(p *schemas.SchedulerCheckpoint) { p.Info.Policy = "none such" },
 	} {
 		p := (*schemas.SchedulerCheckpoint)(nil).Example()
@@ -116,7 +120,8 @@ func TestRestoreRefuses(t *testing.T) {
 
 func TestEventOfRefuses(t *testing.T) {
 	for _, s := range []*schemas.SchedulerStep{{}, {Event: "none such"}, {Event: schemas.EventSubmit}, {Event: schemas.EventCancel},
-		{Event: schemas.EventGrant}, {Event: schemas.EventDone}, {Event: schemas.EventLost}, {Event: schemas.EventPolicy, Policy: "none such"}} {
+		{Event: schemas.EventGrant}, {Event: schemas.EventDone}, {Event: schemas.EventLost}, {Event: schemas.EventPolicy, Policy: "none such"},
+		{Event: schemas.EventCosts, Costs: &schemas.StepCosts{RowNs: -1}}} {
 		if e, err := EventOf(s); err == nil {
 			t.Errorf("%+v is read as %T", s, e)
 		}

@@ -143,6 +143,7 @@ func introduce(p Policy, cfg *Config, present []*Sequence, nowNs int64) {
 	if q, ok := p.(Configurable); ok {
 		q.Configure(cfg)
 	}
+	tellCosts(p, cfg)
 	o, observes := p.(Observer)
 	for _, s := range present {
 		s.note, s.rank = 0, unranked

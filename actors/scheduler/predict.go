@@ -5,8 +5,9 @@ import "github.com/troupe-engine/troupe/schemas"
 // predictor guesses how long an answer will be: the running mean of its user's answers, or of everybody's while
 // nothing is known of the user, and never more than max_tokens.
 type predictor struct {
-	users users[mean]
-	all   mean
+	users  users[mean]
+	all    mean
+	expect expectation
 }
 
 // mean is a running mean in 1/1024 tokens: of all samples at first, then an exponential one over the last
@@ -49,12 +50,18 @@ func (p *predictor) output(s *Sequence) int32 {
 	return int32(max(1, min(guess, int64(s.maxTokens))))
 }
 
-// remaining predicts what is left to do for s, in output tokens; prefillPerOutput prompt tokens count as one.
-func (p *predictor) remaining(s *Sequence) int64 {
-	prompt := max(0, s.PromptTokens()-s.planned)
-	return int64(max(0, p.output(s)-s.OutputTokens())) + int64((prompt+prefillPerOutput-1)/prefillPerOutput)
+// left predicts the tokens that are left to compute for s.
+func (p *predictor) left(s *Sequence) (prompt, output int32) {
+	return max(0, s.PromptTokens()-s.planned), max(0, p.output(s)-s.OutputTokens())
 }
 
-// prefillPerOutput is how many prompt tokens cost about as much as one output token: a step computes hundreds of
-// the former and one of the latter for each sequence.
+// remaining predicts what is left to do for s, in output tokens; so many prompt tokens as cost the same count as one.
+func (p *predictor) remaining(s *Sequence) int64 {
+	prompt, output := p.left(s)
+	per := p.expect.promptTokensPerOutput()
+	return int64(output) + (int64(prompt)+per-1)/per
+}
+
+// prefillPerOutput is how many prompt tokens cost about as much as one output token, where costs are not known: a step
+// computes hundreds of the former and one of the latter for each sequence.
 const prefillPerOutput = 16

@@ -45,6 +45,7 @@ func (c *Core) Shadow(nowNs int64, p Policy) {
 	if q, ok := p.(Configurable); ok {
 		q.Configure(&c.cfg)
 	}
+	tellCosts(p, &c.cfg)
 	for _, s := range c.arrivalOrder() {
 		h.arrived(s, nowNs)
 	}

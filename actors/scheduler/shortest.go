@@ -1,5 +1,7 @@
 package scheduler
 
+import "github.com/troupe-engine/troupe/schemas"
+
 // ShortestAgingNs is what one token of work less is worth in waiting time.
 const ShortestAgingNs = 20_000_000
 
@@ -17,8 +19,11 @@ func (p *Shortest) Key(s *Sequence, _ int64) int64 {
 	return s.arrivedNs + p.predict.remaining(s)*ShortestAgingNs
 }
 
-// Refresh has nothing to prepare: what is left changes with every token.
-func (*Shortest) Refresh(int64, []*Sequence, []*Sequence) {}
+// Refresh looks at what a step costs with those that run; what is left changes with every token, too.
+func (p *Shortest) Refresh(_ int64, running, _ []*Sequence) { p.predict.expect.refresh(running) }
+
+// Costs say how many prompt tokens are as much work as one of output.
+func (p *Shortest) Costs(c *schemas.StepCosts, cfg *Config) { p.predict.expect.set(c, cfg) }
 
 // Arrived remembers the user.
 func (p *Shortest) Arrived(s *Sequence, _ int64) { p.predict.arrived(s) }

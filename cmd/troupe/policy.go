@@ -30,12 +30,21 @@ func newPolicyCommand() *cobra.Command {
 	p := &policyCommand{}
 	cmd := &cobra.Command{Use: "policy [NAME]", Short: "Show, switch or try the scheduling policy of a running engine.", Args: cobra.MaximumNArgs(1),
 		Long:    "Show the scheduling policy of a running engine or, with a name, switch it: no\nrequest is lost. nats:NAME is a policy in another process, which answers on\ninf.v1.policy.rank.NAME; see docs/policies.md.",
-		Example: "  troupe policy\n  troupe policy shortest\n  troupe policy 'nats:my-sjf?limit=10ms&fallback=fair'\n  troupe policy shadow fair"}
+		Example: "  troupe policy\n  troupe policy shortest\n  troupe policy deadline --costs tiny.json\n  troupe policy 'nats:my-sjf?limit=10ms&fallback=fair'\n  troupe policy shadow fair"}
 	p.nats = addNATS(cmd.PersistentFlags(), natsURLDefault, natsDoc)
 	cmd.PersistentFlags().StringVar(&p.replica, "replica", "", "the scheduler's instance, as replica0; default: any")
 	p.json = cmd.PersistentFlags().Bool("json", false, "print JSON")
+	costs := cmd.Flags().String("costs", "", "what policies expect steps to take from now on: a profile's file, name or key in the bucket")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		reply, err := ask[schemas.PolicyReply](cmd.Context(), p, schemas.Policy.Subject(schemas.Instance(p.replica)), &schemas.PolicyRequest{Name: strings.Join(args, "")})
+		req := &schemas.PolicyRequest{Name: strings.Join(args, "")}
+		if *costs != "" {
+			found, err := findProfile(cmd, p.nats, *costs)
+			if err != nil {
+				return err
+			}
+			req.Costs = found.StepCosts()
+		}
+		reply, err := ask[schemas.PolicyReply](cmd.Context(), p, schemas.Policy.Subject(schemas.Instance(p.replica)), req)
 		if err != nil {
 			return err
 		}
@@ -112,6 +121,9 @@ func printPolicy(w io.Writer, r *schemas.PolicyReply) error {
 		line += " " + name
 	}
 	fmt.Fprintln(w, line)
+	if r.Costs != "" {
+		fmt.Fprintf(w, "steps are expected to take what %s says\n", shorten(printable(r.Costs), 40))
+	}
 	if r.Rank == nil {
 		return nil
 	}

@@ -4,6 +4,8 @@
 //	shape.go     what the cost of a step depends on
 //	profile.go   what a profile says
 //	fit.go       terms from steps that ran
+//	costs.go     the terms as schedulers take them
+//	bucket/      profiles in a key-value bucket
 //	pace.go      how even the pace of the steps was
 //	file.go      profiles as files
 //	measure/     steps of a live engine

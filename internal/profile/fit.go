@@ -231,14 +231,28 @@ func errorsOf(points []Point, terms func(i int) Terms) Fit {
 		errs[i] = math.Abs(float64((&Profile{Terms: terms(i)}).StepNs(p.Shape))-p.Ns) / p.Ns
 		f.Mean += errs[i] / float64(len(points))
 	}
+	f.Spread = spreadOf(points)
 	for _, p := range points {
-		f.Spread += p.Spread / float64(len(points))
-		f.Repeat += p.Spread / math.Sqrt(float64(max(p.Steps, 1))) / float64(len(points))
+		f.Repeat += f.Spread / math.Sqrt(float64(max(p.Steps, 1))) / float64(len(points))
 	}
 	f.Misfit = math.Sqrt(max(0, f.Mean*f.Mean-f.Repeat*f.Repeat))
 	slices.Sort(errs)
 	f.Median, f.P90, f.Max = errs[len(errs)/2], errs[len(errs)*9/10], errs[len(errs)-1]
 	return f
+}
+
+// spreadStepsMin is how many steps of a shape it takes to tell how much they differ.
+const spreadStepsMin = 4
+
+// spreadOf is the mean over points of how much their steps differ; 0 if none has enough of them.
+func spreadOf(points []Point) float64 {
+	sum, n := 0.0, 0
+	for _, p := range points {
+		if p.Steps >= spreadStepsMin {
+			sum, n = sum+p.Spread, n+1
+		}
+	}
+	return sum / float64(max(n, 1))
 }
 
 // folds is into how many parts points are divided to see how well the others foretell each.

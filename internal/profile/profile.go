@@ -30,6 +30,9 @@ type Origin struct {
 	Build     string `json:"build,omitempty"`
 	Method    string `json:"method"`
 	BlockSize int    `json:"block_size,omitempty"`
+	// The largest batch of the engine: rows and tokens of a step.
+	SequencesMax  int `json:"sequences_max,omitempty"`
+	TokensStepMax int `json:"tokens_step_max,omitempty"`
 }
 
 // Terms are the cost model: the sum of all of them is the time of a step.

@@ -39,10 +39,11 @@ type Config struct {
 	KVBytesMax     int64 // default: a quarter of the free memory, at most KVBytesDefault
 	PipelineDepth  int
 	Policy         string
-	Shadow         string    // a policy that only watches
-	Quantize       string    // see model.Options
-	KV             gpu.DType // see model.Options
-	KVAsStored     bool      // instead of KV: the checkpoint's own type, where the device has it
+	StepCosts      *schemas.StepCosts // what policies expect steps to take; nil: nothing
+	Shadow         string             // a policy that only watches
+	Quantize       string             // see model.Options
+	KV             gpu.DType          // see model.Options
+	KVAsStored     bool               // instead of KV: the checkpoint's own type, where the device has it
 	PrefixCacheOff bool
 	Eviction       string        // which cached blocks go first: one of memory.Evictions; default "lru"
 	StepTimeMax    time.Duration // a step without a result for so long is recomputed
@@ -167,7 +168,7 @@ func (r *Replica) start(node *bus.Node, cfg Config, spec *model.Spec, blockBytes
 	r.scheduler, err = scheduler.New(node, group, scheduler.Config{Model: cfg.ModelName, Replica: cfg.Name, Device: r.dev.Info().Name,
 		VocabSize: int32(spec.VocabSize), ContextMax: int32(cfg.ContextMax), SequencesMax: int32(cfg.SequencesMax),
 		WaitingMax: int32(cfg.WaitingMax), TokensStepMax: int32(cfg.TokensStepMax), BlockSize: int32(cfg.BlockSize),
-		Blocks: int32(cfg.KVBlocks), PipelineDepth: int32(cfg.PipelineDepth), Policy: cfg.Policy, Shadow: cfg.Shadow, EndTokens: spec.Generation.EOS,
+		Blocks: int32(cfg.KVBlocks), PipelineDepth: int32(cfg.PipelineDepth), Policy: cfg.Policy, Costs: cfg.StepCosts, Shadow: cfg.Shadow, EndTokens: spec.Generation.EOS,
 		PrefixCacheOff: cfg.PrefixCacheOff, RecoveriesMax: recoveriesMax, StepTimeMaxMs: cfg.StepTimeMax.Milliseconds(), RecentlyDoneMax: recentlyDoneMax}, log)
 	if err != nil {
 		return err

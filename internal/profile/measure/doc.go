@@ -4,5 +4,6 @@
 //
 //	watch.go    plans and results as they pass
 //	load.go     a workload sent to an engine, and what its clients saw
+//	live.go     steps of an engine that serves others
 //	measure.go  the loads that cover the shapes of steps
 package measure

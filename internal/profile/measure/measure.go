@@ -87,10 +87,17 @@ func (s *Session) Round(ctx context.Context) error {
 	return nil
 }
 
+// WarmUp sends every load once and forgets what it cost.
+func (s *Session) WarmUp(ctx context.Context) error {
+	steps, requests := s.steps, s.requests
+	err := s.Round(ctx)
+	s.steps, s.requests = steps, requests
+	return err
+}
+
 // Profile is what all rounds so far say, and more steps that ran.
 func (s *Session) Profile(more ...Step) (*profile.Profile, error) {
-	device := s.engine.Device().Info()
-	p, err := Learn(s.info, device.Name+": "+device.Description, slices.Concat(s.steps, more), s.Quantile)
+	p, err := Learn(s.info, profile.DeviceText(s.engine.Device().Info()), slices.Concat(s.steps, more), s.Quantile)
 	if err != nil {
 		return nil, err
 	}
@@ -116,6 +123,7 @@ func Learn(info *schemas.EngineInfo, device string, steps []Step, quantile float
 	name, _, _ := strings.Cut(device, ":")
 	return &profile.Profile{Version: profile.Version, Name: info.Model + " on " + name, Terms: terms, Fit: fit, Points: points, Pace: profile.PaceOf(terms, seen),
 		Origin: profile.Origin{Model: info.Model, Device: device, Date: time.Now().UTC().Format(time.RFC3339), BlockSize: int(info.BlockSize),
+			SequencesMax: int(info.SequencesMax), TokensStepMax: int(info.TokensStepMax),
 			Build: bus.BuildVersion, Method: fmt.Sprintf("learned from %d steps of a live engine (%s of each shape)", len(steps), taken)}}, nil
 }
 

@@ -33,7 +33,7 @@ func Watch(node *bus.Node) (*Watcher, error) {
 	return WatchReplica(conn, "*")
 }
 
-// WatchReplica begins to watch the replica of the name, "*" is any, over a connection, which it closes in the end.
+// WatchReplica begins to watch the replica of the name, "*" is any, over a connection, which Close closes.
 func WatchReplica(conn *nats.Conn, replica schemas.Instance) (*Watcher, error) {
 	w := &Watcher{conn: conn}
 	for _, s := range []struct {
