@@ -108,6 +108,9 @@ func (w *Weight) classify() {
 		}
 		w.Types = append(w.Types, gpu.Q8_0)
 	}
+	if len(w.Types) > 0 {
+		w.Why = ""
+	}
 }
 
 func allEqual(values []byte, v byte) bool {
