@@ -25,7 +25,7 @@ const (
 	panelsMagic      = "troupe panels 1\n" // the number changes with any layout of panels
 	panelsHeader     = 4096
 	panelsExtension  = ".panels"
-	panelsBytesMin   = 1 << 20 // smaller matrices are not worth a file
+	panelsBytesMin   = 64 << 10 // smaller matrices are not worth a file
 	digestChunkBytes = 1 << 20
 )
 
