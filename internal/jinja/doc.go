@@ -32,8 +32,8 @@
 // # Known differences from Jinja2
 //
 // Integers that a template computes are 64 bits wide, and overflow is an error (larger
-// ones in the context print exactly). safe and escape return plain strings, so
-// escaping twice escapes twice. Filters evaluate their input at once, so errors in
+// ones in the context print exactly). what safe and escape return is a
+// plain string to all but +, so escaping twice escapes twice. Filters evaluate their input at once, so errors in
 // elements that are never used still count. Tuples cannot be dict keys. A printed
 // generator, method or function shows no memory address. Refused or absent: recursive
 // loops, blocks, autoescape, \N{...} escapes, cycler, joiner, lipsum, and the filters

@@ -50,6 +50,11 @@ func (e *evaluator) evalNode(x expr, s *scope) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		if x.op == "+" && !e.js {
+			if l, r, err = e.joinMarkup(x, l, r); err != nil {
+				return nil, err
+			}
+		}
 		return e.binary(x.op, l, r)
 	case *compareExpr:
 		return e.evalCompare(x, s)

@@ -465,6 +465,11 @@ nil | default('x')
 '<a href="x">&\'' | escape
 '<b>' | e
 '<b>' | safe
+'<b>' | safe + '<i>'
+'<i>' + ('<b>' | safe) + "'q'" + s
+('<' | escape) + ('<' | safe) + '<'
+('<' | escape) + n
+1 + 2 ~ ('<' | safe) ~ '<'
 s | wordcount
 'a-b c_d' | wordcount
 'a' | center(5)
