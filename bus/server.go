@@ -71,6 +71,12 @@ func serverOptions(opts Options) (*server.Options, error) {
 		}
 		sopts.LeafNode.Remotes = append(sopts.LeafNode.Remotes, &server.RemoteLeafOpts{URLs: []*url.URL{u}})
 	}
+	// Tokens are few bytes: compressing them costs the hub more than it saves the network.
+	for _, c := range leafCompressions(sopts) {
+		if c.Mode == "" {
+			c.Mode = server.CompressionOff
+		}
+	}
 	if err := opts.Security.apply(sopts); err != nil {
 		return nil, err
 	}
@@ -78,6 +84,15 @@ func serverOptions(opts Options) (*server.Options, error) {
 		return nil, err
 	}
 	return sopts, nil
+}
+
+// leafCompressions are what the configuration says about compressing connections between nodes.
+func leafCompressions(o *server.Options) []*server.CompressionOpts {
+	list := []*server.CompressionOpts{&o.LeafNode.Compression}
+	for _, r := range o.LeafNode.Remotes {
+		list = append(list, &r.Compression)
+	}
+	return list
 }
 
 func splitHostPort(address string) (host string, port int, err error) {

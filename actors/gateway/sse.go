@@ -25,6 +25,7 @@ type eventStream struct {
 
 	mu        sync.Mutex    // orders the write deadlines of writer and abort
 	patience  time.Duration // for one write; 0 once the handler is done with the connection
+	renewAt   time.Time     // the write deadline is far enough away before: setting it costs as much as encoding an event
 	stopWatch func() bool
 }
 
@@ -57,7 +58,19 @@ func (s *eventStream) setDeadline() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.patience != 0 {
-		_ = s.control.SetWriteDeadline(time.Now().Add(s.patience)) // not supported by test recorders only
+		now := time.Now()
+		s.renewAt = now.Add(s.patience / 4)
+		_ = s.control.SetWriteDeadline(now.Add(s.patience)) // not supported by test recorders only
+	}
+}
+
+// renewDeadline gives the next write at least three quarters of the patience.
+func (s *eventStream) renewDeadline() {
+	s.mu.Lock()
+	due := time.Now().After(s.renewAt)
+	s.mu.Unlock()
+	if due {
+		s.setDeadline()
 	}
 }
 
@@ -93,7 +106,7 @@ func (s *eventStream) add(v any) {
 
 // flush writes what was added in one piece.
 func (s *eventStream) flush() error {
-	s.setDeadline()
+	s.renewDeadline()
 	_, err := s.w.Write(s.buffer.Bytes())
 	s.buffer.Reset()
 	if err == nil {
