@@ -463,7 +463,7 @@ func TestNothingListensBeyondThisMachineUnlessItIsSafeOrSaid(t *testing.T) {
 		"all addresses by colon":  {Options{Listen: "none", LeafListen: ":-1"}, "the address for other nodes"},
 		"credentials alone":       {Options{Listen: "0.0.0.0:-1", Config: `authorization {user: a, password: b}`}, "has no TLS"},
 		"TLS alone":               {Options{Listen: "0.0.0.0:-1", Config: tlsOnly}, "has no credentials"},
-		"monitor":                 {Options{Listen: "none", Config: `http: "0.0.0.0:0"` + "\nhttp_port: 18222"}, "NATS's monitor"},
+		"monitor":                 {Options{Listen: "none", Config: `http: "0.0.0.0:18222"`}, "NATS's monitor"},
 		"cluster":                 {Options{Listen: "127.0.0.1:-1", Config: `cluster {name: x, listen: "0.0.0.0:-1"}`}, "the NATS cluster"},
 		"a cluster in silence":    {Options{Listen: "none", Config: `cluster {name: x, listen: "127.0.0.1:-1"}`}, "a cluster needs a listener"},
 		"websocket":               {Options{Listen: "none", Config: `websocket {listen: "0.0.0.0:18223", no_tls: true}`}, "websockets"},
