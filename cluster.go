@@ -162,7 +162,7 @@ func numerics(files fs.FS, o *Options, dev gpu.Info) (string, error) {
 	} else {
 		kind += dev.Description
 	}
-	fmt.Fprintf(h, "%s %s %s %s\n", kind, o.Compute, o.Quant, o.KVDType)
+	fmt.Fprintf(h, "%s %s %s %s %d\n", kind, o.Compute, o.Quant, o.KVDType, o.RandomWeights)
 	entries, err := fs.ReadDir(files, ".")
 	if err != nil {
 		return "", schemas.Errorf(schemas.KindInvalid, "join", "the model's files: %v", err)

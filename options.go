@@ -42,12 +42,13 @@ type Options struct {
 	ReplicaSilence  time.Duration `yaml:"replica_silence" doc:"a replica that has not reported for so long is given up, and its requests go on elsewhere"`
 	Store           string        `yaml:"store" doc:"directory in which the embedded NATS server keeps streams (JetStream), for troupe record --stream; empty has none"`
 
-	Device       string `yaml:"device" doc:"auto, cpu or cuda; auto is cuda if such a device opens, otherwise cpu"`
-	Compute      string `yaml:"compute" doc:"f32, or bf16: on CUDA activations, keys and values are bf16, which is several times as fast; on the CPU products with bf16 weights round activations to it, which is up to twice as fast"`
-	Quant        string `yaml:"quant" doc:"quantize weights while they load: off, q8 or q4 (blocks of 32 with 8 or 4 bits), or fp8 (8-bit floats, on CUDA with --compute bf16); ones that are quantized already stay as they are"`
-	KVDType      string `yaml:"kv_dtype" doc:"type of keys and values: auto is the checkpoint's own where the device has it, otherwise that of compute; f32 is what goldens are held to"`
-	WeightsCache string `yaml:"weights_cache" doc:"directory with packed weights that processes on this machine share, Linux only: off, auto (in the user's cache directory) or a path; who can write to it decides what models answer"`
-	Threads      int    `yaml:"threads" doc:"CPU threads that compute; 0 is all"`
+	Device        string `yaml:"device" doc:"auto, cpu or cuda; auto is cuda if such a device opens, otherwise cpu"`
+	Compute       string `yaml:"compute" doc:"f32, or bf16: on CUDA activations, keys and values are bf16, which is several times as fast; on the CPU products with bf16 weights round activations to it, which is up to twice as fast"`
+	Quant         string `yaml:"quant" doc:"quantize weights while they load: off, q8 or q4 (blocks of 32 with 8 or 4 bits), or fp8 (8-bit floats, on CUDA with --compute bf16); ones that are quantized already stay as they are"`
+	KVDType       string `yaml:"kv_dtype" doc:"type of keys and values: auto is the checkpoint's own where the device has it, otherwise that of compute; f32 is what goldens are held to"`
+	WeightsCache  string `yaml:"weights_cache" doc:"directory with packed weights that processes on this machine share, Linux only: off, auto (in the user's cache directory) or a path; who can write to it decides what models answer"`
+	RandomWeights int64  `yaml:"random_weights" doc:"draw the weights at random from this seed, to measure a shape: the model's directory then needs a config.json and a tokenizer alone; 0 reads them"`
+	Threads       int    `yaml:"threads" doc:"CPU threads that compute; 0 is all"`
 
 	ContextMax    int    `yaml:"context_max" doc:"tokens of prompt and output together; 0 is the model's limit"`
 	SequencesMax  int    `yaml:"sequences_max" doc:"sequences running at once"`
@@ -55,7 +56,7 @@ type Options struct {
 	TokensStepMax int    `yaml:"tokens_step_max" doc:"token budget of one step (chunked prefill)"`
 	BlockSize     int    `yaml:"block_size" doc:"tokens per KV block"`
 	KVBlocks      int    `yaml:"kv_blocks" doc:"KV blocks; 0 sizes the pool from memory"`
-	KVBytesMax    int64  `yaml:"kv_bytes_max" doc:"bytes of KV blocks when kv_blocks is 0; 0 is a quarter of the free memory, at most 4 GiB"`
+	KVBytesMax    int64  `yaml:"kv_bytes_max" doc:"bytes of KV blocks when kv_blocks is 0; 0 is nine tenths of what the weights leave free on a GPU, elsewhere a quarter of it and at most 4 GiB"`
 	PrefixCache   bool   `yaml:"prefix_cache" doc:"reuse the KV blocks of common prefixes"`
 	Eviction      string `yaml:"eviction" doc:"which cached KV blocks go first when memory is short: lru, lfu, fifo or priority"`
 	Policy        string `yaml:"policy" doc:"scheduling policy: fcfs, priority, shortest, fair, deadline, prefix, one of your own, or nats:NAME for one in another process"`
@@ -123,6 +124,8 @@ func (o *Options) Validate() error {
 		return bad("eviction", o.Eviction, "one of "+strings.Join(memory.Evictions(), ", "))
 	case o.PipelineDepth > replica.DepthMax:
 		return bad("pipeline_depth", o.PipelineDepth, fmt.Sprintf("1 to %d", replica.DepthMax))
+	case o.RandomWeights < 0:
+		return bad("random_weights", o.RandomWeights, "a seed above 0, or 0 to read the weights")
 	case o.KVBytesMax < 0:
 		return bad("kv_bytes_max", o.KVBytesMax, "0 or more bytes")
 	case o.TokensStepMax < o.SequencesMax:

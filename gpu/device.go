@@ -187,6 +187,7 @@ type Info struct {
 	Description string  `json:"description"`  // "AMD EPYC, 2 threads, avx512"
 	MemoryTotal int64   `json:"memory_total"` // bytes
 	MemoryFree  int64   `json:"memory_free"`  // bytes that an allocation could get now
+	OwnMemory   bool    `json:"own_memory"`   // the memory is the device's and not the host's
 	Compute     DType   `json:"-"`            // element type of activations and logits
 	KV          []DType `json:"-"`            // element types that KV pools may have
 	Experts     []DType `json:"-"`            // quantized types that moe_experts takes

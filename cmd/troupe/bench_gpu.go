@@ -23,7 +23,7 @@ func newBenchGPUCommand() *cobra.Command {
 		Example: "  troupe bench gpu\n" +
 			"  troupe bench gpu --shape llama-3.2-1b --batch 1 --prompt 2048 --json"}
 	out := addBenchOutput(cmd)
-	compute, quant := "bf16", "off"
+	compute, quant, selected := "bf16", "off", map[string]string{}
 	f := cmd.Flags()
 	f.StringVar(&compute, "compute", compute, "activations, keys and values: bf16 or f32")
 	f.StringVar(&quant, "quant", quant, "weights of matrices: off, fp8, q8, q4, or a type such as i4_128")
@@ -33,6 +33,7 @@ func newBenchGPUCommand() *cobra.Command {
 	f.IntVar(&cfg.Steps, "steps", cfg.Steps, "decode steps to measure of each batch")
 	f.IntSliceVar(&cfg.Prompts, "prompt", cfg.Prompts, "tokens of a prefill")
 	f.IntVar(&cfg.Rounds, "rounds", cfg.Rounds, "rounds of everything but decode")
+	f.StringToStringVar(&selected, "select", nil, "implementations to measure, as matmul=skinny")
 	f.BoolVar(&cfg.Kernels, "kernels", cfg.Kernels, "also measure matrix products by themselves")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		dtype, ok := map[string]gpu.DType{"bf16": gpu.BF16, "f32": gpu.F32}[compute]
@@ -51,6 +52,11 @@ func newBenchGPUCommand() *cobra.Command {
 			return err
 		}
 		defer func() { err = errors.Join(err, dev.Close()) }()
+		for op, name := range selected {
+			if err := dev.Select(gpu.Op(op), name); err != nil {
+				return err
+			}
+		}
 		r, err := bench.RunGPU(cmd.Context(), dev, cfg)
 		if err != nil {
 			return err

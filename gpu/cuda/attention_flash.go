@@ -26,15 +26,16 @@ const wgmmaMajor = 9 // compute capability; wgmma is of that one alone
 
 // Sizes shared with attention_mma.cuh and the kernels.
 const (
-	flashThreads     = 128
-	wgmmaThreads     = 384
-	flashDecodeRows  = 8  // query rows of a block of flash_decode
-	flashPrefillRows = 64 // and of flash_prefill
-	wgmmaRows        = 128
-	wgmmaRingBytes   = 160 << 10 // of tiles
-	wgmmaTileBytes   = 128       // per dimension: of a tile's keys, of its values, of half of the queries
-	flashTilesOfPart = 4
-	flashPadding     = 8 // elements at the end of a row in shared memory
+	flashThreads      = 128
+	wgmmaThreads      = 384
+	flashCombineHeads = 4  // of a block of flash_combine
+	flashDecodeRows   = 8  // query rows of a block of flash_decode
+	flashPrefillRows  = 64 // and of flash_prefill
+	wgmmaRows         = 128
+	wgmmaRingBytes    = 160 << 10 // of tiles
+	wgmmaTileBytes    = 128       // per dimension: of a tile's keys, of its values, of half of the queries
+	flashTilesOfPart  = 4
+	flashPadding      = 8 // elements at the end of a row in shared memory
 	// Sequences with at most so many tokens in a step go through flash_decode, which reads their
 	// keys once for every 8 query rows but divides them among blocks.
 	flashFewTokens = 16
@@ -168,7 +169,8 @@ func (d *Device) flashDecode(a *gpu.Attention, args flashArgs, width int, oneEac
 	}
 	rowBytes := headsPerTile * tokensPerTile * (width + 2) * 4
 	tiles, parts := int(args.tokens)/tokensPerTile+int(args.sequences), ceilDiv(context, flashTilesOfPart*tile)
-	capacity := min(tiles*parts*groups*int(args.kvHeads), flashPartialBytesMax/rowBytes)
+	units := tiles * parts * groups * int(args.kvHeads) // at most
+	capacity := min(units, flashPartialBytesMax/rowBytes)
 	args.capacity = int32(capacity)
 	planBytes := (int(args.sequences)*4 + 255) &^ 255
 	work, err := d.scratch(int64(planBytes + capacity*rowBytes))
@@ -183,11 +185,11 @@ func (d *Device) flashDecode(a *gpu.Attention, args flashArgs, width int, oneEac
 		return fmt.Errorf("%w: attention over %d sequences in a step on %s", gpu.ErrNotSupported, args.sequences, d.description)
 	}
 	perSM := min(flashBlocksPerSMMax, (d.properties.sharedBytesBlock+reservedSharedBytes)/(shared+reservedSharedBytes))
-	blocks := max(1, d.properties.multiprocessors*perSM)
+	blocks := max(1, min(units, d.properties.multiprocessors*perSM))
 	if err := run(d, d.functions[flashName("decode", width)], grid{blocks, 1, 1}, flashThreads, shared, args); err != nil {
 		return err
 	}
-	return run(d, d.functions[flashName("combine", width)], grid{int(args.tokens), int(args.heads), 1}, width, 0, args)
+	return run(d, d.functions[flashName("combine", width)], grid{int(args.tokens), ceilDiv(int(args.heads), flashCombineHeads), 1}, 32*flashCombineHeads, 0, args)
 }
 
 // flashPrefill serves the sequences with many tokens.

@@ -20,7 +20,7 @@ var argumentStructs = map[string]map[string]any{
 	"rope.cu":              {"RoPETableArgs": ropeTableArgs{}, "RoPEArgs": ropeArgs{}, "KVWriteArgs": kvWriteArgs{}, "RoPEKVArgs": ropeKVArgs{}},
 	"skinny.cu":            {"SkinnyArgs": skinnyArgs{}},
 	"quantized.cu":         {"QuantArgs": quantArgs{}, "DequantizeArgs": dequantizeArgs{}, "EmbedQuantArgs": embedQuantArgs{}},
-	"quantize.cu":          {"QuantNormArgs": quantNormArgs{}, "QuantizeRowsArgs": quantizeRowsArgs{}, "FillArgs": fillArgs{}},
+	"quantize.cu":          {"QuantizeRowsArgs": quantizeRowsArgs{}, "FillArgs": fillArgs{}},
 	"matmul.cu":            {"MatMulArgs": matMulArgs{}},
 	"attention.cu":         {"AttentionArgs": attentionArgs{}},
 	"attention_decode.cu":  {"FlashArgs": flashArgs{}},

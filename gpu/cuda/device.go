@@ -201,7 +201,7 @@ func (d *Device) check(what string, status int32) error {
 
 // Info implements gpu.Device.
 func (d *Device) Info() gpu.Info {
-	info := gpu.Info{Name: d.name, Description: d.description, MemoryTotal: d.properties.memoryBytes, Compute: d.compute, KV: []gpu.DType{d.compute}}
+	info := gpu.Info{Name: d.name, Description: d.description, MemoryTotal: d.properties.memoryBytes, Compute: d.compute, KV: []gpu.DType{d.compute}, OwnMemory: true}
 	d.closing.RLock()
 	defer d.closing.RUnlock()
 	if d.enter() != nil {

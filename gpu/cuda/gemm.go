@@ -47,8 +47,9 @@ const (
 	gemmRounds         = 3
 	// Smaller weights are not worth measuring: loading a candidate's code takes longer than it could save.
 	gemmMeasuredMin = 1 << 20
-	// Up to so many tokens the skinny kernels are used, which are batch-invariant and as fast.
-	skinnyTokensMax = 16
+	// Up to so many tokens the skinny kernels are used: they read the activations from the caches again for every
+	// 16 rows of the weights, which takes longer than the weights from 16 tokens on.
+	skinnyTokensMax = 8
 )
 
 // openGemm prepares the library; without it the device has no gemm and skinny does all.

@@ -53,9 +53,11 @@ func (d *Device) registerAll() error {
 	register(d, gpu.OpEmbed, "portable", plain, (*Device).embed)
 	register(d, gpu.OpRMSNorm, "portable", "float32, a warp or a block per row, by the row's length", (*Device).rmsNorm)
 	if d.compute == gpu.BF16 {
-		register(d, gpu.OpMatMul, "auto", "as skinny up to 16 tokens, from there on cuBLASLt with algorithms chosen by measurement", (*Device).auto)
+		register(d, gpu.OpMatMul, "auto", "as skinny up to 8 tokens, from there on cuBLASLt with algorithms chosen by measurement", (*Device).auto)
 		d.ops.Vary(gpu.OpMatMul, "auto")
-		register(d, gpu.OpMatMul, "skinny", "tensor cores in one order of sums whatever the batch; W is read once for every 32 tokens; takes in norm and gate", (*Device).skinny)
+		if err := d.registerSkinny(); err != nil {
+			return err
+		}
 	}
 	register(d, gpu.OpMatMul, "rows", "float32 fused multiply-adds; warps stream rows of W for up to 8 tokens at once", (*Device).rows)
 	register(d, gpu.OpRoPETable, "portable", plain, (*Device).ropeTable)

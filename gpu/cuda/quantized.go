@@ -62,15 +62,18 @@ var quantTiles = []int{8, 16}
 
 func quantName(kernels string, tokens int) string { return fmt.Sprintf("quant_%d_%s", tokens, kernels) }
 
+// quantNorm is the kernel that takes in a norm; its tokens are the fewest.
+func quantNorm(kernels string) string { return "quant_8_norm_" + kernels }
+
 // quantModules are the kernels for quantized weights, which take activations in bfloat16.
 func quantModules() []module {
-	list := []module{{file: "quantize.cu", include: "quantized.cuh", only: gpu.BF16, overlap: true, kernels: []string{"quant_norm", "quantize_rows", "fill_words"}}}
+	list := []module{{file: "quantize.cu", include: "quantized.cuh", only: gpu.BF16, overlap: true, kernels: []string{"quantize_rows", "fill_words"}}}
 	for _, name := range quantKernels() {
-		kernels := []string{"dequantize_" + name, "embed_" + name}
+		kernels := []string{"dequantize_" + name, "embed_" + name, quantNorm(name)}
 		for _, tokens := range quantTiles {
 			kernels = append(kernels, quantName(name, tokens))
 		}
-		list = append(list, module{file: "quantized.cu", include: "quantized.cuh dequantize.cuh", define: "QUANT_" + name, only: gpu.BF16, overlap: true, kernels: kernels})
+		list = append(list, module{file: "quantized.cu", include: "norm.cuh quantized.cuh dequantize.cuh", define: "QUANT_" + name, only: gpu.BF16, overlap: true, kernels: kernels})
 	}
 	return list
 }

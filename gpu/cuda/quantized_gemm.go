@@ -19,6 +19,10 @@ const (
 	fp8Major  = 9
 	fp8Align  = 16 // rows and columns
 	e4m3Bytes = 1
+	// Up to so many tokens the weights are multiplied as they are. From there on reading them for every 16 tokens takes
+	// longer than making them bfloat16 once, and 8-bit floats are faster still.
+	quantizedTokensMax = 32
+	fp8TokensMax       = 16
 )
 
 // dequantizeArgs is DequantizeArgs in dequantize.cuh.
@@ -37,7 +41,11 @@ type quantizeRowsArgs struct {
 // quantizedAuto multiplies few tokens as quantized does, and many with cuBLASLt.
 func (d *Device) quantizedAuto(a *gpu.MatMul) error {
 	m, args := d.product(a)
-	if d.gemm == nil || a.X.Dims[0] <= skinnyTokensMax || (args.x|args.out)%16 != 0 || m.n%padElements != 0 {
+	tokensMax := quantizedTokensMax
+	if m.dtype == gpu.E4M3 {
+		tokensMax = fp8TokensMax
+	}
+	if d.gemm == nil || a.X.Dims[0] <= tokensMax || (args.x|args.out)%16 != 0 || m.n%padElements != 0 {
 		return d.quantized(a)
 	}
 	return d.around(a, func() error {

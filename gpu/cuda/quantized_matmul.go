@@ -14,16 +14,6 @@ type quantArgs struct {
 	eps, offset                               float32
 }
 
-// quantNormArgs is QuantNormArgs in quantize.cu.
-type quantNormArgs struct {
-	out, x, weight uintptr
-	rows, k        int32
-	eps, offset    float32
-}
-
-// quantNormBytesMax bounds the activations that every block normalizes for itself.
-const quantNormBytesMax = 16 << 10
-
 // prepareQuantized lets the kernels have the shared memory that they need.
 func (d *Device) prepareQuantized() error {
 	if d.compute != gpu.BF16 {
@@ -31,9 +21,12 @@ func (d *Device) prepareQuantized() error {
 	}
 	for _, f := range quantFormats {
 		for _, tokens := range quantTiles {
-			if err := d.allowShared(quantName(f.kernels, tokens), f.sharedBytes()+quantNormBytesMax); err != nil {
+			if err := d.allowShared(quantName(f.kernels, tokens), f.sharedBytes()); err != nil {
 				return err
 			}
+		}
+		if err := d.allowShared(quantNorm(f.kernels), f.sharedBytes()+normBytesMax); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -61,13 +54,14 @@ func (d *Device) quantized(a *gpu.MatMul) error {
 	if p.outF32 == 1 {
 		args.mode = skinnyStoreF32
 	}
-	shared := l.format.sharedBytes()
+	shared, name := l.format.sharedBytes(), quantName(l.format.kernels, tile)
 	if a.Norm != nil {
-		norm, err := d.quantNorm(a.Norm, &args)
-		if err != nil {
+		if bytes, ok := d.normInProduct(a.Norm, int(p.tokens), m.k); ok {
+			args.x, args.norm, args.eps, args.offset = d.act(a.Norm.X), d.f32(a.Norm.Weight), a.Norm.Eps, a.Norm.Offset
+			shared, name = shared+bytes, quantNorm(l.format.kernels)
+		} else if err := d.launch(gpu.OpRMSNorm, a.Norm); err != nil {
 			return err
 		}
-		shared += norm
 	}
 	if args.x%16 != 0 {
 		return fmt.Errorf("%w: matmul: activations at %#x, want a multiple of 16 for %v", gpu.ErrNotSupported, args.x, m.dtype)
@@ -81,28 +75,10 @@ func (d *Device) quantized(a *gpu.MatMul) error {
 		}
 	}
 	blocks := grid{min(units, l.format.blocks*d.properties.multiprocessors), ceilDiv(int(p.tokens), tile), 1}
-	if err := run(d, d.functions[quantName(l.format.kernels, tile)], blocks, 32*quantWarps, shared, args); err != nil || a.Gate == nil || gated {
+	if err := run(d, d.functions[name], blocks, 32*quantWarps, shared, args); err != nil || a.Gate == nil || gated {
 		return err
 	}
 	return d.launch(gpu.OpActMul, a.Gate)
-}
-
-// quantNorm gives the product the norm to take in, which then needs so much shared memory, or runs it before.
-func (d *Device) quantNorm(n *gpu.RMSNorm, args *quantArgs) (sharedBytes int, err error) {
-	tokens, k := int(args.tokens), int(args.k)
-	mustLen(gpu.OpRMSNorm, "X", n.X, tokens*k)
-	mustLen(gpu.OpRMSNorm, "Weight", n.Weight, k)
-	x, weight := d.act(n.X), d.f32(n.Weight)
-	if (x|weight)%16 != 0 {
-		return 0, d.launch(gpu.OpRMSNorm, n)
-	}
-	bytes := tokens * k * d.compute.Size()
-	if bytes <= quantNormBytesMax && tokens <= quantTiles[0] {
-		args.x, args.norm, args.eps, args.offset = x, weight, n.Eps, n.Offset
-		return bytes, nil
-	}
-	return 0, run(d, d.functions["quant_norm"], grid{tokens, 1, 1}, 32*quantWarps, 0,
-		quantNormArgs{out: args.x, x: x, weight: weight, rows: args.tokens, k: args.k, eps: n.Eps, offset: n.Offset})
 }
 
 // embedQuantArgs is EmbedQuantArgs in dequantize.cuh.

@@ -149,7 +149,7 @@ func TestQuantizedSharedMemory(t *testing.T) {
 	const static, ofBlock, ofMultiprocessor = 19 << 10, 99 << 10, 228 << 10
 	for _, f := range quantFormats {
 		bytes := f.sharedBytes() + static + reservedSharedBytes
-		if bytes+quantNormBytesMax > ofBlock || bytes*f.blocks > ofMultiprocessor {
+		if bytes+normBytesMax > ofBlock || bytes*f.blocks > ofMultiprocessor {
 			t.Errorf("%s: a block takes %d bytes", f.kernels, bytes)
 		}
 	}

@@ -25,31 +25,43 @@ const (
 
 // Sizes shared with skinny.cu.
 const (
-	skinnyRows = 16 // of W, per block
-	// A matrix with so few blocks per multiprocessor gets blocks of more warps.
-	skinnyFewBlocks  = 2
-	skinnyWarps      = 4
-	skinnyWarpsOfFew = 8
+	skinnyRows       = 16 // of W, in a tile
+	skinnyWarps      = 8  // of a block
+	skinnyStages     = 2
+	skinnyPieceBytes = 4096
+	skinnyBlocksPer  = 2 // of a multiprocessor
 )
 
-// skinnyTiles are the compiled kernels: the tokens of a block.
+// skinnyTiles are the compiled kernels: the tokens of a tile.
 var skinnyTiles = []int{8, 16, 32}
 
-func skinnyName(warps, tokens int, norm bool) string {
-	name := fmt.Sprintf("skinny_%d_%d", warps, tokens/8)
-	if norm {
-		name += "_norm"
-	}
-	return name
-}
+func skinnyName(tokens int) string { return fmt.Sprintf("skinny_%d", tokens/8) }
 
-func skinnyNames() (names []string) {
-	for _, warps := range []int{skinnyWarps, skinnyWarpsOfFew} {
-		for _, tokens := range skinnyTiles {
-			names = append(names, skinnyName(warps, tokens, false), skinnyName(warps, tokens, true))
-		}
+// skinnyNorm is the kernel that takes in a norm; its tokens are the fewest.
+const skinnyNorm = "skinny_1_norm"
+
+func skinnyNames() []string {
+	names := []string{skinnyNorm}
+	for _, tokens := range skinnyTiles {
+		names = append(names, skinnyName(tokens))
 	}
 	return names
+}
+
+// skinnyShared is the shared memory of a block: its warps' rings, and their sums.
+func skinnyShared(tokens int) int {
+	return skinnyWarps * (skinnyStages*skinnyPieceBytes + skinnyRows*(tokens+1)*4)
+}
+
+// registerSkinny registers the products of few tokens.
+func (d *Device) registerSkinny() error {
+	register(d, gpu.OpMatMul, "skinny", "tensor cores in one order of sums whatever the batch; W is read once for every 32 tokens; takes in norm and gate", (*Device).skinny)
+	for _, tokens := range skinnyTiles {
+		if err := d.allowShared(skinnyName(tokens), skinnyShared(tokens)); err != nil {
+			return err
+		}
+	}
+	return d.allowShared(skinnyNorm, skinnyShared(normTokensMax)+normBytesMax)
 }
 
 // skinnyFits reports whether the skinny kernels can compute a product: weights in bfloat16, and
@@ -58,53 +70,43 @@ func (d *Device) skinnyFits(m *matrix, args *matMulArgs) bool {
 	return d.compute == gpu.BF16 && m.dtype == gpu.BF16 && alignedRows(args.x, m.k)
 }
 
-// skinny multiplies on the tensor cores, reading W once for every 32 tokens, with norm and gate in
-// the same kernel. What it cannot do is left to rows.
+// skinny multiplies on the tensor cores, reading W once for every 32 tokens, with norm and gate in the same kernel.
+// What it cannot do is left to rows.
 func (d *Device) skinny(a *gpu.MatMul) error {
 	m, p := d.product(a)
-	if !d.skinnyFits(m, &p) || !d.skinnyAround(a, m) {
+	gated := a.Gate != nil
+	if !d.skinnyFits(m, &p) || gated && (m.n%2 != 0 || a.Accumulate) {
 		return d.rows(a)
 	}
 	args := skinnyArgs{out: p.out, x: p.x, w: p.w, bias: p.bias, stride: p.stride, tokens: p.tokens, n: p.n, k: p.k, accumulate: p.accumulate}
-	if p.outF32 == 1 {
-		args.mode = skinnyStoreF32
-	}
+	rows, tokens, normBytes := skinnyRows, a.X.Dims[0], 0
 	if a.Norm != nil {
-		args.x, args.norm, args.eps, args.offset = d.act(a.Norm.X), d.f32(a.Norm.Weight), a.Norm.Eps, a.Norm.Offset
+		if bytes, ok := d.normInProduct(a.Norm, tokens, m.k); ok {
+			args.x, args.norm, args.eps, args.offset = d.act(a.Norm.X), d.f32(a.Norm.Weight), a.Norm.Eps, a.Norm.Offset
+			normBytes = bytes
+		} else if err := d.launch(gpu.OpRMSNorm, a.Norm); err != nil {
+			return err
+		}
 	}
-	rows := skinnyRows
-	if a.Gate != nil {
+	switch {
+	case gated:
+		mustShape(gpu.OpActMul, "Out", a.Gate.Out, tokens, m.n/2)
 		args.mode = map[gpu.Activation]int32{gpu.SiLU: skinnySiLU, gpu.GELUTanh: skinnyGELUTanh}[a.Gate.Act]
 		args.out, args.n, rows = d.act(a.Gate.Out), args.n/2, skinnyRows/2
+	case p.outF32 == 1:
+		args.mode = skinnyStoreF32
 	}
 	tile := skinnyTiles[len(skinnyTiles)-1]
 	for _, t := range skinnyTiles {
-		if a.X.Dims[0] <= t {
+		if tokens <= t {
 			tile = t
 			break
 		}
 	}
-	blocks, warps := ceilDiv(int(args.n), rows), skinnyWarps
-	if blocks <= skinnyFewBlocks*d.properties.multiprocessors {
-		warps = skinnyWarpsOfFew
+	tiles := ceilDiv(int(args.n), rows) * ceilDiv(tokens, tile)
+	name := skinnyName(tile)
+	if args.norm != 0 {
+		name = skinnyNorm
 	}
-	f := d.functions[skinnyName(warps, tile, a.Norm != nil)]
-	return run(d, f, grid{blocks, ceilDiv(a.X.Dims[0], tile), 1}, 32*warps, 0, args)
-}
-
-// skinnyAround checks a's norm and gate and reports whether the kernels can take them in.
-func (d *Device) skinnyAround(a *gpu.MatMul, m *matrix) bool {
-	tokens := a.X.Dims[0]
-	if n := a.Norm; n != nil {
-		mustLen(gpu.OpRMSNorm, "X", n.X, tokens*m.k)
-		mustLen(gpu.OpRMSNorm, "Weight", n.Weight, m.k)
-		if (d.act(n.X)|d.f32(n.Weight))%16 != 0 {
-			return false
-		}
-	}
-	if g := a.Gate; g != nil {
-		mustShape(gpu.OpActMul, "Out", g.Out, tokens, m.n/2)
-		return m.n%2 == 0 && !a.Accumulate
-	}
-	return true
+	return run(d, d.functions[name], grid{min(tiles, skinnyBlocksPer*d.properties.multiprocessors), 1, 1}, 32*skinnyWarps, skinnyShared(tile)+normBytes, args)
 }

@@ -36,7 +36,7 @@ type Config struct {
 	TokensStepMax  int   // token budget of a step
 	BlockSize      int   // tokens per KV block
 	KVBlocks       int   // default: from KVBytesMax, at most what SequencesMax full contexts need
-	KVBytesMax     int64 // default: a quarter of the free memory, at most KVBytesDefault
+	KVBytesMax     int64 // default: of what the weights leave free, kvShare if it is the device's own, otherwise a quarter and at most KVBytesDefault
 	PipelineDepth  int
 	Policy         string
 	StepCosts      *schemas.StepCosts // what policies expect steps to take; nil: nothing
@@ -49,6 +49,7 @@ type Config struct {
 	StepTimeMax    time.Duration // a step without a result for so long is recomputed
 	Apart          bool          // the actors share no mailbox, as if each ran in a process of its own
 	RoPEBF16       bool          // see model.Options
+	RandomSeed     uint64        // draws the weights instead of reading them; 0 reads them
 	Observe        compute.Observer
 	// TokenBytes is what each token adds to a text, nil for special ones: guides need it. nil: there are no guides.
 	TokenBytes func() [][]byte
@@ -65,6 +66,7 @@ const (
 	DepthMax          = compute.QueuedMax / 2 // the device's queue also holds the steps of an epoch that was given up
 	PolicyDefault     = "fcfs"
 	KVBytesDefault    = 4 << 30
+	kvShare           = 0.9             // the rest is for activations, work space and what others allocate
 	StepTimeDefault   = 5 * time.Minute // more than the longest prefill chunk of a large model on a slow CPU
 	recoveriesMax     = 3
 	recentlyDoneMax   = 8192
@@ -131,8 +133,12 @@ func (r *Replica) open(node *bus.Node, cfg Config, log zerolog.Logger) error {
 			return err
 		}
 	}
-	r.Model, err = model.Load(r.dev, cfg.Files, model.Options{SequencesMax: cfg.SequencesMax, TokensPerStepMax: cfg.TokensStepMax,
-		ContextMax: cfg.ContextMax, BlockSize: cfg.BlockSize, KVBlocks: cfg.KVBlocks, RoPEBF16: cfg.RoPEBF16, Quantize: cfg.Quantize, KV: cfg.KV}, cfg.Progress)
+	options := model.Options{SequencesMax: cfg.SequencesMax, TokensPerStepMax: cfg.TokensStepMax,
+		ContextMax: cfg.ContextMax, BlockSize: cfg.BlockSize, KVBlocks: cfg.KVBlocks, RoPEBF16: cfg.RoPEBF16, Quantize: cfg.Quantize, KV: cfg.KV}
+	if cfg.RandomSeed != 0 {
+		options.RandomSeed = &cfg.RandomSeed
+	}
+	r.Model, err = model.Load(r.dev, cfg.Files, options, cfg.Progress)
 	if err != nil {
 		return err
 	}
@@ -198,8 +204,15 @@ func (c *Config) vocabulary(spec *model.Spec) func() (*guide.Vocabulary, error) 
 func (r *Replica) kvBlocks(cfg Config, blockBytes int64) (int, error) {
 	useful := int64(cfg.SequencesMax) * int64((cfg.ContextMax+cfg.BlockSize-1)/cfg.BlockSize)
 	budget := cfg.KVBytesMax
-	free := r.dev.Info().MemoryFree - weightBytes(cfg.Files)
-	if budget == 0 {
+	info, weights := r.dev.Info(), weightBytes(cfg.Files)
+	free := info.MemoryFree - weights
+	switch known := cfg.RandomSeed == 0; {
+	case budget != 0:
+	case info.OwnMemory && known:
+		budget = int64(kvShare * float64(free))
+	case info.OwnMemory:
+		budget = free / 4 // drawn weights take room, too
+	default:
 		budget = min(free/4, KVBytesDefault)
 	}
 	n := min(useful, budget/blockBytes)

@@ -12,7 +12,6 @@
 // a thread's being those of keys g and g+8 and query rows 2c and 2c+1.
 
 constexpr int WARPS = PART / TILE;
-constexpr int AHEAD = 16; // parts that flash_combine reads at once
 constexpr int SLICES = (DP / 16 + WARPS - 1) / WARPS; // of 16 dimensions, of a warp: warp, warp + WARPS, ...
 
 // The sum of v over the lanes up to this one.
@@ -28,26 +27,32 @@ __device__ __forceinline__ int warp_prefix(int v) {
 // Fills first[s] with the number of items, units of one KV head, before sequence s, and returns
 // the first sequence whose items are whole. For one warp.
 __device__ int lay_out(const FlashArgs& a, int per_item, int* first) {
+  constexpr int ROUNDS = 8; // of 32 sequences, whose lengths are read at once
   int items = 0, room = 0, split = 0; // before this round's sequences
-  for (int s0 = 0; s0 < a.sequences; s0 += 32) {
-    int s = s0 + lane_id(), tiles = 0, parts = 0;
-    if (s < a.sequences) {
+  for (int s0 = 0; s0 < a.sequences; s0 += 32 * ROUNDS) {
+    int tiles[ROUNDS], parts[ROUNDS];
+#pragma unroll
+    for (int i = 0; i < ROUNDS; i++) {
+      int s = s0 + 32 * i + lane_id();
+      tiles[i] = parts[i] = 0;
+      if (s >= a.sequences) continue;
       int start = a.query_start[s], n = a.query_start[s + 1] - start;
-      if (n > 0 && n <= a.few) {
-        int low = a.window > 0 ? max(0, a.positions[start] - a.window + 1) : 0;
-        tiles = (n + a.tokens_per_tile - 1) / a.tokens_per_tile;
-        parts = a.positions[start + n - 1] / PART - low / PART + 1;
-      }
+      if (n <= 0 || n > a.few) continue;
+      int low = a.window > 0 ? max(0, a.positions[start] - a.window + 1) : 0;
+      tiles[i] = (n + a.tokens_per_tile - 1) / a.tokens_per_tile;
+      parts[i] = a.positions[start + n - 1] / PART - low / PART + 1;
     }
-    int fits = room + warp_prefix(tiles * parts);
-    bool is_split = (i64)fits * per_item <= a.capacity;
-    int mine = is_split ? tiles * parts : tiles, end = items + warp_prefix(mine);
-    if (s < a.sequences) {
-      first[s + 1] = end;
-      if (blockIdx.x == 0) a.plan[s] = is_split && parts > 1 ? end - mine : -1;
+#pragma unroll
+    for (int i = 0; i < ROUNDS; i++) {
+      int s = s0 + 32 * i + lane_id();
+      if (s0 + 32 * i >= a.sequences) break;
+      int fits = room + warp_prefix(tiles[i] * parts[i]);
+      bool is_split = (i64)fits * per_item <= a.capacity;
+      int mine = is_split ? tiles[i] * parts[i] : tiles[i], end = items + warp_prefix(mine);
+      if (s < a.sequences) first[s + 1] = end;
+      split += __popc(__ballot_sync(FULL, is_split && s < a.sequences));
+      items = __shfl_sync(FULL, end, 31), room = min(__shfl_sync(FULL, fits, 31), 1 << 30);
     }
-    split += __popc(__ballot_sync(FULL, is_split && s < a.sequences));
-    items = __shfl_sync(FULL, end, 31), room = min(__shfl_sync(FULL, fits, 31), 1 << 30);
   }
   if (lane_id() == 0) first[0] = 0;
   __syncwarp();
@@ -166,20 +171,30 @@ struct Sums {
   float o[SLICES][4], largest[2], total[2];
 };
 
+// A part with at most half of its tiles is small: its values come together with its keys and lie where other parts
+// have the keys of the other tiles. Otherwise the values take the place of the keys.
+__device__ __forceinline__ bool is_small(const Keys& keys, int part) {
+  return (min(keys.last, part + PART - 1) - part) / TILE - (max(keys.first, part) - part) / TILE < WARPS / 2;
+}
+__device__ __forceinline__ int value_room(int tile, bool small) { return small ? (tile + WARPS / 2) % WARPS : tile; }
+
 // Sums the part of the keys that starts at position `part`. begin_part came before; s is room.
 __device__ __forceinline__ void sum_part(const FlashArgs& a, const Keys& keys, int part, const u32 (&q)[DP / 16][2], const Sight& sight,
                                          u16* tiles, Exchange& x, Scores& s, Sums& sums) {
   int warp = warp_id(), lane = lane_id(), tile = part + warp * TILE;
   u16* mine = tiles + warp * HALF;
-  bool active = tile <= keys.last && tile + TILE > keys.first;
+  bool active = tile <= keys.last && tile + TILE > keys.first, small = is_small(keys, part);
   float largest[2] = {-INFINITE, -INFINITE};
   if (active) {
-    copies_wait<0>();
+    if (small) copies_wait<1>();
+    else copies_wait<0>();
     __syncwarp();
     multiply_keys(q, mine, s);
-    __syncwarp(); // the values take the place of the keys
-    load_half<32>(a, a.v_pool, mine, (const int*)x.weights[warp], lane);
-    copies_end();
+    __syncwarp();
+    if (!small) {
+      load_half<32>(a, a.v_pool, mine, (const int*)x.weights[warp], lane);
+      copies_end();
+    }
     look(a, s, sight, tile, largest);
   }
   if (lane < 4) x.largest[warp][lane] = make_float2(largest[0], largest[1]);
@@ -228,7 +243,7 @@ __device__ __forceinline__ void sum_part(const FlashArgs& a, const Keys& keys, i
       for (int n = 0; n < SLICES; n++) {
         if (DP / 16 % WARPS != 0 && n * WARPS + warp >= DP / 16) continue;
         u32 v[4];
-        load_transposed(v, at + (i * HALF + j * 16 * PITCH + n * WARPS * 16) * 2);
+        load_transposed(v, at + (value_room(i, small) * HALF + j * 16 * PITCH + n * WARPS * 16) * 2);
         mma(sums.o[n], v, p.x, p.y);
       }
     }
@@ -241,14 +256,29 @@ __device__ __forceinline__ void sum_part(const FlashArgs& a, const Keys& keys, i
   }
 }
 
+// The rows of the pools that a thread looks up for its warp's tile of a part.
+struct Rows { int row[TILE / 32]; };
+
+__device__ __forceinline__ Rows look_up(const FlashArgs& a, const Keys& keys, int part) {
+  Rows r;
+#pragma unroll
+  for (int i = 0; i < TILE / 32; i++) r.row[i] = pool_row(a, keys, part + warp_id() * TILE + 32 * i + lane_id());
+  return r;
+}
+
 // Starts copying a warp's tile of keys.
-__device__ __forceinline__ void begin_part(const FlashArgs& a, const Keys& keys, int part, u16* tiles, Exchange& x) {
+__device__ __forceinline__ void begin_part(const FlashArgs& a, const Keys& keys, int part, const Rows& looked_up, u16* tiles, Exchange& x) {
   int warp = warp_id(), tile = part + warp * TILE, *rows = (int*)x.weights[warp];
   if (tile > keys.last || tile + TILE <= keys.first) return;
-  for (int i = lane_id(); i < TILE; i += 32) rows[i] = pool_row(a, keys, tile + i);
+#pragma unroll
+  for (int i = 0; i < TILE / 32; i++) rows[32 * i + lane_id()] = looked_up.row[i];
   __syncwarp();
   load_half<32>(a, a.k_pool, tiles + warp * HALF, rows, lane_id());
   copies_end();
+  if (is_small(keys, part)) {
+    load_half<32>(a, a.v_pool, tiles + value_room(warp, true) * HALF, rows, lane_id());
+    copies_end();
+  }
 }
 
 // Partial results: [capacity][rows of a tile][DP] sums, then as many pairs (largest, total).
@@ -283,14 +313,27 @@ KERNEL __launch_bounds__(32 * WARPS) FLASH(decode)(FlashArgs a) {
   u16* tiles = (u16*)room; // [WARPS][HALF]
   Exchange& x = *(Exchange*)(tiles + WARPS * HALF);
   int* first = (int*)(&x + 1); // [sequences + 1]
-  pdl_begin();
+  pdl_launch();
+  // Lengths and tables were there before the step's first kernel, so they can be read while the kernel before
+  // this one, which writes queries and keys, still runs. A unit's are looked up while the keys of the one before come.
   int groups = (a.heads / a.kv_heads + a.heads_per_tile - 1) / a.heads_per_tile;
   if (warp_id() == 0) x.split = lay_out(a, a.kv_heads * groups, first);
   __syncthreads();
   int units = first[a.sequences] * groups * a.kv_heads;
+  Unit next;
+  Rows rows;
+  auto look_ahead = [&](int u) {
+    if (u >= units) return;
+    next = find_unit(a, first, x.split, groups, u);
+    rows = look_up(a, next.keys, next.keys.first / PART * PART);
+  };
+  look_ahead(blockIdx.x);
+  pdl_wait();
+  if (blockIdx.x == 0) // for flash_combine: where a sequence's parts are, if they are apart
+    for (int s = threadIdx.x; s < a.sequences; s += blockDim.x) a.plan[s] = s < x.split ? first[s] : -1;
 
   for (int u = blockIdx.x; u < units; u += gridDim.x) {
-    Unit unit = find_unit(a, first, x.split, groups, u);
+    const Unit unit = next;
     u32 q[DP / 16][2];
     Sight sight;
     Scores s;
@@ -300,7 +343,7 @@ KERNEL __launch_bounds__(32 * WARPS) FLASH(decode)(FlashArgs a) {
     merged[0].clear(), merged[1].clear();
     sums.largest[0] = sums.largest[1] = -INFINITE;
     for (int part = unit.keys.first / PART * PART; part <= unit.keys.last; part += PART) {
-      begin_part(a, unit.keys, part, tiles, x);
+      begin_part(a, unit.keys, part, rows, tiles, x);
       if (part <= unit.keys.first) { // the keys are on their way
         load_queries(a, unit.queries, q);
 #pragma unroll
@@ -309,6 +352,8 @@ KERNEL __launch_bounds__(32 * WARPS) FLASH(decode)(FlashArgs a) {
           sight.set(a, r, unit.queries.real(a, row) ? a.positions[unit.queries.token(a, row)] : -1);
         }
       }
+      if (part + PART <= unit.keys.last) rows = look_up(a, unit.keys, part + PART);
+      else look_ahead(u + gridDim.x);
       sum_part(a, unit.keys, part, q, sight, tiles, x, s, sums);
 #pragma unroll
       for (int r = 0; r < 2; r++) merged[r].take(sums.largest[r], sums.total[r]);
@@ -341,31 +386,39 @@ __device__ int sequence_of(const FlashArgs& a, int token) {
   return low;
 }
 
-// Merges the parts of each row that flash_decode split: grid (tokens, heads), a warp for each 32
-// dimensions. A lane reads one part's pair and works out how it joins those before it.
-KERNEL __launch_bounds__(DP < 32 ? 32 : DP, DP < 64 ? 24 : 1536 / DP) FLASH(combine)(FlashArgs a) {
-  pdl_begin();
-  int token = blockIdx.x, head = blockIdx.y, s = sequence_of(a, token), start = a.query_start[s], end = a.query_start[s + 1];
-  if (token >= end || end - start > a.few || a.plan[s] < 0) return;
+constexpr int HEADS = 4;                                          // of a block of flash_combine
+constexpr int VECTOR = DP % 128 == 0 ? 4 : DP % 64 == 0 ? 2 : 1; // neighbouring dimensions of a lane
+constexpr int VECTORS = DP / 32 / VECTOR;                         // of those, 32 * VECTOR apart
+constexpr int AHEAD = DP > 128 ? 4 : 8;                           // parts that are read at once
+
+struct alignas(4 * VECTOR) Values { float v[VECTOR]; };
+
+// Merges the parts of each row that flash_decode split: grid (tokens, heads / HEADS), a warp for each head. A lane
+// reads one part's pair and works out how that joins those before it.
+KERNEL __launch_bounds__(32 * HEADS) FLASH(combine)(FlashArgs a) {
+  pdl_launch();
+  int token = blockIdx.x, head = blockIdx.y * HEADS + warp_id(), s = sequence_of(a, token), start = a.query_start[s], end = a.query_start[s + 1];
   int group = a.heads / a.kv_heads, groups = (group + a.heads_per_tile - 1) / a.heads_per_tile, kv_head = head / group;
   int seen = a.window > 0 ? max(0, a.positions[start] - a.window + 1) : 0; // by the sequence's first query
-  int part0 = seen / PART, parts = a.positions[end - 1] / PART - part0 + 1, mine = a.positions[token] / PART - part0 + 1;
+  int part0 = seen / PART, parts = a.positions[max(end - 1, 0)] / PART - part0 + 1, mine = a.positions[token] / PART - part0 + 1;
+  pdl_wait(); // also where nothing is done: the kernel after this one waits for it alone
+  if (head >= a.heads || token >= end || end - start > a.few || parts == 1 || a.plan[s] < 0) return;
   int tile = (token - start) / a.tokens_per_tile, row = (token - start) % a.tokens_per_tile * a.heads_per_tile + head % group % a.heads_per_tile;
   i64 slot = ((i64)(a.plan[s] + tile * parts) * groups + head % group / a.heads_per_tile) * a.kv_heads + kv_head;
   i64 rows = a.heads_per_tile * a.tokens_per_tile, at = slot * rows + row, step = (i64)groups * a.kv_heads * rows;
   const float2* pairs = partial_pairs(a) + at;
-  int d = threadIdx.x;
-  const float* x = a.partial + at * DP + min(d, DP - 1);
+  const float* x = a.partial + at * DP + lane_id() * VECTOR;
 
-  float sum = 0, total = 0, most = -INFINITE; // most: of the parts before
+  Values sum[VECTORS] = {};
+  float total = 0, most = -INFINITE; // most: of the parts before
   for (int p = 0; p < mine; p += AHEAD) {
     float2 pair = lane_id() < AHEAD && p + lane_id() < mine ? pairs[(p + lane_id()) * step] : make_float2(-INFINITE, 0);
-    float value[AHEAD];
+    Values value[AHEAD][VECTORS] = {};
 #pragma unroll
-    for (int i = 0; i < AHEAD; i++) {
-      if (i % 4 == 0 && p + i >= mine) break;
-      value[i] = p + i < mine ? x[(p + i) * step * DP] : 0.0f;
-    }
+    for (int i = 0; i < AHEAD; i++)
+#pragma unroll
+      for (int j = 0; j < VECTORS; j++)
+        if (p + i < mine) value[i][j] = *(const Values*)(x + (p + i) * step * DP + j * 32 * VECTOR);
     Merged merged;
     float through = fmaxf(most, pair.x); // the largest up to and with this lane's part
 #pragma unroll
@@ -376,12 +429,22 @@ KERNEL __launch_bounds__(DP < 32 ? 32 : DP, DP < 64 ? 24 : 1536 / DP) FLASH(comb
     most = __shfl_sync(FULL, through, 31);
 #pragma unroll
     for (int i = 0; i < AHEAD; i++) {
-      if (i % 4 == 0 && p + i >= mine) break;
+      if (p + i >= mine) break;
       Merged next;
       next.old = __shfl_sync(FULL, merged.old, i), next.fresh = __shfl_sync(FULL, merged.fresh, i);
       total = next.of(total, __shfl_sync(FULL, pair.y, i));
-      sum = next.of(sum, value[i]);
+#pragma unroll
+      for (int j = 0; j < VECTORS; j++)
+#pragma unroll
+        for (int e = 0; e < VECTOR; e++) sum[j].v[e] = next.of(sum[j].v[e], value[i][j].v[e]);
     }
   }
-  if (d < a.dim) store(a.out + ((i64)token * a.heads + head) * a.dim + d, mean(sum, __frcp_rn(total)));
+  u16* out = a.out + ((i64)token * a.heads + head) * a.dim;
+#pragma unroll
+  for (int j = 0; j < VECTORS; j++)
+#pragma unroll
+    for (int e = 0; e < VECTOR; e++) {
+      int d = (j * 32 + lane_id()) * VECTOR + e;
+      if (d < a.dim) store(out + d, mean(sum[j].v[e], __frcp_rn(total)));
+    }
 }

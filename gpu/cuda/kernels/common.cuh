@@ -63,6 +63,16 @@ __device__ __forceinline__ float block_max(float v, float* room) {
   return room[32];
 }
 
+__device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+
+// Copies so many of 16 bytes to shared memory in the background, and zeros for the others.
+__device__ __forceinline__ void copy16(u32 to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)); // no "memory": what else is read meanwhile may move
+}
+__device__ __forceinline__ void copies_end() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LEFT>
+__device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
+
 // Weights and tables are stored as one of these types and widened to float32 in registers.
 // load8 reads eight consecutive elements, 16-byte aligned, past the first-level cache, which
 // belongs to the activations.
@@ -146,10 +156,10 @@ __device__ __forceinline__ void store8(u16* p, const float (&x)[8]) {
 }
 
 // Programmatic dependent launch: a kernel that is launched to overlap the one before it calls
-// pdl_wait before it touches memory that others write; pdl_launch lets the next one begin. That is
-// safe at any time, and best late: blocks that come while the multiprocessors are full go where there
-// happens to be room, a few of them get most, and the next kernel is slow. Before Hopper neither
-// does anything, nor do launches overlap.
+// pdl_wait before it touches memory that others write; pdl_launch lets the next one begin, as soon as all
+// blocks have called it. That is safe at any time. A kernel of many large blocks calls it late: blocks that
+// come while the multiprocessors are full go where there happens to be room, a few of them get most, and the
+// next kernel is slow. Before Hopper neither does anything, nor do launches overlap.
 __device__ __forceinline__ void pdl_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -161,8 +171,8 @@ __device__ __forceinline__ void pdl_launch() {
 #endif
 }
 __device__ __forceinline__ void pdl_begin() {
-  pdl_wait();
   pdl_launch();
+  pdl_wait();
 }
 
 // Gate activations.

@@ -5,7 +5,7 @@ struct RMSNormArgs { act* out; const act* x; const float* weight; int rows, cols
 
 __device__ __forceinline__ float norm_scale(const RMSNormArgs& a, float squares) { return 1.0f / sqrtf(squares / a.cols + a.eps); }
 
-__device__ __forceinline__ void normalize(const RMSNormArgs& a, i64 base, float squares, int from, int step) {
+__device__ __forceinline__ void scale_row(const RMSNormArgs& a, i64 base, float squares, int from, int step) {
   float scale = norm_scale(a, squares);
   for (int i = from; i < a.cols; i += step) store(a.out + base + i, load(a.x + base + i) * scale * (a.weight[i] + a.offset));
 }
@@ -19,7 +19,7 @@ KERNEL rmsnorm_warp(RMSNormArgs a) {
   i64 base = (i64)row * a.cols;
   float squares = 0;
   for (int i = lane_id(); i < a.cols; i += 32) squares += square(load(a.x + base + i));
-  normalize(a, base, warp_sum(squares), lane_id(), 32);
+  scale_row(a, base, warp_sum(squares), lane_id(), 32);
 }
 
 KERNEL rmsnorm_block(RMSNormArgs a) {
@@ -28,26 +28,13 @@ KERNEL rmsnorm_block(RMSNormArgs a) {
   i64 base = (i64)blockIdx.x * a.cols;
   float squares = 0;
   for (int i = threadIdx.x; i < a.cols; i += blockDim.x) squares += square(load(a.x + base + i));
-  normalize(a, base, block_sum(squares, room), threadIdx.x, blockDim.x);
+  scale_row(a, base, block_sum(squares, room), threadIdx.x, blockDim.x);
 }
 
-KERNEL rmsnorm_block_8(RMSNormArgs a) {
+// With the bits that a product makes when it takes the norm in.
+KERNEL __launch_bounds__(NORM_THREADS) rmsnorm_block_8(RMSNormArgs a) {
   __shared__ float room[33];
   pdl_begin();
-  const act* x = a.x + (i64)blockIdx.x * a.cols;
-  act* out = a.out + (i64)blockIdx.x * a.cols;
-  float v[8], w[8], squares = 0;
-  for (int i = threadIdx.x * 8; i < a.cols; i += blockDim.x * 8) {
-    load8(x + i, v);
-#pragma unroll
-    for (int j = 0; j < 8; j++) squares += square(v[j]);
-  }
-  float scale = norm_scale(a, block_sum(squares, room));
-  for (int i = threadIdx.x * 8; i < a.cols; i += blockDim.x * 8) {
-    load8(x + i, v);
-    load8(a.weight + i, w);
-#pragma unroll
-    for (int j = 0; j < 8; j++) v[j] = v[j] * scale * (w[j] + a.offset);
-    store8(out + i, v);
-  }
+  i64 base = (i64)blockIdx.x * a.cols;
+  normalize(a.x + base, a.weight, a.out + base, a.cols, a.eps, a.offset, room);
 }

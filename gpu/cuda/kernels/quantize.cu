@@ -1,20 +1,5 @@
 // What products with quantized weights need around them.
 
-struct QuantNormArgs {
-  act* out; const act* x; const float* weight;
-  int rows, k;
-  float eps, offset;
-};
-
-// RMSNorm with the bits that a product makes when it takes the norm in. A block per row.
-KERNEL __launch_bounds__(NORM_THREADS) quant_norm(QuantNormArgs a) {
-  __shared__ float room[33];
-  pdl_wait();
-  i64 at = (i64)blockIdx.x * a.k;
-  normalize(a.x + at, a.weight, a.out + at, a.k, a.eps, a.offset, room);
-  pdl_launch();
-}
-
 struct QuantizeRowsArgs {
   u8* codes; float* scales; const act* x;
   int rows, k;

@@ -26,11 +26,6 @@ constexpr int WARPS = NORM_THREADS / 32;
 #define BLOCKS 2
 #endif
 
-__device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-__device__ __forceinline__ void copy16(u32 to, const u8* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
-
 __device__ __forceinline__ void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
@@ -72,17 +67,17 @@ struct Ring {
 #pragma unroll
         for (int j = 0; j < 4; j++) {
           int r = 4 * j + (lane >> 3), row = min(number * ROWS + r, a.n - 1);
-          copy16(to + r * PIECE + ((column >> 1) ^ (r & 3)) * 32 + (column & 1) * 16, a.codes + row * a.stride + piece * PIECE + column * 16);
+          copy16(to + r * PIECE + ((column >> 1) ^ (r & 3)) * 32 + (column & 1) * 16, a.codes + row * a.stride + piece * PIECE + column * 16, 16);
         }
       } else {
 #pragma unroll
-        for (int j = 0; j < 2; j++) copy16(to + j * 512 + lane * 16, a.codes + at * F::code_bytes + j * 512 + lane * 16);
+        for (int j = 0; j < 2; j++) copy16(to + j * 512 + lane * 16, a.codes + at * F::code_bytes + j * 512 + lane * 16, 16);
       }
-      if (lane * 16 < F::meta_bytes) copy16(to + F::code_bytes + lane * 16, a.meta + at * F::meta_bytes + lane * 16);
+      if (lane * 16 < F::meta_bytes) copy16(to + F::code_bytes + lane * 16, a.meta + at * F::meta_bytes + lane * 16, 16);
       piece += WARPS;
       if (piece >= pieces) piece = warp_id(), tile++;
     }
-    asm volatile("cp.async.commit_group;" ::: "memory"); // empty ones count, too
+    copies_end(); // empty ones count, too
   }
 };
 
@@ -155,19 +150,38 @@ __device__ __forceinline__ void take_piece(const u8* piece, const uint4 (&x)[4][
   }
 }
 
-__device__ __forceinline__ void store_sum(const QuantArgs& a, int row, int token, float sum) {
-  i64 at = (i64)token * a.n + row;
-  if (a.mode == STORE_F32) {
-    float* out = (float*)a.out + at;
-    *out = a.accumulate ? sum + *out : sum;
-  } else {
-    act* out = (act*)a.out + at;
-    store(out, a.accumulate ? sum + load(out) : sum);
+// The activations of a piece's columns that a thread multiplies, of tokens g, g + 8, ….
+template <int NT>
+__device__ __forceinline__ void load_piece(const act* const (&x)[NT], int p, int k, uint4 (&in)[4][NT]) {
+#pragma unroll
+  for (int s = 0; s < 4; s++) {
+    int at = p * PIECE + 32 * s + 8 * (lane_id() & 3);
+#pragma unroll
+    for (int j = 0; j < NT; j++) in[s][j] = at < k && x[j] ? *(const uint4*)(x[j] + at) : make_uint4(0, 0, 0, 0);
   }
 }
 
+// The output of a tile that a thread finishes. What changes it is read ahead.
+struct Output {
+  i64 at;
+  bool real;
+  float scale, bias, old;
+
+  __device__ __forceinline__ Output(const QuantArgs& a, int row, int token, bool real_token)
+      : at((i64)token * (a.half ? a.half : a.n) + row - a.half), real(real_token && row < a.n), scale(1), bias(0), old(0) {
+    if (!real) return;
+    if (FORMAT::shared == ROW_SCALE) scale = a.row_scale[row];
+    if (a.bias) bias = a.bias[row];
+    if (a.accumulate) old = a.mode == STORE_F32 ? ((const float*)a.out)[at] : load((const act*)a.out + at);
+  }
+  __device__ __forceinline__ void write(const QuantArgs& a, float sum) const {
+    if (a.mode == STORE_F32) ((float*)a.out)[at] = sum;
+    else store((act*)a.out + at, sum);
+  }
+};
+
 // The dynamic shared memory is the warps' rings and then, with a norm, the tokens' activations.
-template <class F, int NT>
+template <class F, int NT, bool NORM>
 __device__ void quantized(const QuantArgs& a) {
   constexpr int T = 8 * NT;
   __shared__ float parts[2][WARPS][ROWS][T + 1];
@@ -181,35 +195,41 @@ __device__ void quantized(const QuantArgs& a) {
   for (int i = 0; i < DEPTH; i++) ring.fetch(i);
 
   pdl_wait();
-  const act* from = a.x + (i64)first * a.k;
-  if (a.norm) {
-    act* to = (act*)(dynamic + WARPS * DEPTH * F::piece_bytes);
-    for (int i = 0; i < tokens; i++) normalize(from + (i64)i * a.k, a.norm, to + i * a.k, a.k, a.eps, a.offset, room);
+  act* normalized = (act*)(dynamic + WARPS * DEPTH * F::piece_bytes);
+  if (NORM) {
+    for (int i = 0; i < tokens; i++) normalize(a.x + (i64)i * a.k, a.norm, normalized + i * a.k, a.k, a.eps, a.offset, room);
     __syncthreads();
-    from = to;
   }
   const act* x[NT];
 #pragma unroll
-  for (int i = 0; i < NT; i++) x[i] = 8 * i + g < tokens ? from + (i64)(8 * i + g) * a.k : nullptr;
+  for (int i = 0; i < NT; i++) {
+    if (8 * i + g >= tokens) x[i] = nullptr;
+    else if (NORM) x[i] = normalized + (8 * i + g) * a.k;
+    else x[i] = a.x + (i64)(first + 8 * i + g) * a.k;
+  }
 
   const int r = threadIdx.x % ROWS, token = threadIdx.x / ROWS; // of the output that the thread finishes
   float gate = 0;
   int slot = 0;
+  uint4 in[4][NT]; // all tiles want the same, one piece after another
+  load_piece<NT>(x, warp_id(), a.k, in);
   for (int i = 0; i < tiles.count; i++) {
     float c[NT][4];
 #pragma unroll
     for (int j = 0; j < NT; j++) c[j][0] = c[j][1] = c[j][2] = c[j][3] = 0;
+    const Output output(a, tiles.at(i) * ROWS + r, first + token, token < tokens);
     for (int p = warp_id(); p < pieces; p += WARPS) {
-      uint4 in[4][NT];
+      uint4 now[4][NT];
 #pragma unroll
-      for (int s = 0; s < 4; s++) {
-        int at = p * PIECE + 32 * s + 8 * t;
+      for (int s = 0; s < 4; s++)
 #pragma unroll
-        for (int j = 0; j < NT; j++) in[s][j] = at < a.k && x[j] ? *(const uint4*)(x[j] + at) : make_uint4(0, 0, 0, 0);
-      }
-      asm volatile("cp.async.wait_group %0;" ::"n"(DEPTH - 1) : "memory");
+        for (int j = 0; j < NT; j++) now[s][j] = in[s][j];
+      int next = p + WARPS < pieces ? p + WARPS : warp_id();
+      if (NT == 1) load_piece<NT>(x, next, a.k, in); // more tokens would need more registers than there are
+      copies_wait<DEPTH - 1>();
       __syncwarp(); // a thread multiplies what others copied
-      take_piece<F, NT>(ring.slot(slot), in, c);
+      take_piece<F, NT>(ring.slot(slot), now, c);
+      if (NT > 1) load_piece<NT>(x, next, a.k, in);
       __syncwarp();
       ring.fetch(slot);
       slot = slot + 1 == DEPTH ? 0 : slot + 1;
@@ -224,22 +244,18 @@ __device__ void quantized(const QuantArgs& a) {
       mine[warp_id()][g + 8][8 * j + 2 * t + 1] = c[j][3];
     }
     __syncthreads();
-    const int row = tiles.at(i) * ROWS + r;
-    if (token >= tokens || row >= a.n) continue;
+    if (!output.real) continue;
     float sum = 0;
 #pragma unroll
     for (int w = 0; w < WARPS; w++) sum += mine[w][r][token];
-    if (F::shared == ROW_SCALE) sum *= a.row_scale[row];
-    if (a.bias) sum += a.bias[row];
-    if (!a.half) {
-      store_sum(a, row, first + token, sum);
-    } else if ((i & 1) == 0) {
-      gate = a.mode == GATE_SILU ? SiLU::of(sum) : GELUTanh::of(sum);
-    } else {
-      store((act*)a.out + (i64)(first + token) * a.half + row - a.half, gate * sum);
-    }
+    if (F::shared == ROW_SCALE) sum *= output.scale;
+    if (a.bias) sum += output.bias;
+    if (!a.half) output.write(a, a.accumulate ? sum + output.old : sum);
+    else if ((i & 1) == 0) gate = a.mode == GATE_SILU ? SiLU::of(sum) : GELUTanh::of(sum);
+    else output.write(a, gate * sum);
   }
 }
 
-KERNEL __launch_bounds__(32 * WARPS, BLOCKS) NAMED(quant_8)(QuantArgs a) { quantized<FORMAT, 1>(a); }
-KERNEL __launch_bounds__(32 * WARPS, BLOCKS) NAMED(quant_16)(QuantArgs a) { quantized<FORMAT, 2>(a); }
+KERNEL __launch_bounds__(32 * WARPS, BLOCKS) NAMED(quant_8)(QuantArgs a) { quantized<FORMAT, 1, false>(a); }
+KERNEL __launch_bounds__(32 * WARPS, BLOCKS) NAMED(quant_8_norm)(QuantArgs a) { quantized<FORMAT, 1, true>(a); }
+KERNEL __launch_bounds__(32 * WARPS, BLOCKS) NAMED(quant_16)(QuantArgs a) { quantized<FORMAT, 2, false>(a); }

@@ -1,17 +1,17 @@
 // Products of few tokens with bfloat16 weights, on the tensor cores, at the speed of memory.
 //
-// A block computes 16 rows of W for up to 8 * NT tokens, and its warps divide k between them: warp w
-// takes the pieces of 64 elements w, w + warps, …. A thread's 16 bytes of a row are the operands of
-// two products m16n8k16 as they come from memory: which k an operand stands for does not matter as
-// long as weights and activations agree. The order of the sums depends on k and the number of warps, which follows from W's shape, so the
-// bits of an output do not depend on the other tokens.
+// A tile is 16 rows of W for up to 8 * NT tokens; a block takes one tile after another. Its warps divide k
+// between them: warp w takes the pieces of 128 elements w, w + WARPS, …. Each warp copies its pieces of W into
+// a ring of its own in shared memory, STAGES pieces ahead and across tiles, so that enough bytes are under way
+// at any time; it waits for nobody but at the end of a tile. A thread's 16 bytes of a row are the operands
+// of two products m16n8k16 as they come from memory: which k an operand stands for does not matter as long as
+// weights and activations agree. The order of the sums depends on k alone, so the bits of an output do not
+// depend on the other tokens.
 //
-// Around the product: activations can be normalized (their squares are summed on the way, and the
-// scale is applied to the sums), and pairs of rows can be gated, the block's 16 rows being 8 gate
-// rows and the 8 up rows that belong to them.
+// Around the product: activations can be normalized into shared memory, and pairs of rows can be gated, a tile's 16 rows being 8 gate rows and the 8 up rows that belong to them.
 
 struct SkinnyArgs {
-  void* out; const act* x; const u8* w; const float* bias; const float* norm; // norm: [k] or null
+  void* out; const act* x; const u8* w; const float* bias; const float* norm;
   i64 stride; // bytes of a row of w
   int tokens, n, k, accumulate, mode; // n: rows of w, or of the gate
   float eps, offset;
@@ -20,191 +20,237 @@ struct SkinnyArgs {
 // SkinnyArgs.mode
 enum { STORE_ACT, STORE_F32, GATE_SILU, GATE_GELU_TANH };
 
-constexpr int PIECE = 64; // elements of k
-constexpr int ROWS = 16;
+constexpr int ROWS = 16;           // of a tile
+constexpr int WARPS = NORM_THREADS / 32; // of a block
+constexpr int STAGES = 2;          // pieces in a warp's ring
+constexpr int PIECE = 128;         // elements of k
+constexpr int PIECE_BYTES = 2 * ROWS * PIECE;
+constexpr int STEP = WARPS * PIECE; // elements of k in a round of all warps
+constexpr int QUARTERS = 4;        // of a piece: 32 elements, what a thread's 16 bytes of a row belong to
 
 __device__ __forceinline__ void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// A thread's part of a piece of two rows of W.
-struct Piece { uint4 low[2], high[2]; };
+// How the product is cut into tiles: of_tokens neighbours share rows of W.
+struct Tiling {
+  int rows, of_tokens, count; // rows: of W or of the gate
 
-__device__ __forceinline__ Piece load_piece(const u8* low, const u8* high, int k0, int k) {
-  Piece p;
-#pragma unroll
-  for (int h = 0; h < 2; h++) {
-    int at = k0 + 32 * h;
-    bool real = at < k;
-    p.low[h] = real ? stream16(low + 2 * (i64)at) : make_uint4(0, 0, 0, 0);
-    p.high[h] = real ? stream16(high + 2 * (i64)at) : make_uint4(0, 0, 0, 0);
+  __device__ __forceinline__ Tiling(const SkinnyArgs& a, int tokens_max) {
+    rows = a.mode >= GATE_SILU ? ROWS / 2 : ROWS;
+    of_tokens = (a.tokens + tokens_max - 1) / tokens_max;
+    count = (a.n + rows - 1) / rows * of_tokens;
   }
-  return p;
-}
-
-template <int NT, bool NORM>
-struct Sums {
-  float c[NT][4];
-  float squares[NT]; // of token 8 * nt + group, this thread's part
 };
 
-// A thread's activations for half a piece, of tokens group, group + 8, …, and the norm's weights.
-template <int NT, bool NORM>
+struct Tile {
+  int row0, first, tokens; // of W or of the gate; the first token and how many
+
+  __device__ __forceinline__ Tile(const SkinnyArgs& a, const Tiling& tiling, int number, int tokens_max) {
+    row0 = number / tiling.of_tokens * tiling.rows;
+    first = number % tiling.of_tokens * tokens_max, tokens = min(tokens_max, a.tokens - first);
+  }
+};
+
+// Where a chunk of 16 bytes lies in its row's 256 of a piece: the eight threads that are served together read
+// half a line of an even and of an odd row, which must not be the same banks.
+__device__ __forceinline__ int place(int row, int chunk) { return row * 2 * PIECE + ((chunk ^ (row & 1) << 2) << 4); }
+
+// A warp's ring.
+struct Ring {
+  u8* pieces;    // [STAGES][PIECE_BYTES]
+  int slot;      // the oldest piece's
+  int tile, k0;  // what is copied next
+
+  __device__ __forceinline__ Ring(u8* room) : pieces(room + warp_id() * STAGES * PIECE_BYTES), slot(0), tile(blockIdx.x), k0(0) {}
+
+  // Starts copying the next piece into a slot; zeros stand past the end of k.
+  __device__ __forceinline__ void copy(const SkinnyArgs& a, const Tiling& tiling, int to) {
+    if (tile < tiling.count) {
+      int row0 = tile / tiling.of_tokens * tiling.rows + (lane_id() >> 4);
+      int at = k0 + warp_id() * PIECE + (lane_id() & 15) * 8, bytes = at < a.k ? 16 : 0;
+      const u8* from = a.w + 2 * (i64)(bytes ? at : 0);
+      u32 address = shared_address(pieces + to * PIECE_BYTES) + place(lane_id() >> 4, lane_id() & 15);
+#pragma unroll
+      for (int r = 0; r < ROWS; r += 2) {
+        int row = min(row0 + r, a.n - 1);
+        if (a.mode >= GATE_SILU) row = r < ROWS / 2 ? row : a.n + min(row0 + r - ROWS / 2, a.n - 1);
+        copy16(address + r * 2 * PIECE, from + row * a.stride, bytes);
+      }
+      if ((k0 += STEP) >= a.k) k0 = 0, tile += gridDim.x;
+    }
+    copies_end(); // with nothing in it at the end, so that waits can count
+  }
+
+  // The oldest piece, once it is there.
+  __device__ __forceinline__ const u8* take() const {
+    copies_wait<STAGES - 1>();
+    __syncwarp();
+    return pieces + slot * PIECE_BYTES;
+  }
+
+  // The oldest piece has been used: its room is for the next.
+  __device__ __forceinline__ void release(const SkinnyArgs& a, const Tiling& tiling) {
+    __syncwarp();
+    copy(a, tiling, slot);
+    slot = slot + 1 == STAGES ? 0 : slot + 1;
+  }
+};
+
+// A thread's activations for a quarter of a piece, of tokens group, group + 8, ….
+template <int NT>
 struct Input {
   uint4 x[NT];
-  float norm[8];
+
+  __device__ __forceinline__ void load(const SkinnyArgs& a, const act* const (&from)[NT], int at) {
+#pragma unroll
+    for (int i = 0; i < NT; i++) x[i] = at < a.k && from[i] ? *(const uint4*)(from[i] + at) : make_uint4(0, 0, 0, 0);
+  }
 };
 
-template <int NT, bool NORM>
-__device__ __forceinline__ void load_input(const SkinnyArgs& a, const act* const (&x)[NT], int at, Input<NT, NORM>& in) {
-  bool real = at < a.k;
-#pragma unroll
-  for (int i = 0; i < NT; i++) in.x[i] = real && x[i] ? *(const uint4*)(x[i] + at) : make_uint4(0, 0, 0, 0);
-  if (NORM && real) load8(a.norm + at, in.norm);
-}
-
-// Multiplies eight activations by the weights of a norm and adds up their squares.
-__device__ __forceinline__ uint4 scale_norm(uint4 x, const float (&norm)[8], float offset, float& squares) {
-  float v[8];
-  widen_bf16(x, v);
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    squares += v[i] * v[i];
-    v[i] *= norm[i] + offset;
-  }
-  return make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
-}
-
-template <int NT, bool NORM>
-__device__ __forceinline__ void take_half(const SkinnyArgs& a, uint4 low, uint4 high, const Input<NT, NORM>& in, int at, Sums<NT, NORM>& s) {
+template <int NT>
+__device__ __forceinline__ void take_quarter(const u8* piece, int quarter, const Input<NT>& in, float (&sums)[NT][4]) {
+  const int group = lane_id() >> 2, chunk = 4 * quarter + (lane_id() & 3);
+  uint4 low = *(const uint4*)(piece + place(group, chunk)), high = *(const uint4*)(piece + place(group + 8, chunk));
 #pragma unroll
   for (int i = 0; i < NT; i++) {
-    uint4 b = in.x[i];
-    if (NORM && at < a.k) b = scale_norm(b, in.norm, a.offset, s.squares[i]);
-    mma(s.c[i], low.x, high.x, low.y, high.y, b.x, b.y);
-    mma(s.c[i], low.z, high.z, low.w, high.w, b.z, b.w);
+    mma(sums[i], low.x, high.x, low.y, high.y, in.x[i].x, in.x[i].y);
+    mma(sums[i], low.z, high.z, low.w, high.w, in.x[i].z, in.x[i].w);
   }
 }
 
-// Multiplies a piece; even holds the activations of its first half, and then those of the next
-// piece's, which begins at then.
-template <int NT, bool NORM>
-__device__ __forceinline__ void take_piece(const SkinnyArgs& a, const act* const (&x)[NT], const Piece& p, int k0, int then, Input<NT, NORM>& even,
-                                           Sums<NT, NORM>& s) {
-  Input<NT, NORM> odd;
-  load_input<NT, NORM>(a, x, k0 + 32, odd);
-  take_half<NT, NORM>(a, p.low[0], p.high[0], even, k0, s);
-  load_input<NT, NORM>(a, x, then, even);
-  take_half<NT, NORM>(a, p.low[1], p.high[1], odd, k0 + 32, s);
-}
-
-__device__ __forceinline__ void finish(const SkinnyArgs& a, int row, int token, float sum) {
-  i64 at = (i64)token * a.n + row;
-  if (a.mode == STORE_F32) {
-    float* out = (float*)a.out + at;
-    *out = a.accumulate ? sum + *out : sum;
-  } else {
-    act* out = (act*)a.out + at;
-    store(out, a.accumulate ? sum + load(out) : sum);
-  }
-}
-
-template <int WARPS, int NT, bool NORM>
-__device__ void skinny(const SkinnyArgs& a) {
-  constexpr int T = 8 * NT, STEP = WARPS * PIECE;
-  __shared__ float parts[WARPS][ROWS][T + 1];
-  __shared__ float squares[WARPS][T];
-  const int group = lane_id() >> 2, first = blockIdx.y * T, tokens = min(T, a.tokens - first);
-  const bool gated = a.mode >= GATE_SILU;
-  const int row0 = blockIdx.x * (gated ? ROWS / 2 : ROWS);
-  const int low_row = min(row0 + group, a.n - 1);
-  const int high_row = gated ? a.n + low_row : min(row0 + group + 8, a.n - 1);
-  const u8* low = a.w + (i64)low_row * a.stride;
-  const u8* high = a.w + (i64)high_row * a.stride;
-  int piece0 = warp_id() * PIECE; // of the warp; k0 is the thread's part of it
-  const int mine = (lane_id() & 3) * 8;
-
-  // The weights do not depend on the kernel before: the first of them come while it ends.
-  Piece next = load_piece(low, high, piece0 + mine, a.k), after = load_piece(low, high, piece0 + mine + STEP, a.k);
-  pdl_wait();
+// Multiplies the warp's pieces of a tile.
+template <int NT>
+__device__ __forceinline__ void multiply(const SkinnyArgs& a, const act* activations, const Tiling& tiling, const Tile& tile, Ring& ring, float (&sums)[NT][4]) {
+  constexpr int AHEAD = QUARTERS / NT; // quarters: activations come from the caches
+  const int group = lane_id() >> 2, mine = warp_id() * PIECE + (lane_id() & 3) * 8;
   const act* x[NT];
-  Sums<NT, NORM> s;
 #pragma unroll
   for (int i = 0; i < NT; i++) {
     int t = 8 * i + group;
-    x[i] = t < tokens ? a.x + (i64)(first + t) * a.k : nullptr;
-    s.squares[i] = s.c[i][0] = s.c[i][1] = s.c[i][2] = s.c[i][3] = 0;
+    x[i] = t < tile.tokens ? activations + (i64)(tile.first + t) * a.k : nullptr;
+    sums[i][0] = sums[i][1] = sums[i][2] = sums[i][3] = 0;
   }
-  // Pieces past the end are zeros and change nothing. Weights are under way for two pieces, and
-  // activations, which come from the caches, for half of one.
-  Input<NT, NORM> input;
-  load_input<NT, NORM>(a, x, piece0 + mine, input);
-  for (; piece0 < a.k; piece0 += 2 * STEP) { // whole warps: a product needs all of its threads
-    const int k0 = piece0 + mine;
-    Piece piece = next;
-    next = load_piece(low, high, k0 + 2 * STEP, a.k);
-    take_piece<NT, NORM>(a, x, piece, k0, k0 + STEP, input, s);
-    piece = after;
-    after = load_piece(low, high, k0 + 3 * STEP, a.k);
-    take_piece<NT, NORM>(a, x, piece, k0 + STEP, k0 + 2 * STEP, input, s);
-  }
-  // Only now: blocks of the next kernel that came earlier would crowd on the multiprocessors that have
-  // room first, and keep it slow once its turn comes.
-  pdl_launch();
-  const int column = 2 * (lane_id() & 3);
+  Input<NT> in[AHEAD];
 #pragma unroll
-  for (int i = 0; i < NT; i++) {
-    parts[warp_id()][group][8 * i + column] = s.c[i][0];
-    parts[warp_id()][group][8 * i + column + 1] = s.c[i][1];
-    parts[warp_id()][group + 8][8 * i + column] = s.c[i][2];
-    parts[warp_id()][group + 8][8 * i + column + 1] = s.c[i][3];
-    if (NORM) {
-      float v = s.squares[i];
-      v += __shfl_xor_sync(FULL, v, 1);
-      v += __shfl_xor_sync(FULL, v, 2);
-      if (column == 0) squares[warp_id()][8 * i + group] = v;
-    }
-  }
-  __syncthreads();
-  auto total = [&](int row, int t) {
-    float sum = 0, sq = 0;
+  for (int q = 0; q < AHEAD; q++) in[q].load(a, x, mine + q * 32);
+  for (int k0 = 0; k0 < a.k; k0 += STEP) { // whole warps: a product needs all of its threads
+    const u8* piece = ring.take();
 #pragma unroll
-    for (int w = 0; w < WARPS; w++) {
-      sum += parts[w][row][t];
-      if (NORM) sq += squares[w][t];
+    for (int q = 0; q < QUARTERS; q++) {
+      take_quarter<NT>(piece, q, in[q % AHEAD], sums);
+      int next = q + AHEAD;
+      in[q % AHEAD].load(a, x, k0 + mine + next / QUARTERS * STEP + next % QUARTERS * 32);
     }
-    return NORM ? sum * (1.0f / sqrtf(sq / a.k + a.eps)) : sum;
-  };
-  if (gated) {
-    for (int i = threadIdx.x; i < ROWS / 2 * tokens; i += blockDim.x) {
-      int r = i % (ROWS / 2), t = i / (ROWS / 2), row = row0 + r;
-      if (row >= a.n) continue;
-      float gate = total(r, t), up = total(r + 8, t);
-      if (a.bias) gate += a.bias[row], up += a.bias[a.n + row];
-      gate = a.mode == GATE_SILU ? SiLU::of(gate) : GELUTanh::of(gate);
-      store((act*)a.out + (i64)(first + t) * a.n + row, gate * up);
-    }
-    return;
-  }
-  for (int i = threadIdx.x; i < ROWS * tokens; i += blockDim.x) {
-    int r = i % ROWS, t = i / ROWS, row = row0 + r;
-    if (row >= a.n) continue;
-    float sum = total(r, t);
-    if (a.bias) sum += a.bias[row];
-    finish(a, row, first + t, sum);
+    ring.release(a, tiling);
   }
 }
 
-// Blocks of a multiprocessor cover each other's beginnings and ends; their number bounds the registers.
-// Matrices with few rows have few blocks, which then need more warps.
-#define SKINNY_OF(WARPS, NT, BLOCKS)                                                                                   \
-  KERNEL __launch_bounds__(32 * WARPS, BLOCKS) skinny_##WARPS##_##NT(SkinnyArgs a) { skinny<WARPS, NT, false>(a); }  \
-  KERNEL __launch_bounds__(32 * WARPS, BLOCKS) skinny_##WARPS##_##NT##_norm(SkinnyArgs a) { skinny<WARPS, NT, true>(a); }
+// The sums of all warps of a block: [WARPS][ROWS][T + 1].
+template <int T>
+struct Parts {
+  float* sums;
 
-SKINNY_OF(4, 1, 5)
-SKINNY_OF(4, 2, 4)
-SKINNY_OF(4, 4, 3)
-SKINNY_OF(8, 1, 2)
-SKINNY_OF(8, 2, 2)
-SKINNY_OF(8, 4, 1)
+  __device__ __forceinline__ void put(const float (&s)[T / 8][4]) const {
+    const int group = lane_id() >> 2, column = 2 * (lane_id() & 3);
+    float* mine = sums + (warp_id() * ROWS + group) * (T + 1) + column;
+#pragma unroll
+    for (int i = 0; i < T / 8; i++) {
+      mine[8 * i] = s[i][0], mine[8 * i + 1] = s[i][1];
+      mine[8 * (T + 1) + 8 * i] = s[i][2], mine[8 * (T + 1) + 8 * i + 1] = s[i][3];
+    }
+  }
+
+  __device__ __forceinline__ float total(int row, int t) const {
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) sum += sums[(w * ROWS + row) * (T + 1) + t];
+    return sum;
+  }
+};
+
+// The outputs of a tile that a thread writes: number threadIdx.x and every 32 * WARPS-th, row by row for a token.
+// What is added to them is read ahead.
+template <int T>
+struct Outputs {
+  static constexpr int COUNT = (ROWS * T + 32 * WARPS - 1) / (32 * WARPS);
+  float old[COUNT], bias[COUNT];
+
+  __device__ __forceinline__ static bool find(const SkinnyArgs& a, const Tile& tile, int i, int& r, int& t, i64& at) {
+    int rows = a.mode >= GATE_SILU ? ROWS / 2 : ROWS, number = threadIdx.x + i * 32 * WARPS;
+    r = number % rows, t = number / rows;
+    at = (i64)(tile.first + t) * a.n + tile.row0 + r;
+    return t < tile.tokens && tile.row0 + r < a.n;
+  }
+
+  __device__ __forceinline__ void read(const SkinnyArgs& a, const Tile& tile) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      int r, t;
+      i64 at;
+      old[i] = bias[i] = 0;
+      if (!find(a, tile, i, r, t, at)) continue;
+      if (a.accumulate) old[i] = a.mode == STORE_F32 ? ((const float*)a.out)[at] : load((const act*)a.out + at);
+      if (a.bias) bias[i] = a.bias[tile.row0 + r];
+    }
+  }
+
+  __device__ __forceinline__ void write(const SkinnyArgs& a, const Tile& tile, const Parts<T>& parts) const {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      int r, t;
+      i64 at;
+      if (!find(a, tile, i, r, t, at)) continue;
+      float sum = parts.total(r, t) + bias[i];
+      if (a.mode >= GATE_SILU) {
+        float up = parts.total(r + ROWS / 2, t);
+        if (a.bias) up += a.bias[a.n + tile.row0 + r];
+        sum = up * (a.mode == GATE_SILU ? SiLU::of(sum) : GELUTanh::of(sum));
+      }
+      if (a.accumulate) sum += old[i];
+      if (a.mode == STORE_F32) ((float*)a.out)[at] = sum;
+      else store((act*)a.out + at, sum);
+    }
+  }
+};
+
+// The dynamic shared memory is the warps' rings, their sums, and with a norm the tokens' activations.
+template <int NT, bool NORM>
+__device__ void skinny(const SkinnyArgs& a) {
+  constexpr int T = 8 * NT;
+  __shared__ float norm_room[33];
+  extern __shared__ uint4 room[];
+  const Tiling tiling(a, T);
+  Ring ring((u8*)room);
+  Parts<T> parts{(float*)((u8*)room + WARPS * STAGES * PIECE_BYTES)};
+
+  // The weights do not depend on the kernel before: the first of them come while it ends.
+  for (int i = 0; i < STAGES; i++) ring.copy(a, tiling, i);
+  pdl_wait();
+  act* normalized = (act*)((u8*)room + WARPS * STAGES * PIECE_BYTES + WARPS * ROWS * (T + 1) * 4);
+  if (NORM) {
+    for (int t = 0; t < a.tokens; t++) normalize(a.x + (i64)t * a.k, a.norm, normalized + t * a.k, a.k, a.eps, a.offset, norm_room);
+    __syncthreads();
+  }
+  for (int i = blockIdx.x; i < tiling.count; i += gridDim.x) {
+    Tile tile(a, tiling, i, T);
+    Outputs<T> outputs;
+    float sums[NT][4];
+    outputs.read(a, tile);
+    if (NORM) multiply<NT>(a, normalized, tiling, tile, ring, sums);
+    else multiply<NT>(a, a.x, tiling, tile, ring, sums);
+    // Not earlier: blocks of the next kernel that came while there is much to read would go where there happens to be
+    // room, and a few multiprocessors would get most of them.
+    if (i + gridDim.x >= tiling.count) pdl_launch();
+    __syncthreads(); // the parts of the tile before have been read
+    parts.put(sums);
+    __syncthreads();
+    outputs.write(a, tile, parts);
+  }
+}
+
+KERNEL __launch_bounds__(32 * WARPS, 2) skinny_1(SkinnyArgs a) { skinny<1, false>(a); }
+KERNEL __launch_bounds__(32 * WARPS, 2) skinny_1_norm(SkinnyArgs a) { skinny<1, true>(a); }
+KERNEL __launch_bounds__(32 * WARPS, 2) skinny_2(SkinnyArgs a) { skinny<2, false>(a); }
+KERNEL __launch_bounds__(32 * WARPS, 2) skinny_4(SkinnyArgs a) { skinny<4, false>(a); }
