@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/gpu/cpu"
 	"github.com/troupe-engine/troupe/internal/gguf/checkpoint"
 )
 
@@ -37,6 +39,33 @@ func TestQuantizedGoldens(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRoundedGoldens: with activations rounded to bfloat16 for products, logits stay near those of transformers, and
+// not a bit of them depends on the chunking.
+func TestRoundedGoldens(t *testing.T) {
+	eachGolden(t, func(t *testing.T, g *golden) {
+		dev, err := cpu.Open(cpu.Options{Threads: 2, Compute: gpu.BF16})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := dev.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		e := newEngineOn(t, dev, os.DirFS(g.dir), g.spec, testOptions)
+		whole := e.logitsInChunks(&sequence{slot: 0}, g.Prompt, len(g.Prompt))
+		d := relativeDiff(whole, g.logits)
+		t.Logf("difference from transformers: %.2g of the logits", d)
+		const limit = 0.05 // a token that is sent to other experts changes more than rounding
+		if d > limit || d == 0 {
+			t.Errorf("logits differ by %g of their size, allowed is %g and more than 0", d, limit)
+		}
+		for i, sizes := range [][]int{{1}, {3}, {16, 1, 23}} {
+			requireIdentical(t, "chunked prefill", e.logitsInChunks(&sequence{slot: i + 1}, g.Prompt, sizes...), whole)
+		}
+	})
 }
 
 // relativeDiff is the root mean square of got-want, as a share of want's.
