@@ -138,15 +138,19 @@ func (p *port[Req, Resp]) drain() {
 }
 
 // deliver runs the handler under its mailbox and mirrors both directions to the taps.
-func (p *port[Req, Resp]) deliver(ctx context.Context, req *Req) (*Resp, error) {
+// t, if it is not nil, gets the handler's time.
+func (p *port[Req, Resp]) deliver(ctx context.Context, req *Req, t *Timing) (*Resp, error) {
 	p.request.mirror(req)
 	p.journal(p.subject, req)
 	err := ctx.Err()
 	if err == nil {
 		call := p.pool.get()
-		call.port, call.req = p, req
+		call.port, call.req, call.measured = p, req, t != nil
 		if err = p.mailbox.do(ctx, call); err == nil {
 			resp, failure := call.resp, call.err
+			if t != nil {
+				t.Service = call.took
+			}
 			p.pool.put(call)
 			if failure == nil {
 				p.reply.mirror(resp)
@@ -202,6 +206,11 @@ func (p *port[Req, Resp]) answer(m *nats.Msg, arrived time.Time) {
 	}()
 	enc := encodingOf(m.Header.Get(headerContentType), m.Data)
 	req := new(Req)
+	var measured *Timing
+	if m.Header.Get(HeaderMeasured) != "" {
+		measured = &Timing{}
+	}
+	laps := stopwatch(measured)
 	if err := enc.decode(m.Data, req); err != nil {
 		p.owner.node.refuse(RefusedMalformed, m.Subject, err)
 		p.refuse(m, enc, schemas.Errorf(schemas.KindInvalid, "decode request", "%v", err).
@@ -210,11 +219,13 @@ func (p *port[Req, Resp]) answer(m *nats.Msg, arrived time.Time) {
 	}
 	ctx, cancel := context.WithDeadline(context.Background(), arrived.Add(p.patience(m.Header.Get(HeaderTimeout))))
 	defer cancel()
-	resp, err := p.deliver(ctx, req)
+	decoding := laps.lap()
+	resp, err := p.deliver(ctx, req, measured)
 	if err != nil {
 		p.respondError(m, enc, p.fail(err))
 		return
 	}
+	laps.lap()
 	body, err := enc.encode(resp)
 	if err != nil {
 		p.refuse(m, enc, schemas.Errorf(schemas.KindInternal, "encode reply", "%v", err))
@@ -224,7 +235,12 @@ func (p *port[Req, Resp]) answer(m *nats.Msg, arrived time.Time) {
 		p.refuse(m, enc, tooLarge("reply", len(body), limit))
 		return
 	}
-	p.respond(m, &nats.Msg{Data: body})
+	reply := &nats.Msg{Data: body}
+	if measured != nil {
+		measured.Serialize = decoding + laps.lap()
+		reply.Header = nats.Header{HeaderMeasured: {measured.String()}}
+	}
+	p.respond(m, reply)
 }
 
 func (p *port[Req, Resp]) respond(m, reply *nats.Msg) {
@@ -277,6 +293,9 @@ type call[Req, Resp any] struct {
 	req  *Req
 	resp *Resp
 	err  error
+
+	measured bool          // somebody asks how long the handler takes
+	took     time.Duration // then
 }
 
 func (c *call[Req, Resp]) actor() *Actor { return c.port.owner }
@@ -298,7 +317,14 @@ func (c *call[Req, Resp]) run(ctx context.Context) {
 			}
 		}()
 	}
+	var began time.Time
+	if c.measured {
+		began = time.Now()
+	}
 	c.resp, c.err = p.handle(ctx, c.req)
+	if c.measured {
+		c.took = time.Since(began)
+	}
 	if c.resp == nil && c.err == nil {
 		c.err = schemas.Errorf(schemas.KindInternal, p.ep.Verb, "the handler returned neither reply nor error")
 	}

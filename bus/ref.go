@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -50,6 +51,27 @@ func NewRef[Req, Resp any](n *Node, ep schemas.Endpoint[Req, Resp], instance sch
 // The end of ctx ends the wait everywhere. The handler's own context ends with it in process; elsewhere
 // the handler only learns the deadline.
 func (r *Ref[Req, Resp]) Call(ctx context.Context, req *Req) (*Resp, error) {
+	return r.call(ctx, req, nil)
+}
+
+// Timing says where the time of a call went.
+type Timing struct {
+	Serialize time.Duration // encoding and decoding, on both sides; none in process
+	Service   time.Duration // in the handler
+	Bus       time.Duration // the rest: waiting for the actor's turn, and the network
+}
+
+// Measure is Call, and says where the time went.
+func (r *Ref[Req, Resp]) Measure(ctx context.Context, req *Req) (*Resp, Timing, error) {
+	var t Timing
+	began := time.Now()
+	resp, err := r.call(ctx, req, &t)
+	t.Bus = max(0, time.Since(began)-t.Serialize-t.Service)
+	return resp, t, err
+}
+
+// call makes a call. t, if it is not nil, gets the parts of its time that are known on the way.
+func (r *Ref[Req, Resp]) call(ctx context.Context, req *Req, t *Timing) (*Resp, error) {
 	if r.invalid != nil {
 		return nil, r.invalid
 	}
@@ -58,15 +80,15 @@ func (r *Ref[Req, Resp]) Call(ctx context.Context, req *Req) (*Resp, error) {
 			if !r.node.opts.RemoteOnly {
 				p.local.Add(1)
 				if r.node.faults.Load() != nil {
-					return r.disturbed(ctx, p, req)
+					return r.disturbed(ctx, p, req, t)
 				}
-				return p.deliver(ctx, req)
+				return p.deliver(ctx, req, t)
 			}
 			if waits(p.mailbox, ctx) { // NATS would not know, and the call would wait for itself
 				return nil, reentrant(p.owner)
 			}
 		}
-		resp, err := r.remote(ctx, req)
+		resp, err := r.remote(ctx, req, t)
 		if err != errLocalNow {
 			return resp, err
 		}
@@ -74,14 +96,23 @@ func (r *Ref[Req, Resp]) Call(ctx context.Context, req *Req) (*Resp, error) {
 }
 
 // disturbed calls an actor in this process through faults. Only what they lose is repeated.
-func (r *Ref[Req, Resp]) disturbed(ctx context.Context, p *port[Req, Resp], req *Req) (*Resp, error) {
+func (r *Ref[Req, Resp]) disturbed(ctx context.Context, p *port[Req, Resp], req *Req, t *Timing) (*Resp, error) {
 	op := "call " + r.subject
 	for range r.attempts {
 		f := r.node.faults.Load()
 		if f == nil {
-			return p.deliver(ctx, req)
+			return p.deliver(ctx, req, t)
 		}
-		resp, err := request(ctx, f, r.subject, r.timeout, func(ctx context.Context) (*Resp, error) { return p.deliver(ctx, req) })
+		var service atomic.Int64 // copies may still run when the call has ended
+		resp, err := request(ctx, f, r.subject, r.timeout, func(ctx context.Context) (*Resp, error) {
+			var own Timing
+			resp, err := p.deliver(ctx, req, &own)
+			service.CompareAndSwap(0, own.Service.Nanoseconds())
+			return resp, err
+		})
+		if t != nil {
+			t.Service = time.Duration(service.Load())
+		}
 		if err == nil {
 			return resp, nil
 		}
@@ -114,8 +145,9 @@ func (r *Ref[Req, Resp]) local() *port[Req, Resp] {
 	return p
 }
 
-func (r *Ref[Req, Resp]) remote(ctx context.Context, req *Req) (*Resp, error) {
+func (r *Ref[Req, Resp]) remote(ctx context.Context, req *Req, t *Timing) (*Resp, error) {
 	op := "call " + r.subject
+	watch := stopwatch(t)
 	body, err := msgpackEncoding.encode(req)
 	if err != nil {
 		return nil, schemas.Errorf(schemas.KindInternal, op, "encode request: %v", err)
@@ -123,16 +155,62 @@ func (r *Ref[Req, Resp]) remote(ctx context.Context, req *Req) (*Resp, error) {
 	if limit := r.node.data.MaxPayload(); int64(len(body)) > limit {
 		return nil, tooLarge("request", len(body), limit)
 	}
-	reply, err := r.attempt(ctx, op, body)
+	encoding := watch.lap()
+	reply, err := r.attempt(ctx, op, body, t != nil)
 	if err != nil {
 		return nil, err
 	}
+	watch.lap()
 	resp := new(Resp)
 	if err := msgpackEncoding.decode(reply.Data, resp); err != nil {
 		return nil, schemas.Errorf(schemas.KindInternal, op, "decode reply: %v", err).
 			WithHint("do both nodes run the same version? `nats micro ls` shows them")
 	}
+	if t != nil {
+		t.read(reply.Header.Get(HeaderMeasured))
+		t.Serialize += encoding + watch.lap()
+	}
 	return resp, nil
+}
+
+// HeaderMeasured in a request asks for the time that it takes; in the reply it is the nanoseconds of decoding and encoding,
+// and of the handler.
+const HeaderMeasured = "Troupe-Measured"
+
+// watch measures laps, if anybody asked for them.
+type watch struct{ at time.Time }
+
+func stopwatch(t *Timing) (w watch) {
+	if t != nil {
+		w.at = time.Now()
+	}
+	return w
+}
+
+// lap is the time since the lap before.
+func (w *watch) lap() time.Duration {
+	if w.at.IsZero() {
+		return 0
+	}
+	now := time.Now()
+	took := now.Sub(w.at)
+	w.at = now
+	return took
+}
+
+func (t *Timing) String() string {
+	return strconv.FormatInt(t.Serialize.Nanoseconds(), 10) + " " + strconv.FormatInt(t.Service.Nanoseconds(), 10)
+}
+
+// read takes what the other side has measured; nothing if it is of an earlier version.
+func (t *Timing) read(header string) {
+	serialize, service, _ := strings.Cut(header, " ")
+	if ns, err := strconv.ParseInt(serialize, 10, 64); err == nil && ns > 0 {
+		t.Serialize = time.Duration(ns)
+	}
+	if ns, err := strconv.ParseInt(service, 10, 64); err == nil && ns > 0 {
+		t.Service = time.Duration(ns)
+	}
 }
 
 // HeaderTimeout tells how long the caller will wait, in milliseconds, if that is less than the endpoint's
@@ -143,7 +221,7 @@ const HeaderTimeout = "Troupe-Timeout-Ms"
 const retryPause = 50 * time.Millisecond
 
 // attempt asks until an answer comes, the attempts are used up or ctx ends.
-func (r *Ref[Req, Resp]) attempt(ctx context.Context, op string, body []byte) (*nats.Msg, error) {
+func (r *Ref[Req, Resp]) attempt(ctx context.Context, op string, body []byte, measured bool) (*nats.Msg, error) {
 	var last error
 	for i := range r.attempts {
 		if i > 0 && !errors.Is(last, context.DeadlineExceeded) {
@@ -152,7 +230,7 @@ func (r *Ref[Req, Resp]) attempt(ctx context.Context, op string, body []byte) (*
 		if i > 0 && !r.node.opts.RemoteOnly && r.local() != nil {
 			return nil, errLocalNow
 		}
-		reply, err := r.ask(ctx, body)
+		reply, err := r.ask(ctx, body, measured)
 		switch {
 		case err == nil:
 			return reply, errorOf(reply)
@@ -171,11 +249,17 @@ func (r *Ref[Req, Resp]) attempt(ctx context.Context, op string, body []byte) (*
 	return nil, natsError(last, op)
 }
 
-func (r *Ref[Req, Resp]) ask(ctx context.Context, body []byte) (*nats.Msg, error) {
+func (r *Ref[Req, Resp]) ask(ctx context.Context, body []byte, measured bool) (*nats.Msg, error) {
 	m := &nats.Msg{Subject: r.subject, Data: body}
+	if measured {
+		m.Header = nats.Header{HeaderMeasured: {"1"}}
+	}
 	if end, ok := ctx.Deadline(); ok {
 		if left := time.Until(end); left < r.timeout {
-			m.Header = nats.Header{HeaderTimeout: {strconv.FormatInt(max(left.Milliseconds(), 1), 10)}}
+			if m.Header == nil {
+				m.Header = nats.Header{}
+			}
+			m.Header[HeaderTimeout] = []string{strconv.FormatInt(max(left.Milliseconds(), 1), 10)}
 		}
 	}
 	attempt, cancel := context.WithTimeout(ctx, r.timeout)

@@ -80,6 +80,10 @@ type StepResult struct {
 	Logprobs   []TokenLogprobs `json:"logprobs,omitempty"`   // of the rows whose rules ask for them; Row is the plan's
 	Embeddings []Embedding     `json:"embeddings,omitempty"` // of the rows with SampleEmbedding, whose Token is 0
 	Failed     []SeqError      `json:"failed,omitempty"`     // sequences that failed alone; their Token is -1
+
+	// When compute took the plan up and when the result was there, in unix nanoseconds of its clock.
+	BeganNs int64 `json:"began_ns,omitempty"`
+	DoneNs  int64 `json:"done_ns,omitempty"`
 }
 
 // Embedding is the hidden state that stands for a whole prompt: the last token's, after the final norm, of length 1.
@@ -120,6 +124,10 @@ type Ledger struct {
 	Idle     int64 `json:"idle_ns"`     // the device waited for a plan
 	Emit     int64 `json:"emit_ns"`     // handing tokens on after the step
 	Steps    int64 `json:"steps"`       // steps summed in this ledger
+
+	// Of the calls to memory and compute, while a request with a ledger runs; otherwise they are in Memory and Launch.
+	Serialize int64 `json:"serialize_ns"`
+	Bus       int64 `json:"bus_ns"`
 }
 
 // Add accumulates o.
@@ -132,6 +140,20 @@ func (l *Ledger) Add(o Ledger) {
 	l.Idle += o.Idle
 	l.Emit += o.Emit
 	l.Steps += o.Steps
+	l.Serialize += o.Serialize
+	l.Bus += o.Bus
+}
+
+// StepPart is a part of a Ledger.
+type StepPart struct {
+	Name string
+	Ns   int64
+}
+
+// Parts lists where the time went.
+func (l *Ledger) Parts() []StepPart {
+	return []StepPart{{"schedule", l.Schedule}, {"memory", l.Memory}, {"serialize", l.Serialize}, {"bus", l.Bus}, {"launch", l.Launch},
+		{"upload", l.Upload}, {"device", l.Device}, {"idle", l.Idle}, {"emit", l.Emit}}
 }
 
 // ComputeState is the computation manager's debugging snapshot.

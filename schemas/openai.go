@@ -55,6 +55,8 @@ type GenerationParams struct {
 
 	RuleParams
 	GuideParams
+
+	Troupe *Wish `json:"troupe,omitempty" jsonschema_description:"what only this engine offers"`
 }
 
 // ChatRequest asks for the next message of a conversation.

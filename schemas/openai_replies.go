@@ -12,6 +12,7 @@ type ChatCompletion struct {
 	Model   string       `json:"model"`
 	Choices []ChatChoice `json:"choices"`
 	Usage   *Usage       `json:"usage,omitempty"`
+	Troupe  *Extra       `json:"troupe,omitempty"` // what only this engine offers, if asked for
 
 	PromptLogprobs []PromptLogprobs `json:"prompt_logprobs,omitempty"` // as vLLM reports them
 }
@@ -64,9 +65,10 @@ type ChatChunk struct {
 	Object  string        `json:"object"` // "chat.completion.chunk"
 	Created int64         `json:"created"`
 	Model   string        `json:"model"`
-	Choices []ChunkChoice `json:"choices"`         // empty in the event that carries the usage
-	Usage   *StreamUsage  `json:"usage,omitempty"` // only with include_usage
-	Seq     uint64        `json:"seq,omitempty"`   // over NATS: counts the stream's messages from 1
+	Choices []ChunkChoice `json:"choices"`          // empty in the event that carries the usage
+	Usage   *StreamUsage  `json:"usage,omitempty"`  // only with include_usage
+	Troupe  *Extra        `json:"troupe,omitempty"` // in the last event, if asked for
+	Seq     uint64        `json:"seq,omitempty"`    // over NATS: counts the stream's messages from 1
 }
 
 // ChunkChoice is what one choice gained.
@@ -92,7 +94,8 @@ type Completion struct {
 	Model   string             `json:"model"`
 	Choices []CompletionChoice `json:"choices"`
 	Usage   *StreamUsage       `json:"usage,omitempty"`
-	Seq     uint64             `json:"seq,omitempty"` // over NATS: counts the stream's messages from 1
+	Troupe  *Extra             `json:"troupe,omitempty"` // what only this engine offers, if asked for; in a stream's last event
+	Seq     uint64             `json:"seq,omitempty"`    // over NATS: counts the stream's messages from 1
 }
 
 // CompletionChoice is one continuation. With several prompts, prompt p has the indices p·n to p·n+n-1.

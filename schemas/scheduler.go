@@ -19,6 +19,7 @@ type SubmitRequest struct {
 	User       string         `json:"user,omitempty"`       // for fair sharing
 	Embed      bool           `json:"embed,omitempty"`      // yields the prompt's Embedding instead of tokens
 	Resume     *Resumed       `json:"resume,omitempty"`     // output that is known already: the request ran elsewhere before
+	Ledger     bool           `json:"ledger,omitempty"`     // its tokens come with SeqLedgers
 }
 
 // SubmitReply acknowledges a SubmitRequest.

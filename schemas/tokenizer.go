@@ -72,6 +72,7 @@ type TokenBatch struct {
 
 	Logprobs   []TokenLogprobs `json:"logprobs,omitempty"`   // of the rows' tokens, and of the prompt's with the first of a sequence
 	Embeddings []Embedding     `json:"embeddings,omitempty"` // of rows that end an embedding request
+	Ledgers    []SeqLedger     `json:"ledgers,omitempty"`    // of the rows with a token whose requests ask for them
 }
 
 // SeqError is the reason a sequence failed.
@@ -108,6 +109,7 @@ type DeltaBatch struct {
 
 	Logprobs   []TextLogprobs `json:"logprobs,omitempty"`
 	Embeddings []Embedding    `json:"embeddings,omitempty"`
+	Ledgers    []SeqLedger    `json:"ledgers,omitempty"`
 }
 
 // TextLogprobs is TokenLogprobs with the bytes of its tokens; one alone may be part of a character.

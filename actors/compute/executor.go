@@ -228,6 +228,7 @@ func (x *executor) finish(l *launch) *schemas.StepResult {
 	ready := later(l.ready, start)
 	r.Ledger.Idle, r.Ledger.Upload, r.Ledger.Device = start.Sub(x.idleAt).Nanoseconds(), ready.Sub(start).Nanoseconds(), done.Sub(ready).Nanoseconds()
 	x.idleAt = done
+	r.BeganNs, r.DoneNs = l.began.UnixNano(), done.UnixNano()
 	return r
 }
 

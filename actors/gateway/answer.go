@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/troupe-engine/troupe/internal/guide"
 	"github.com/troupe-engine/troupe/schemas"
@@ -19,6 +20,8 @@ type answer struct {
 	prompts []prompt
 	choices []choice // n of each prompt, in the prompts' order
 	open    int      // choices that go on
+
+	extra *schemas.Extra // what only this engine offers; nil until the end, and if it was not asked for
 
 	grammar *guide.Grammar // of the job's guide, once it is asked whether a text is complete
 }
@@ -69,6 +72,8 @@ type row struct {
 	logprobs  []logprob      // of new tokens
 	prompt    []logprob      // of the prompt's tokens but the first; once, with a row of the prompt's first choice
 	embedding schemas.F32
+	came      time.Time          // to the gateway
+	ledger    *schemas.SeqLedger // of the last token; nil if nobody asks
 }
 
 func newAnswer(id string, created int64, j *job) *answer {

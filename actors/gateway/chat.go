@@ -140,11 +140,15 @@ func (s *chatShape) finish(f schemas.FinishReason, calls bool) string {
 }
 
 func (s *chatShape) closing() []event {
-	if !s.job.usage {
+	if !s.job.usage && s.extra == nil {
 		return nil
 	}
-	return []event{&schemas.ChatChunk{ID: s.id, Object: "chat.completion.chunk", Created: s.created, Model: s.job.model,
-		Choices: []schemas.ChunkChoice{}, Usage: &schemas.StreamUsage{Usage: s.counts()}}}
+	last := &schemas.ChatChunk{ID: s.id, Object: "chat.completion.chunk", Created: s.created, Model: s.job.model,
+		Choices: []schemas.ChunkChoice{}, Troupe: s.extra}
+	if s.job.usage {
+		last.Usage = &schemas.StreamUsage{Usage: s.counts()}
+	}
+	return []event{last}
 }
 
 func (s *chatShape) failed(err *schemas.Error) []event {
@@ -164,7 +168,7 @@ func (s *chatShape) whole() any {
 		choices[i] = schemas.ChatChoice{Index: i, FinishReason: s.finish(c.finish, len(calls) > 0), Logprobs: s.chatLogprobs(c.logprobs), Message: message}
 	}
 	return &schemas.ChatCompletion{ID: s.id, Object: "chat.completion", Created: s.created, Model: s.job.model, Choices: choices,
-		Usage: s.counts(), PromptLogprobs: s.promptLogprobs(&s.prompts[0])}
+		Usage: s.counts(), Troupe: s.extra, PromptLogprobs: s.promptLogprobs(&s.prompts[0])}
 }
 
 func (s *chatShape) chunk(c schemas.ChunkChoice) event {

@@ -80,10 +80,14 @@ func (s *completionShape) row(events []event, r *row) []event {
 }
 
 func (s *completionShape) closing() []event {
-	if !s.job.usage {
+	if !s.job.usage && s.extra == nil {
 		return nil
 	}
-	return []event{s.object([]schemas.CompletionChoice{}, &schemas.StreamUsage{Usage: s.counts()})}
+	var usage *schemas.StreamUsage
+	if s.job.usage {
+		usage = &schemas.StreamUsage{Usage: s.counts()}
+	}
+	return []event{s.object([]schemas.CompletionChoice{}, usage)}
 }
 
 func (s *completionShape) failed(err *schemas.Error) []event {
@@ -123,5 +127,5 @@ func (s *completionShape) choice(i int) schemas.CompletionChoice {
 }
 
 func (s *completionShape) object(choices []schemas.CompletionChoice, usage *schemas.StreamUsage) *schemas.Completion {
-	return &schemas.Completion{ID: s.id, Object: "text_completion", Created: s.created, Model: s.job.model, Choices: choices, Usage: usage}
+	return &schemas.Completion{ID: s.id, Object: "text_completion", Created: s.created, Model: s.job.model, Choices: choices, Usage: usage, Troupe: s.extra}
 }

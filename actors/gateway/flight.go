@@ -34,6 +34,7 @@ type flight struct {
 	abort    context.CancelCauseFunc // with a *schemas.Error
 	free     context.CancelFunc      // of the deadline's timer
 
+	ledger    *ledger                  // nil unless the client asks where its time goes
 	encoded   int                      // parts that may have a session at the tokenizer
 	submitted atomic.Int32             // parts that the scheduler may know
 	requests  []*schemas.SubmitRequest // what they were submitted as
@@ -85,7 +86,7 @@ func (g *Gateway) begin(parent context.Context, id schemas.RequestID, j *job) (*
 }
 
 func (g *Gateway) newFlight(parent context.Context, id schemas.RequestID, j *job) *flight {
-	now := time.Now()
+	now := j.arrived
 	f := &flight{g: g, job: j, id: id, began: now, latest: now, wake: make(chan struct{}, 1), lost: make(chan struct{}, 1),
 		answer: newAnswer(j.api.id+id.String(), now.Unix(), j)}
 	limit, setting := g.cfg.RequestTimeMax, "request_time_max"
@@ -93,6 +94,9 @@ func (g *Gateway) newFlight(parent context.Context, id schemas.RequestID, j *job
 		limit, setting = j.timeMax, "deadline_ms"
 	}
 	f.deadline = now.Add(limit)
+	if j.ledger {
+		f.ledger = &ledger{began: now}
+	}
 	late := schemas.Errorf(schemas.KindTimeout, "answer", "the request took longer than %s", limit).
 		WithHint("ask for fewer tokens, or raise %s", setting)
 	ctx, free := context.WithDeadlineCause(parent, f.deadline, late)
@@ -153,6 +157,9 @@ func (f *flight) start() *schemas.Error {
 		}
 	}
 	f.g.requests.setPrompts(f)
+	if f.ledger != nil {
+		defer func() { f.ledger.started = time.Now() }()
+	}
 	return f.submitMore()
 }
 
@@ -278,6 +285,9 @@ func (f *flight) join(r row) {
 			if w.prompt != nil {
 				r.prompt = w.prompt
 			}
+			if r.ledger == nil {
+				r.ledger, r.came = w.ledger, w.came
+			}
 			*w = r
 			return
 		}
@@ -320,6 +330,9 @@ func (f *flight) run(s sink) *schemas.Error {
 		if err != nil {
 			return f.reason(err, "answer")
 		}
+		if f.ledger != nil {
+			f.ledger.take(f.parts, f.job.n, rows, time.Now())
+		}
 		events, failed := f.answer.step(rows)
 		if err := f.send(s, events); err != nil {
 			return err
@@ -330,6 +343,9 @@ func (f *flight) run(s sink) *schemas.Error {
 		if err := f.advance(); err != nil {
 			return err
 		}
+	}
+	if f.ledger != nil {
+		f.answer.extra = f.ledger.report(time.Now())
 	}
 	return f.send(s, f.answer.closing())
 }
@@ -349,6 +365,10 @@ func (f *flight) advance() *schemas.Error {
 func (f *flight) send(s sink, events []event) *schemas.Error {
 	if len(events) == 0 {
 		return nil
+	}
+	if f.ledger != nil {
+		began := time.Now()
+		defer func() { f.ledger.sent(began, time.Now()) }()
 	}
 	if err := s.send(f.ctx, events); err != nil {
 		return f.reason(err, "send")

@@ -156,7 +156,7 @@ func (wholeHTTP) idleEvery() time.Duration            { return time.Hour }
 func (g *Gateway) serveAsk(answer ask) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var reply any
-		if g.readFields(w, r, func(f fields) (err *schemas.Error) {
+		if g.readFields(w, r, func(f fields, _ time.Time) (err *schemas.Error) {
 			reply, err = answer(r.Context(), f)
 			return err
 		}) {
@@ -167,24 +167,28 @@ func (g *Gateway) serveAsk(answer ask) http.HandlerFunc {
 
 // readJob reads and parses a body. If it reports false, it has answered.
 func (g *Gateway) readJob(w http.ResponseWriter, r *http.Request, a *api) (j *job, ok bool) {
-	ok = g.readFields(w, r, func(f fields) (err *schemas.Error) {
+	var arrived time.Time
+	ok = g.readFields(w, r, func(f fields, at time.Time) (err *schemas.Error) {
+		arrived = at
 		j, err = a.read(f, &g.cfg)
 		return err
 	})
 	if ok {
+		j.arrived = arrived
 		j.route(r.Header.Get)
 		j.trace, j.key = traceID(r.Header.Get("traceparent")), keyOf(r.Context())
 	}
 	return j, ok
 }
 
-// readFields reads a body and hands its fields to use, as one of a limited number that do so at a time. If it
-// reports false, it has answered. Only whole bodies count: slow clients must not use the number up.
-func (g *Gateway) readFields(w http.ResponseWriter, r *http.Request, use func(fields) *schemas.Error) bool {
+// readFields reads a body and hands its fields to use, with the time when all of it was there, as one of a limited number
+// that do so at a time. If it reports false, it has answered. Only whole bodies count: slow clients must not use the number up.
+func (g *Gateway) readFields(w http.ResponseWriter, r *http.Request, use func(fields, time.Time) *schemas.Error) bool {
 	body, ok := g.readBody(w, r)
 	if !ok {
 		return false
 	}
+	arrived := time.Now()
 	select {
 	case g.readers <- struct{}{}:
 		defer func() { <-g.readers }()
@@ -194,7 +198,7 @@ func (g *Gateway) readFields(w http.ResponseWriter, r *http.Request, use func(fi
 	}
 	f, err := fieldsOfJSON(body)
 	if err == nil {
-		err = use(f)
+		err = use(f, arrived)
 	}
 	if err != nil {
 		g.writeError(w, err)

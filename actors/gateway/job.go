@@ -38,11 +38,13 @@ type job struct {
 	n       int                     // choices per prompt
 	detok   schemas.DetokSpec       // without addresses
 	stream  bool
-	usage   bool   // a streamed answer ends with its usage
-	trace   string // the client's trace id, for the log
-	session string // the client's: its requests prefer one replica
-	stays   bool   // once tokens have come, it must not go on elsewhere
-	key     string // whose request it is, for the limit per API key; "" if there are no keys
+	ledger  bool      // tell where the time goes
+	arrived time.Time // the whole request
+	usage   bool      // a streamed answer ends with its usage
+	trace   string    // the client's trace id, for the log
+	session string    // the client's: its requests prefer one replica
+	stays   bool      // once tokens have come, it must not go on elsewhere
+	key     string    // whose request it is, for the limit per API key; "" if there are no keys
 
 	logprobs       bool              // report those of the answer
 	promptLogprobs bool              // and of the prompt
@@ -83,6 +85,7 @@ func newJob(p *schemas.GenerationParams, cfg *Config) (*job, *schemas.Error) {
 	for _, id := range p.StopTokenIDs {
 		j.stopTokens = append(j.stopTokens, int32(id))
 	}
+	j.ledger = p.Troupe != nil && p.Troupe.Ledger
 	j.usage = p.StreamOptions != nil && p.StreamOptions.IncludeUsage
 	j.detok = schemas.DetokSpec{Choices: int32(j.n), Stop: p.Stop, KeepStop: p.IncludeStop,
 		KeepSpecial: p.SkipSpecialTokens != nil && !*p.SkipSpecialTokens}
@@ -174,7 +177,7 @@ func (j *job) submission(p *part, tokens schemas.I32, engine *schemas.EngineInfo
 // template is what the submissions of all prompts have in common.
 func (j *job) template() *schemas.SubmitRequest {
 	r := &schemas.SubmitRequest{Choices: int32(j.n), MaxTokens: j.maxTokens, MinTokens: j.minTokens,
-		Sampling: j.sampling, Priority: j.priority, User: j.user, Embed: j.embed != nil}
+		Sampling: j.sampling, Priority: j.priority, User: j.user, Embed: j.embed != nil, Ledger: j.ledger}
 	if r.User == "" {
 		r.User = j.key
 	}

@@ -151,6 +151,7 @@ type engineCollector struct {
 	scheduler *bus.Ref[schemas.InfoRequest, schemas.SchedulerState]
 	memory    *bus.Ref[schemas.InfoRequest, schemas.MemoryState]
 	up        *prometheus.Desc
+	steps     *prometheus.Desc // by part
 	states    []engineMetric[schemas.SchedulerState]
 	pools     []engineMetric[schemas.MemoryState]
 }
@@ -169,7 +170,9 @@ func newEngineCollector(node *bus.Node, replica schemas.Instance) *engineCollect
 	return &engineCollector{
 		scheduler: bus.NewRef(node, schemas.SchedulerInfo, replica),
 		memory:    bus.NewRef(node, schemas.MemoryInfo, replica),
-		up:        desc("engine_up", "1 if scheduler and memory answered this scrape."),
+		steps: prometheus.NewDesc(prefixOurs+"step_seconds_total", "Where the time of steps went, by part: upload, device and idle are the device's, the rest is the host's meanwhile.",
+			[]string{"part"}, nil),
+		up: desc("engine_up", "1 if scheduler and memory answered this scrape."),
 		states: []engineMetric[S]{
 			{desc("num_requests_running", "Sequences that run."), gauge, func(s *S) float64 { return float64(s.Running) }},
 			{desc("num_requests_waiting", "Sequences that wait."), gauge, func(s *S) float64 { return float64(s.Waiting) }},
@@ -194,6 +197,7 @@ func newEngineCollector(node *bus.Node, replica schemas.Instance) *engineCollect
 // Describe sends every description.
 func (c *engineCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.up
+	ch <- c.steps
 	for _, m := range c.states {
 		ch <- m.desc
 	}
@@ -210,6 +214,9 @@ func (c *engineCollector) Collect(ch chan<- prometheus.Metric) {
 	if err == nil {
 		for _, m := range c.states {
 			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.read(state))
+		}
+		for _, p := range state.Ledger.Parts() {
+			ch <- prometheus.MustNewConstMetric(c.steps, prometheus.CounterValue, float64(p.Ns)/1e9, p.Name)
 		}
 	}
 	pool, poolErr := c.memory.Call(ctx, &schemas.InfoRequest{})

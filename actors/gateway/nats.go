@@ -175,6 +175,7 @@ func (x *exchange) begin(a *api) (*flight, *schemas.Error) {
 	if err := x.g.requests.refuse(""); err != nil { // what is wrong with it can wait: refusing must cost little
 		return nil, err
 	}
+	arrived := time.Now()
 	f, err := x.fields()
 	if err != nil {
 		return nil, err
@@ -183,6 +184,7 @@ func (x *exchange) begin(a *api) (*flight, *schemas.Error) {
 	if err != nil {
 		return nil, err
 	}
+	j.arrived = arrived
 	j.trace = traceID(x.request.Header.Get(headerTraceContext))
 	j.route(x.request.Header.Get)
 	id := x.g.newRequestID()

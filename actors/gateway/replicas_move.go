@@ -148,7 +148,7 @@ func (f *flight) submit(i int) *schemas.Error {
 	for {
 		p := f.parts[i]
 		ctx, cancel := p.replica.while(f.ctx)
-		_, err := p.replica.submit.Call(ctx, f.requests[i])
+		err := f.submitTo(ctx, p, f.requests[i])
 		cancel()
 		if err == nil {
 			return nil

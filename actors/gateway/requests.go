@@ -39,6 +39,7 @@ type part struct {
 	queued  bool        // the scheduler may have it
 	id      schemas.RequestID
 	placement
+	handover // the flight's own, for its ledger
 }
 
 func newRequests(cfg *Config) *requests {
@@ -249,7 +250,7 @@ func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time, m *metrics) (*s
 			p.follow(c, gained, b.IDs[i])
 			p.tokens[c], p.arrived[c] = b.Tokens[i], now
 		}
-		r := row{choice: p.index*len(p.tokens) + c, text: b.Text[i], tokens: p.tokens[c], cached: b.Cached[i], finish: finish}
+		r := row{choice: p.index*len(p.tokens) + c, text: b.Text[i], tokens: p.tokens[c], cached: b.Cached[i], finish: finish, came: now}
 		if finish != schemas.FinishNone {
 			p.ended[c] = true
 			q.turns.change(-1, now)
@@ -278,6 +279,9 @@ func (p *part) extras(r *row, b *schemas.DeltaBatch, i int) {
 		if int(b.Embeddings[k].Row) == i {
 			r.embedding = b.Embeddings[k].Values
 		}
+	}
+	if p.flight.ledger != nil {
+		r.ledger = schemas.LedgerOf(b.Ledgers, i)
 	}
 }
 

@@ -230,7 +230,7 @@ func (f *flight) encodePart(p *part, r *schemas.EncodeRequest) (*schemas.EncodeR
 		if t.gone != nil {
 			p.unhear = context.AfterFunc(t.gone, f.wakeLost)
 		}
-		reply, err := t.encode.Call(f.ctx, r)
+		reply, err := f.encode(t, r)
 		if err == nil || ts.own != nil || f.ctx.Err() != nil || t == avoid {
 			return reply, err
 		}

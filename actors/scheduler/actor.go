@@ -37,6 +37,8 @@ type Actor struct {
 	// Owned by the group's turn.
 	outboxes *bus.Outboxes[Emission]
 	ledger   schemas.Ledger
+	host     hostTime
+	accounts map[schemas.SeqID]*account // whose time is followed
 	again    repeatedCheckpoint
 
 	stop    chan struct{}
@@ -68,8 +70,8 @@ func New(node *bus.Node, group *bus.Group, cfg Config, log zerolog.Logger) (*Act
 		memory:  bus.NewRef(node, schemas.Reserve, cfg.Replica),
 		compute: bus.NewRef(node, schemas.Execute, cfg.Replica),
 		self:    bus.NewRef(node, schemas.CancelSeqs, cfg.Replica),
-		start:   began,
-		stop:    make(chan struct{})}
+		start:   began, accounts: map[schemas.SeqID]*account{},
+		stop: make(chan struct{})}
 	a.asking, a.stopAsking = context.WithCancel(context.Background())
 	a.outboxes = bus.NewOutboxes(outboxRowsMax, a.sender)
 	a.actor = bus.NewActor(node, "scheduler", cfg.Replica, "Decides what runs in the next step.")
@@ -115,7 +117,10 @@ func (a *Actor) Stop() {
 }
 
 // now is unix nanoseconds, monotonic within the process.
-func (a *Actor) now() int64 { return a.start.Add(time.Since(a.start)).UnixNano() }
+func (a *Actor) now() int64 { return a.unix(time.Now()) }
+
+// unix is what now was at a time of this process.
+func (a *Actor) unix(t time.Time) int64 { return a.start.Add(t.Sub(a.start)).UnixNano() }
 
 func (a *Actor) submit(ctx context.Context, req *schemas.SubmitRequest) (*schemas.SubmitReply, error) {
 	fx := a.step(ctx, Submitted{req})
@@ -169,20 +174,22 @@ func (r *repeatedCheckpoint) due(now time.Time, journalBytes int64) bool {
 func (a *Actor) step(ctx context.Context, event Event) Effects {
 	// The caller may give up; memory and compute must not see half a step because of it.
 	ctx = context.WithoutCancel(ctx)
-	began := time.Now()
-	var memory, launch time.Duration
+	began, host := time.Now(), a.host
+	if len(a.accounts) > 0 {
+		a.beginStep(event, a.now())
+	}
 	fx := a.advance(event)
+	if s, is := event.(Submitted); is && s.Request.Ledger && fx.Accepted != nil {
+		a.follow(s.Request, a.unix(began))
+	}
 	first := fx
 	emit, questions := fx.Emit, fx.later()
 	for fx.Reserve != nil || fx.Execute != nil || fx.waits() {
-		at := time.Now()
 		switch {
 		case fx.Reserve != nil:
 			event = a.reserve(ctx, fx.Reserve)
-			memory += time.Since(at)
 		case fx.Execute != nil:
 			event = a.execute(ctx, fx.Execute)
-			launch += time.Since(at)
 		default:
 			event = Ranked{Ask(ctx, a.node.Conn(), fx.Rank)}
 		}
@@ -199,10 +206,11 @@ func (a *Actor) step(ctx context.Context, event Event) Effects {
 	}
 	planned := time.Since(began)
 	a.hand(emit)
-	a.ledger.Memory += memory.Nanoseconds()
-	a.ledger.Launch += launch.Nanoseconds()
-	a.ledger.Schedule += (planned - memory - launch).Nanoseconds()
-	a.ledger.Emit += (time.Since(began) - planned).Nanoseconds()
+	l, memory, launch := &a.ledger, a.host.memory-host.memory, a.host.launch-host.launch
+	serialize, wire := a.host.serialize-host.serialize, a.host.bus-host.bus
+	l.Memory, l.Launch, l.Serialize, l.Bus = l.Memory+memory, l.Launch+launch, l.Serialize+serialize, l.Bus+wire
+	l.Schedule += planned.Nanoseconds() - memory - launch - serialize - wire
+	l.Emit += (time.Since(began) - planned).Nanoseconds()
 	return first
 }
 
@@ -213,6 +221,9 @@ func (a *Actor) advance(event Event) Effects {
 	if a.node.Journaling() {
 		a.node.Journal(schemas.JournalEntry{Actor: a.actor.Name(), Scheduler: JournalOf(now, event, &fx)})
 	}
+	if len(a.accounts) > 0 && (fx.Lost != nil || fx.Checkpoint != nil) {
+		a.forgetSteps(now)
+	}
 	if fx.Lost != nil {
 		a.log.Error().Err(fx.Lost).Msg("a step is lost; running sequences are recomputed")
 	}
@@ -221,7 +232,7 @@ func (a *Actor) advance(event Event) Effects {
 }
 
 func (a *Actor) reserve(ctx context.Context, req *schemas.ReserveRequest) Event {
-	reply, err := a.memory.Call(ctx, req)
+	reply, err := timed(ctx, a, a.memory, req, &a.host.memory)
 	if err != nil {
 		return lost(err)
 	}
@@ -229,9 +240,10 @@ func (a *Actor) reserve(ctx context.Context, req *schemas.ReserveRequest) Event 
 }
 
 func (a *Actor) execute(ctx context.Context, plan *schemas.StepPlan) Event {
-	if _, err := a.compute.Call(ctx, plan); err != nil {
+	if _, err := timed(ctx, a, a.compute, plan, &a.host.launch); err != nil {
 		return lost(err)
 	}
+	a.launchedPlan(plan)
 	return More{}
 }
 
@@ -243,6 +255,9 @@ func lost(err error) Event {
 // hand gives tokens to the outboxes of their tokenizers.
 func (a *Actor) hand(rows []Emission) {
 	for _, e := range rows {
+		if len(a.accounts) > 0 {
+			e.Ledger = a.ledgerOf(&e, a.now())
+		}
 		if !a.outboxes.Put(e.Tokenizer, e) {
 			a.log.Error().Str("tokenizer", string(e.Tokenizer)).Stringer("seq", e.Seq).Msg("a token was dropped: the tokenizer does not keep up")
 		}
@@ -283,6 +298,10 @@ func (a *Actor) batch(rows []Emission) *schemas.TokenBatch {
 		b.Finish[i], b.Cached[i] = byte(e.Finish), e.Cached
 		if e.Err != nil {
 			b.Errors = append(b.Errors, schemas.SeqError{Seq: e.Seq, Error: *e.Err})
+		}
+		if e.Ledger != nil {
+			e.Ledger.Row = int32(i)
+			b.Ledgers = append(b.Ledgers, *e.Ledger)
 		}
 		for _, l := range e.Logprobs {
 			l.Row = int32(i)

@@ -152,6 +152,7 @@ type Emission struct {
 
 	Logprobs  []schemas.TokenLogprobs // of the token, and of the prompt; their Row is set with the batch
 	Embedding *schemas.Embedding
+	Ledger    *schemas.SeqLedger // set by the shell, where the request asks for it
 }
 
 // Core is the scheduler's state. It is used by one goroutine.

@@ -19,7 +19,7 @@
 // The policies beside those of policy.go: shortest.go and deadline.go, which predict lengths (predict.go), fair.go,
 // prefix.go, and external.go, whose orders come from another process (rank.go asks, asker.go is its shell). shadow.go
 // runs a second policy beside the one in charge. journal.go and checkpoint.go let all be run again; clone.go
-// tries messages on a copy.
+// tries messages on a copy. ledger.go follows where the time of requests goes that ask for it.
 //
 // The pipeline: while step N runs, step N+1 is planned and queued on the device. A decode row of N+1
 // takes its token from the device, where N sampled it, so the host learns of it later. A sequence that

@@ -155,6 +155,10 @@ func (a *Actor) encode(_ context.Context, req *schemas.EncodeRequest) (*schemas.
 }
 
 func (a *Actor) tokens(_ context.Context, b *schemas.TokenBatch) (*schemas.Ack, error) {
+	var began time.Time
+	if len(b.Ledgers) > 0 {
+		began = time.Now()
+	}
 	a.mu.Lock()
 	fx, err := a.core.Tokens(b)
 	a.mu.Unlock()
@@ -162,6 +166,9 @@ func (a *Actor) tokens(_ context.Context, b *schemas.TokenBatch) (*schemas.Ack, 
 		return nil, err
 	}
 	for _, d := range fx.Deltas {
+		if d.Ledger != nil {
+			d.Ledger.Detokenize = time.Since(began).Nanoseconds()
+		}
 		if !a.gateways.Put(d.Gateway, d) {
 			a.log.Error().Str("gateway", string(d.Gateway)).Stringer("seq", d.Seq).Msg("text was dropped: the gateway does not keep up")
 			fx.Forgotten = append(fx.Forgotten, uint64(d.Seq))
@@ -207,6 +214,10 @@ func deltaBatch(from schemas.Instance, number uint64, rows []Delta) *schemas.Del
 		b.Finish[i], b.Cached[i] = byte(d.Finish), d.Cached
 		if d.Err != nil {
 			b.Errors = append(b.Errors, schemas.SeqError{Seq: d.Seq, Error: *d.Err})
+		}
+		if d.Ledger != nil {
+			d.Ledger.Row = int32(i)
+			b.Ledgers = append(b.Ledgers, *d.Ledger)
 		}
 		for _, l := range d.Logprobs {
 			l.Logprobs.Row = int32(i)

@@ -19,6 +19,7 @@ type Delta struct {
 
 	Logprobs  []schemas.TextLogprobs // their Row is set with the batch
 	Embedding schemas.F32
+	Ledger    *schemas.SeqLedger // of the token's way so far; nil if nobody asks
 }
 
 // Stop tells a scheduler that a sequence met a stop string: the one that the session names or, if it names none,
@@ -202,6 +203,10 @@ func (c *Core) report(d *Delta, b *schemas.TokenBatch, i int) {
 		if int(e.Row) == i {
 			d.Embedding = e.Values
 		}
+	}
+	if l := schemas.LedgerOf(b.Ledgers, i); l != nil {
+		own := *l
+		d.Ledger = &own
 	}
 }
 

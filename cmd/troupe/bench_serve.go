@@ -61,6 +61,7 @@ func (b *benchServe) addFlags(cmd *cobra.Command) {
 	f.IntVar(&b.VocabSize, "vocab-size", 0, "tokens to draw prompts from; 0 asks the engine")
 	f.Float64Var(&b.Temperature, "temperature", 0, "0 is greedy")
 	f.BoolVar(&b.IgnoreEOS, "ignore-eos", false, "generate the wanted tokens whatever the model says")
+	f.BoolVar(&b.Ledger, "ledger", false, "ask where each request's time goes, which only Troupe tells; default: if the engine is started here")
 	f.Uint64Var(&b.Seed, "seed", 0, "of prompts, lengths and arrivals")
 	f.IntVar(&b.Warmup, "num-warmups", b.Warmup, "requests before the measured ones")
 	f.StringSliceVar(&b.PercentileMetrics, "percentile-metrics", b.PercentileMetrics, "metrics to report: ttft, tpot, itl, e2el")
@@ -115,6 +116,9 @@ func (b *benchServe) prepare(cmd *cobra.Command) error {
 	var err error
 	if b.NATSOptions, err = b.address.options(); err != nil {
 		return err
+	}
+	if !cmd.Flags().Changed("ledger") {
+		b.Ledger = b.BaseURL == "" && b.NATSURL == ""
 	}
 	b.Goodput = map[string]float64{}
 	for _, g := range b.goodput {

@@ -18,6 +18,7 @@ type outcome struct {
 	input   int             // tokens, as the server counted
 	output  int
 	err     error
+	ledger  *schemas.RequestLedger // nil if it was not asked for
 
 	refusal    time.Duration // when a 429 had been read; 0 if there was none
 	retryAfter bool          // it said when to come back
@@ -48,6 +49,7 @@ func (o *outcome) event(at time.Duration, body []byte) {
 		Choices []json.RawMessage    `json:"choices"`
 		Usage   *schemas.Usage       `json:"usage"`
 		Error   *schemas.ErrorDetail `json:"error"`
+		Troupe  *schemas.Extra       `json:"troupe"`
 	}
 	if err := json.Unmarshal(body, &e); err != nil {
 		o.err = fmt.Errorf("event: %w", err)
@@ -58,6 +60,9 @@ func (o *outcome) event(at time.Duration, body []byte) {
 	}
 	if e.Usage != nil {
 		o.input, o.output = int(e.Usage.PromptTokens), int(e.Usage.CompletionTokens)
+	}
+	if e.Troupe != nil {
+		o.ledger = e.Troupe.Ledger
 	}
 	if len(e.Choices) > 0 {
 		o.chunks = append(o.chunks, at)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"time"
@@ -40,6 +41,7 @@ type ServeReport struct {
 	Errors            []string        // the first few different ones
 	CPUSeconds        float64         // of this process, if the engine runs in it
 	Ledger            *schemas.Ledger // where the time of the engine's steps went; nil if it does not say
+	Requests          *LedgerMean     // where the time of completed requests went; nil if they were not asked
 	ClientShare       *float64        // part of the process' CPU time that the load generator took; nil elsewhere
 }
 
@@ -52,6 +54,22 @@ type Latency struct {
 
 // Percentile is the value below which P percent lie.
 type Percentile struct{ P, Ms float64 }
+
+// LedgerMean is the mean of requests' ledgers.
+type LedgerMean struct {
+	Requests int                   `json:"requests"`
+	MeanUs   schemas.RequestLedger `json:"mean_us"`
+}
+
+// add takes one more ledger into the mean.
+func (m *LedgerMean) add(l *schemas.RequestLedger) {
+	m.Requests++
+	mean, one := reflect.ValueOf(&m.MeanUs).Elem(), reflect.ValueOf(l).Elem()
+	for i := range mean.NumField() {
+		f := mean.Field(i)
+		f.SetFloat(f.Float() + (one.Field(i).Float()-f.Float())/float64(m.Requests))
+	}
+}
 
 const errorsKept = 5
 
@@ -90,6 +108,12 @@ func (c *ServeConfig) evaluate(outcomes []*outcome, took time.Duration) *ServeRe
 		r.Completed++
 		r.InputTokens += o.input
 		r.OutputTokens += o.output
+		if o.ledger != nil {
+			if r.Requests == nil {
+				r.Requests = &LedgerMean{}
+			}
+			r.Requests.add(o.ledger)
+		}
 		own := o.latencies()
 		for m, v := range own {
 			values[m] = append(values[m], v)
@@ -188,7 +212,7 @@ func (r *ServeReport) MarshalJSON() ([]byte, error) {
 			m[fmt.Sprintf("p%s_%s_ms", percentWord(p.P), l.Metric)] = p.Ms
 		}
 	}
-	m["troupe"] = map[string]any{"machine": r.Machine, "client_cpu_share": r.ClientShare, "cpu_seconds": r.CPUSeconds, "ledger": r.Ledger, "errors": r.Errors}
+	m["troupe"] = map[string]any{"machine": r.Machine, "client_cpu_share": r.ClientShare, "cpu_seconds": r.CPUSeconds, "ledger": r.Ledger, "request_ledger": r.Requests, "errors": r.Errors}
 	return json.Marshal(m)
 }
 

@@ -36,6 +36,7 @@ type ServeConfig struct {
 	VocabSize        int // for engines that do not say
 	Temperature      float64
 	IgnoreEOS        bool
+	Ledger           bool // ask every request where its time went; only Troupe knows
 	Seed             uint64
 	Warmup           int // requests before the measured ones
 
@@ -275,6 +276,7 @@ func (b *bench) ledger(ctx context.Context) *schemas.Ledger {
 
 func since(after, before *schemas.Ledger) *schemas.Ledger {
 	return &schemas.Ledger{Schedule: after.Schedule - before.Schedule, Memory: after.Memory - before.Memory, Launch: after.Launch - before.Launch,
+		Serialize: after.Serialize - before.Serialize, Bus: after.Bus - before.Bus,
 		Upload: after.Upload - before.Upload, Device: after.Device - before.Device, Idle: after.Idle - before.Idle,
 		Emit: after.Emit - before.Emit, Steps: after.Steps - before.Steps}
 }

@@ -133,6 +133,7 @@ func TestServe(t *testing.T) {
 	for _, transport := range []string{"http", "nats"} {
 		cfg := DefaultServeConfig()
 		cfg.Transport, cfg.NumPrompts, cfg.Warmup, cfg.MaxConcurrency, cfg.IgnoreEOS = transport, 6, 1, 3, true
+		cfg.Ledger = true
 		cfg.RandomInputLen, cfg.RandomOutputLen = 10, 8
 		r, err := RunServe(context.Background(), cfg)
 		if err != nil {
@@ -140,6 +141,9 @@ func TestServe(t *testing.T) {
 		}
 		if r.Completed != 6 || r.Failed != 0 || r.InputTokens != 60 || r.OutputTokens != 48 || r.PeakConcurrent > 3 {
 			t.Errorf("%s: %d completed, %d failed %q, %d and %d tokens, %d at once", transport, r.Completed, r.Failed, r.Errors, r.InputTokens, r.OutputTokens, r.PeakConcurrent)
+		}
+		if m := r.Requests; m == nil || m.Requests != 6 || m.MeanUs.Device <= 0 || m.MeanUs.Wall <= m.MeanUs.Device {
+			t.Errorf("%s: the requests' ledger is %+v", transport, m)
 		}
 		fits(t, r)
 	}

@@ -53,10 +53,23 @@ func (r *ServeReport) WriteText(w io.Writer) error {
 		t.add("per step", r.Ledger)
 		t.flush()
 	}
+	if r.Requests != nil {
+		r.Requests.write(p)
+	}
 	for _, e := range r.Errors {
 		p.line("failed: %s", e)
 	}
 	return p.err
+}
+
+// write shows the mean request's time by part, and which share of it that is.
+func (m *LedgerMean) write(p *printer) {
+	t := tabwriter.NewWriter(p.w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(t, "per request\tµs\tshare\t\n")
+	for _, part := range append(m.MeanUs.Parts(), schemas.LedgerPart{Name: "wall", Us: m.MeanUs.Wall}) {
+		fmt.Fprintf(t, "%s\t%.0f\t%.2f%%\t\n", part.Name, part.Us, 100*part.Us/max(m.MeanUs.Wall, 1e-9))
+	}
+	flush(t, p)
 }
 
 var metricTitles = map[string]string{"ttft": "Time to First Token", "tpot": "Time per Output Token (excl. 1st token)",

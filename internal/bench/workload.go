@@ -89,9 +89,13 @@ func (c *ServeConfig) encode(r *request, s served, random *rand.Rand) error {
 	for i := range prompt {
 		prompt[i] = firstToken + random.IntN(s.vocabulary-firstToken)
 	}
+	body := map[string]any{"model": s.model, "prompt": prompt, "max_tokens": r.output, "temperature": c.Temperature,
+		"stream": true, "stream_options": map[string]bool{"include_usage": true}, "ignore_eos": c.IgnoreEOS}
+	if c.Ledger {
+		body["troupe"] = schemas.Wish{Ledger: true}
+	}
 	var err error
-	r.body, err = json.Marshal(map[string]any{"model": s.model, "prompt": prompt, "max_tokens": r.output, "temperature": c.Temperature,
-		"stream": true, "stream_options": map[string]bool{"include_usage": true}, "ignore_eos": c.IgnoreEOS})
+	r.body, err = json.Marshal(body)
 	return err
 }
 

@@ -154,6 +154,7 @@ func (r *Engine) event(e *recording.Entry) (scheduler.Event, *Divergence, error)
 		}
 		own, recorded := *result, *step.Done
 		own.Ledger, recorded.Ledger = schemas.Ledger{}, schemas.Ledger{}
+		own.BeganNs, own.DoneNs, recorded.BeganNs, recorded.DoneNs = 0, 0, 0, 0
 		if same, err := equal(&own, &recorded); err != nil || !same {
 			return nil, &Divergence{What: "result", Recorded: sampled(&recorded), Replayed: sampled(&own), Why: resultsDiffer(&recorded, &own)}, err
 		}
