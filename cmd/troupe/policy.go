@@ -80,7 +80,12 @@ func newShadowCommand(p *policyCommand) *cobra.Command {
 
 // ask sends a request to an actor in JSON and reads the reply.
 func ask[Reply any](ctx context.Context, p *policyCommand, subject string, request any) (*Reply, error) {
-	conn, err := p.nats.connect("policy")
+	return askActor[Reply](ctx, p.nats, "policy", subject, request)
+}
+
+// askActor sends a request to an actor of a running engine in JSON and reads the reply.
+func askActor[Reply any](ctx context.Context, address *engineAddress, command, subject string, request any) (*Reply, error) {
+	conn, err := address.connect(command)
 	if err != nil {
 		return nil, err
 	}
@@ -94,18 +99,18 @@ func ask[Reply any](ctx context.Context, p *policyCommand, subject string, reque
 	defer cancel()
 	answer, err := conn.RequestMsgWithContext(ctx, m)
 	if err != nil {
-		return nil, schemas.Errorf(schemas.KindUnavailable, "policy", "%s: %v", subject, err).WithHint("is an engine running there? `troupe nodes` lists what is")
+		return nil, schemas.Errorf(schemas.KindUnavailable, command, "%s: %v", subject, err).WithHint("is an engine running there? `troupe nodes` lists what is")
 	}
 	if answer.Header.Get(micro.ErrorCodeHeader) != "" {
 		e := &schemas.Error{}
 		if json.Unmarshal(answer.Data, e) == nil && e.Kind != "" {
 			return nil, e
 		}
-		return nil, schemas.Errorf(schemas.KindInternal, "policy", "%s", answer.Header.Get(micro.ErrorHeader))
+		return nil, schemas.Errorf(schemas.KindInternal, command, "%s", answer.Header.Get(micro.ErrorHeader))
 	}
 	reply := new(Reply)
 	if err := json.Unmarshal(answer.Data, reply); err != nil {
-		return nil, schemas.Errorf(schemas.KindInternal, "policy", "the reply cannot be read: %v", err).WithHint("do both run the same version?")
+		return nil, schemas.Errorf(schemas.KindInternal, command, "the reply cannot be read: %v", err).WithHint("do both run the same version?")
 	}
 	return reply, nil
 }
