@@ -28,9 +28,10 @@ const textBytesMax = 64 << 20
 // evaluation is a command line of troupe eval.
 type evaluation struct {
 	model, against, text string
-	quant, kv, device    string
+	quant, kv            string
+	device, compute      string
 	threads, tokensMax   int
-	window, stride       int
+	window, stride, step int
 }
 
 // evaluated is what it reports.
@@ -42,6 +43,8 @@ type evaluated struct {
 	Text      string `json:"text"`
 	TextBytes int    `json:"text_bytes"`
 	Device    string `json:"device"`
+	Compute   string `json:"compute"`
+	Step      int    `json:"tokens_per_step"`
 	*eval.Report
 	Seconds float64 `json:"seconds"`
 }
@@ -60,12 +63,14 @@ func newEvalCommand() *cobra.Command {
 	f.StringVar(&e.model, "model", defaultmodel.Name, "a model's name, directory or GGUF file")
 	f.StringVar(&e.text, "text", "", "the `FILE` to read, UTF-8")
 	f.StringVar(&e.against, "against", "", "the `MODEL` to compare with; with --quant alone, it is the same one as it is stored")
-	f.StringVar(&e.quant, "quant", "off", "quantize the model's weights while they load: off, q8 or q4")
-	f.StringVar(&e.kv, "kv-dtype", "f32", "type of the model's keys and values: f32 or bf16; the reference's are of the device's type")
+	f.StringVar(&e.quant, "quant", "off", "quantize the model's weights while they load: off, q8, q4, or fp8 (on CUDA with --compute bf16)")
+	f.StringVar(&e.kv, "kv-dtype", "auto", "type of the model's keys and values: f32, bf16 or, as the reference's, auto: the device's")
 	f.StringVar(&e.device, "device", "auto", "auto, cpu or cuda")
+	f.StringVar(&e.compute, "compute", "f32", "f32 or bf16: what activations are rounded to, the reference's too")
 	f.IntVar(&e.threads, "threads", 0, "CPU threads that compute; 0 is all")
 	f.IntVar(&e.window, "window", 1024, "tokens that are seen together, at most the model's context")
 	f.IntVar(&e.stride, "stride", 0, "tokens between the begins of windows; 0 is half a window")
+	f.IntVar(&e.step, "step", eval.StepMax, "tokens that are computed together; a device may multiply up to 16 by other means than more")
 	f.IntVar(&e.tokensMax, "tokens", 0, "read only so many tokens of the text; 0 is all")
 	asJSON := addJSON(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -95,14 +100,18 @@ var (
 
 func (e *evaluation) check() error {
 	_, quantKnown := evalQuants[e.quant]
-	_, kvKnown := evalKVs[e.kv]
+	_, kvKnown := evalKVs[e.kv] // auto is the type 0: the device's
 	switch {
 	case e.text == "":
 		return errors.New("no text; --text FILE names it")
 	case !quantKnown:
-		return fmt.Errorf("--quant is %q; expected off, q8 or q4", e.quant)
-	case !kvKnown:
-		return fmt.Errorf("--kv-dtype is %q; expected f32 or bf16", e.kv)
+		return fmt.Errorf("--quant is %q; expected off, q8, q4 or fp8", e.quant)
+	case !kvKnown && e.kv != "auto":
+		return fmt.Errorf("--kv-dtype is %q; expected auto, f32 or bf16", e.kv)
+	case e.compute != "f32" && e.compute != "bf16":
+		return fmt.Errorf("--compute is %q; expected f32 or bf16", e.compute)
+	case e.step < 1 || e.step > eval.StepMax:
+		return fmt.Errorf("--step is %d; expected 1 to %d", e.step, eval.StepMax)
 	case !slices.Contains([]string{"auto", "cpu", "cuda"}, e.device):
 		return fmt.Errorf("--device is %q; expected auto, cpu or cuda", e.device)
 	case e.tokensMax < 0:
@@ -136,16 +145,16 @@ func (e *evaluation) run(cmd *cobra.Command, show *meter) (_ *evaluated, err err
 		} else if !slices.Equal(other, tokens) {
 			return nil, fmt.Errorf("eval: %s and %s cut the text into different tokens, so their predictions do not compare", found.Name, reference.Name)
 		}
-	case e.quant == "off" && e.kv == "f32":
+	case e.quant == "off" && e.kv == "auto":
 		reference = nil
 	}
-	dev, err := troupe.OpenDevice(troupe.Options{Device: e.device, Threads: e.threads})
+	dev, err := troupe.OpenDevice(troupe.Options{Device: e.device, Compute: e.compute, Threads: e.threads})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
-	r.Device = dev.Info().Description
-	c := eval.Config{Prefix: prefix, Window: e.window, Stride: e.stride}
+	r.Device, r.Compute, r.Step = dev.Info().Description, e.compute, e.step
+	c := eval.Config{Prefix: prefix, Window: e.window, Stride: e.stride, Step: e.step}
 	began := time.Now()
 	c.Progress = func(scored, total int) {
 		show.progress(int64(scored), int64(total), fmt.Sprintf("%d of %s", scored, count(total, "token")))

@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,17 +15,20 @@ import (
 
 // Config says what to measure.
 type Config struct {
-	Prefix   []int32 // tokens before every window, not scored
-	Window   int     // tokens of the text that are seen together
-	Stride   int     // tokens from the begin of a window to that of the next: at most Window, or one less without Prefix
+	Prefix []int32 // tokens before every window, not scored
+	Window int     // tokens of the text that are seen together
+	Stride int     // tokens from the begin of a window to that of the next: at most Window, or one less without Prefix
+	// Step is the tokens that a step computes, 1 to StepMax; 0 is StepMax. Devices multiply few tokens by other means than
+	// many, which may round otherwise.
+	Step     int
 	Progress func(scored, total int)
 }
 
 // TokensMin is the shortest text that can be measured.
 const TokensMin = 2
 
-// rowsMax bounds the tokens of a step, and with them the rows of logits that exist at once.
-const rowsMax = 64
+// StepMax bounds the tokens of a step, and with them the rows of logits that exist at once.
+const StepMax = 64
 
 // blockSize is the tokens of a KV block.
 const blockSize = 16
@@ -32,7 +36,7 @@ const blockSize = 16
 // Options returns how a model must be sized for Run with c; the caller adds what is to be varied.
 func (c *Config) Options() model.Options {
 	length := len(c.Prefix) + c.Window
-	return model.Options{SequencesMax: 1, TokensPerStepMax: rowsMax, ContextMax: length, BlockSize: blockSize, KVBlocks: (length + blockSize - 1) / blockSize}
+	return model.Options{SequencesMax: 1, TokensPerStepMax: StepMax, ContextMax: length, BlockSize: blockSize, KVBlocks: (length + blockSize - 1) / blockSize}
 }
 
 // Check says what of c makes no sense for a text of n tokens and a model of the given context.
@@ -42,6 +46,8 @@ func (c *Config) Check(n, contextMax int) error {
 		return fmt.Errorf("eval: the text has %d tokens, want %d at least", n, TokensMin)
 	case c.Window < 2 || len(c.Prefix)+c.Window > contextMax:
 		return fmt.Errorf("eval: the window is %d, want 2 to the %d tokens of the model's context", c.Window, contextMax-len(c.Prefix))
+	case c.Step < 0 || c.Step > StepMax:
+		return fmt.Errorf("eval: the step is %d tokens, want 1 to %d, or 0 for the most", c.Step, StepMax)
 	}
 	longest := c.Window
 	if len(c.Prefix) == 0 {
@@ -102,7 +108,7 @@ func Run(ctx context.Context, dev gpu.Device, m, reference *model.Model, tokens 
 	var all tally
 	for start, scored := 0, len(tokens)-total; scored < len(tokens); start += c.Stride {
 		end := min(start+c.Window, len(tokens))
-		w := window{prefix: c.Prefix, tokens: tokens[start:end], from: scored - start}
+		w := window{prefix: c.Prefix, tokens: tokens[start:end], from: scored - start, step: cmp.Or(c.Step, StepMax)}
 		err := w.score(ctx, readers, &all, func(n int) {
 			if c.Progress != nil {
 				c.Progress(len(all.nll)+n, total)
@@ -185,6 +191,7 @@ func (r *reader) read(tokens []int32, from, to, wanted int) error {
 type window struct {
 	prefix, tokens []int32
 	from           int
+	step           int // tokens
 }
 
 // score adds the window's tokens to all, telling progress how many are done.
@@ -199,11 +206,11 @@ func (w *window) score(ctx context.Context, readers []*reader, all *tally, progr
 	}
 	done, last := 0, len(tokens)-1 // nothing follows the last one, so its logits say nothing
 	found := make([]sample, len(tokens)-first)
-	for from := 0; from < last; from += rowsMax {
+	for from := 0; from < last; from += w.step {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		to := min(from+rowsMax, last)
+		to := min(from+w.step, last)
 		wanted := max(from, first-1)
 		for _, r := range readers {
 			if err := r.read(tokens, from, to, wanted); err != nil {

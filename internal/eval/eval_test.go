@@ -66,8 +66,8 @@ func naive(t *testing.T, dev *cpu.Device, m *model.Model, tokens []int32, c Conf
 		if len(before) == 0 {
 			continue
 		}
-		for from := 0; from < len(before); from += rowsMax {
-			if err := r.read(before, from, min(from+rowsMax, len(before)), len(before)-1); err != nil {
+		for from := 0; from < len(before); from += StepMax {
+			if err := r.read(before, from, min(from+StepMax, len(before)), len(before)-1); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -84,7 +84,7 @@ func naive(t *testing.T, dev *cpu.Device, m *model.Model, tokens []int32, c Conf
 func TestEveryTokenIsScoredOnce(t *testing.T) {
 	dev := device(t)
 	for _, c := range []Config{
-		{Window: 20, Stride: 10}, {Window: 20, Stride: 19}, {Window: 100, Stride: 1}, {Window: 2, Stride: 1}, {Window: 200, Stride: 30},
+		{Window: 20, Stride: 10}, {Window: 20, Stride: 10, Step: 3}, {Window: 90, Stride: 45, Step: 8}, {Window: 20, Stride: 19}, {Window: 100, Stride: 1}, {Window: 2, Stride: 1}, {Window: 200, Stride: 30},
 		{Prefix: []int32{1}, Window: 20, Stride: 20}, {Prefix: []int32{1}, Window: 90, Stride: 45},
 	} {
 		m := load(t, dev, &c, model.QuantizeOff)
