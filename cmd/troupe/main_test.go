@@ -101,7 +101,7 @@ func TestReportsAsJSON(t *testing.T) {
 }
 
 func TestDoctorFindsProblems(t *testing.T) {
-	stdout, _, code := command(t, "doctor", "--model", "/nowhere", "--http", "256.0.0.1:1", "--nats-config", "/none.conf")
+	stdout, _, code := command(t, "doctor", "--model", "/nowhere", "--api-keys", "k", "--http", "256.0.0.1:1", "--nats-config", "/none.conf")
 	if code != 1 || strings.Count(stdout, "PROBLEM") != 3 {
 		t.Errorf("exit code %d; want 1 and three problems:\n%s", code, stdout)
 	}
