@@ -1,7 +1,6 @@
 package model
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"io/fs"
@@ -16,9 +15,7 @@ import (
 
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/gpu/ref"
-	"github.com/troupe-engine/troupe/internal/gguf"
-	"github.com/troupe-engine/troupe/internal/prequant"
-	"github.com/troupe-engine/troupe/internal/safetensors"
+	"github.com/troupe-engine/troupe/internal/prequant/prequanttest"
 )
 
 var prequantizedDir = filepath.Join("..", "..", "..", "internal", "prequant", "testdata")
@@ -41,56 +38,6 @@ func (d *taker) PackMatrix(name string, dtype gpu.DType, n, k int, parts ...[]by
 	return d.Device.PackMatrix(name, gpu.F32, n, k, wide)
 }
 
-// dequantized is the model in files with the matrices that are quantized as float32 instead.
-func dequantized(t *testing.T, files fs.FS) fs.FS {
-	t.Helper()
-	spec, err := ReadSpec(files)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file, err := safetensors.OpenDir(files)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	source := prequant.Open(file, spec.Quantization)
-	var tensors []safetensors.Named
-	for _, name := range source.Names() {
-		w, err := source.Weight(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var v safetensors.View
-		if w == nil {
-			v, err = file.Tensor(name)
-		} else {
-			v = safetensors.View{DType: safetensors.F32, Shape: w.Shape}
-			v.Data, err = w.Dequantize(gguf.F32)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		tensors = append(tensors, safetensors.Named{Name: name, View: v})
-	}
-	var out bytes.Buffer
-	if err := safetensors.Write(&out, tensors); err != nil {
-		t.Fatal(err)
-	}
-	text, err := fs.ReadFile(files, "config.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := map[string]any{}
-	if err := json.Unmarshal(text, &config); err != nil {
-		t.Fatal(err)
-	}
-	delete(config, "quantization_config")
-	if text, err = json.Marshal(config); err != nil {
-		t.Fatal(err)
-	}
-	return fstest.MapFS{"config.json": {Data: text}, "model.safetensors": {Data: out.Bytes()}}
-}
-
 // TestPrequantized: a checkpoint that is quantized has the logits of its dequantized form, on a device that
 // multiplies its types and on one that does not.
 func TestPrequantized(t *testing.T) {
@@ -108,7 +55,11 @@ func TestPrequantized(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			files := os.DirFS(filepath.Join(prequantizedDir, name))
-			reference := newEngine(t, dequantized(t, files), testOptions)
+			plain, err := prequanttest.Dequantized(files)
+			if err != nil {
+				t.Fatal(err)
+			}
+			reference := newEngine(t, plain, testOptions)
 			expected := reference.logitsInChunks(&sequence{slot: 0}, prompt, len(prompt))
 
 			dev := &taker{openDevice(t), map[gpu.DType]int{}}
