@@ -28,7 +28,7 @@ func TestAnswerStories(t *testing.T) {
 		switch d.Cmd {
 		case "new":
 			j := &job{api: completionAPI, model: "m", n: 1, stream: d.HasArg("stream"), usage: d.HasArg("usage"), logprobs: d.HasArg("logprobs"),
-				echo: d.HasArg("echo"), promptLogprobs: d.HasArg("prompt-logprobs"), discard: d.HasArg("discard")}
+				echo: d.HasArg("echo"), promptLogprobs: d.HasArg("prompt-logprobs"), logprobsTop: 20, promptTop: 20, discard: d.HasArg("discard")}
 			if d.HasArg("chat") {
 				j.api = chatAPI
 			}

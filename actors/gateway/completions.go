@@ -116,7 +116,7 @@ func (s *completionShape) choice(i int) schemas.CompletionChoice {
 	if s.job.logprobs {
 		l := newCompletionLogprobs(0)
 		if s.job.echo {
-			l.addPrompt(p)
+			l.addPrompt(p, s.job.logprobsTop)
 		}
 		if !s.job.discard {
 			l.add(from.logprobs)

@@ -47,7 +47,9 @@ type job struct {
 	key     string    // whose request it is, for the limit per API key; "" if there are no keys
 
 	logprobs       bool              // report those of the answer
-	promptLogprobs bool              // and of the prompt
+	logprobsTop    int               // and of so many likeliest tokens
+	promptLogprobs bool              // report those of the prompt
+	promptTop      int               // and of so many likeliest tokens
 	echo           bool              // begin the answer with the prompt
 	discard        bool              // the one token that is sampled is not wanted
 	tools          *toolset          // nil if the answer cannot call any
@@ -75,7 +77,10 @@ func newJob(p *schemas.GenerationParams, cfg *Config) (*job, *schemas.Error) {
 	}
 	j := &job{model: p.Model, n: 1, stream: p.Stream, sampling: sampling, seeded: p.Seed != nil,
 		minTokens: int32(p.MinTokens), ignoreEOS: p.IgnoreEOS, priority: int32(p.Priority), timeMax: time.Duration(p.Deadline) * time.Millisecond, user: p.User,
-		promptLogprobs: p.PromptLogprobs != nil, maxTokensField: "max_tokens"}
+		maxTokensField: "max_tokens"}
+	if p.PromptLogprobs != nil {
+		j.promptLogprobs, j.promptTop = true, int(*p.PromptLogprobs)
+	}
 	if p.N != nil {
 		j.n = int(*p.N)
 	}
@@ -128,7 +133,7 @@ func (j *job) guide() *schemas.Guide {
 
 // reportLogprobs asks for the log-probabilities of the answer's tokens and of the top likeliest ones.
 func (j *job) reportLogprobs(top int64) {
-	j.logprobs = true
+	j.logprobs, j.logprobsTop = true, int(top)
 	j.rules().Logprobs = 1 + int32(top)
 }
 

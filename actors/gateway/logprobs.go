@@ -125,9 +125,9 @@ func characters(text string) (n int) {
 	return n
 }
 
-// addPrompt appends an echoed prompt. A token that is not in its text, such as the one that begins every
+// addPrompt appends an echoed prompt, with at most top likeliest tokens at each place. A token that is not in its text, such as the one that begins every
 // prompt, takes no room there.
-func (c *completionLogprobs) addPrompt(p *prompt) {
+func (c *completionLogprobs) addPrompt(p *prompt, top int) {
 	at := 0 // bytes of p.text
 	place := func(token string) {
 		c.offset = characters(p.text[:at])
@@ -140,8 +140,10 @@ func (c *completionLogprobs) addPrompt(p *prompt) {
 	place(p.first)
 	c.addOne(p.first, nil, nil)
 	for i := range p.logprobs {
-		place(p.logprobs[i].text)
-		c.add(p.logprobs[i : i+1])
+		l := p.logprobs[i]
+		l.top = l.top[:min(top, len(l.top))] // another parameter may have asked for more
+		place(l.text)
+		c.add([]logprob{l})
 	}
 	c.offset = characters(p.text)
 }
@@ -154,12 +156,12 @@ func (a *answer) promptLogprobs(p *prompt) []schemas.PromptLogprobs {
 	out := make([]schemas.PromptLogprobs, 1, 1+len(p.logprobs)) // the first token has none
 	for i := range p.logprobs {
 		l := &p.logprobs[i]
-		at := make(schemas.PromptLogprobs, 1+len(l.top))
+		at := make(schemas.PromptLogprobs, 1+a.job.promptTop)
 		put := func(l *logprob, rank int32) {
 			at[strconv.Itoa(int(l.token))] = schemas.RankedLogprob{Logprob: l.value, Rank: rank, DecodedToken: schemas.TokenText(l.text)}
 		}
 		put(l, l.rank)
-		for k := range l.top {
+		for k := range l.top[:min(a.job.promptTop, len(l.top))] {
 			put(&l.top[k], int32(k+1))
 		}
 		out = append(out, at)

@@ -90,6 +90,11 @@ func TestLogprobsAreAnswered(t *testing.T) {
 	if p := c.PromptLogprobs; len(p) != 3 || p[0] != nil || p[1]["2"].Rank != 1 || p[2]["3"].Rank != 44 || p[2]["9"].Rank != 1 || p[2]["9"].DecodedToken != "nine" {
 		t.Errorf("%s", body)
 	}
+	_, body = post(t, server, "/v1/completions", `{"prompt":[1,2,3],"logprobs":1,"echo":true,"prompt_logprobs":0}`)
+	c = decode[schemas.Completion](t, body).Choices[0] // each with as many of the likeliest as it asked for
+	if p := c.PromptLogprobs; len(p) != 3 || len(p[2]) != 1 || len(c.Logprobs.TopLogprobs) != 4 || len(c.Logprobs.TopLogprobs[2]) != 2 {
+		t.Errorf("%s", body)
+	}
 	_, body = post(t, server, "/v1/chat/completions", `{`+hello+`,"logprobs":true,"top_logprobs":1}`)
 	if l := decode[schemas.ChatCompletion](t, body).Choices[0].Logprobs; len(l.Content) != 1 || l.Content[0].Bytes[0] != 'a' || l.Content[0].TopLogprobs[0].Token != "b" {
 		t.Errorf("%s", body)
