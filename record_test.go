@@ -255,6 +255,11 @@ func TestRecordContinues(t *testing.T) {
 	s := &replay.Scheduler{}
 	s.Report.Actor = "scheduler." + string(replicaInstance)
 	r := feed(t, path, s.Take)
+	for _, m := range r.Manifests() {
+		if len(m.Schedulers) != 1 || m.Schedulers[0].Compute == nil || !strings.HasPrefix(m.Schedulers[0].Compute.Weights, "sha256:") {
+			t.Errorf("the manifest does not name the weights: %+v", m.Schedulers)
+		}
+	}
 	if len(r.Manifests()) != 2 || s.Report.Runs != 2 || len(s.Report.Divergences) != 0 || len(r.Gaps()) != 0 {
 		t.Errorf("%d parts, %+v, gaps %v", len(r.Manifests()), s.Report, r.Gaps())
 	}

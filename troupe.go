@@ -140,7 +140,7 @@ func (e *Engine) openReplica(progress func(done, total int64)) error {
 		ContextMax: o.ContextMax, SequencesMax: o.SequencesMax, WaitingMax: o.WaitingMax, TokensStepMax: o.TokensStepMax,
 		BlockSize: o.BlockSize, KVBlocks: o.KVBlocks, KVBytesMax: o.KVBytesMax, PipelineDepth: o.PipelineDepth, Policy: o.Policy, StepCosts: costs, Shadow: o.Shadow, Quantize: quants[o.Quant], KV: kvTypes[o.KVDType], KVAsStored: o.KVDType == "auto", RandomSeed: uint64(o.RandomWeights),
 		PrefixCacheOff: !o.PrefixCache, Eviction: o.Eviction, Apart: e.network.remoteOnly, StepTimeMax: e.network.stepTimeMax, Progress: progress,
-		TokenBytes: e.tokenBytes()}, e.log)
+		TokenBytes: e.tokenBytes(), Weights: e.model.WeightsDigest}, e.log)
 	return err
 }
 

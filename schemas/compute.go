@@ -172,6 +172,10 @@ type ComputeState struct {
 	Queued      int32          `json:"queued"`
 	Ledger      Ledger         `json:"ledger"`
 	Kernels     []KernelInfo   `json:"kernels"`
+	// Weights is the digest of the checkpoint, "sha256:…": of its file or of the list of them as sha256sum prints it. It is
+	// computed when it is first asked for; until then WeightsPending is true.
+	Weights        string `json:"weights,omitempty"`
+	WeightsPending bool   `json:"weights_pending,omitempty"`
 }
 
 // KernelInfo is one implementation of an op on a device.

@@ -26,6 +26,8 @@ type Config struct {
 	Replica   schemas.Instance
 	ModelName string
 	Observe   Observer // nil except for verification
+	// Weights computes the digest of the checkpoint, once, when it is first asked for; nil: it is not known.
+	Weights func(context.Context) (string, error)
 	// Vocabulary is what guides are compiled against; it is asked for with the first. nil: there are no guides.
 	Vocabulary func() (*guide.Vocabulary, error)
 }
@@ -49,6 +51,7 @@ type Actor struct {
 	ledger  schemas.Ledger
 	ran     schemas.StepID
 	failed  *schemas.Error // why the last step did; nil if it did not
+	weights weightsDigest
 	stopped sync.WaitGroup
 }
 
@@ -148,6 +151,7 @@ func (a *Actor) state() *schemas.ComputeState {
 	st := &schemas.ComputeState{Model: a.cfg.ModelName, Parameters: a.exec.model.Parameters(), Device: info.Name, Description: info.Description,
 		Tensors: int64(mem.Tensors), Bytes: mem.Bytes, Epoch: a.epoch, Step: a.ran, Queued: a.queued.Load(),
 		Ledger: a.ledger, Kernels: a.list("", true)}
+	st.Weights, st.WeightsPending = a.weightsState()
 	for _, pool := range a.exec.model.KVPools() {
 		st.KV = append(st.KV, a.handle(info.Name, pool))
 	}

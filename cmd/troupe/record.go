@@ -252,7 +252,7 @@ func (c *inspectCommand) run(out io.Writer, path string) error {
 	defer r.Close()
 	telling := c.request != "" || c.step != 0 || c.actor != "" || c.after != 0 || c.before != 0
 	var first int64
-	lines := 0
+	lines, gaps := 0, 0
 	summary, err := recording.Summarize(r, func(e *recording.Entry) error {
 		if first == 0 {
 			first = e.UnixNs
@@ -261,11 +261,18 @@ func (c *inspectCommand) run(out io.Writer, path string) error {
 			return nil
 		}
 		at := time.Duration(e.UnixNs - first)
-		for _, l := range story.Tell(e) {
+		told := story.Tell(e)
+		if all := r.Gaps(); len(all) > gaps { // before this entry
+			told = append(story.Missing(e, all[gaps:]), told...)
+			gaps = len(all)
+		}
+		for _, l := range told {
 			if at < c.after || c.before != 0 && at > c.before {
 				continue
 			}
-			lines++
+			if l.Actor != "" {
+				lines++
+			}
 			if err := c.line(out, at, l); err != nil {
 				return err
 			}

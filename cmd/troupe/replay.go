@@ -138,7 +138,7 @@ func (c *replayCommand) run(cmd *cobra.Command, path string) error {
 			e := &replay.Engine{Scheduler: name}
 			e.Report.Actor = "engine of " + name
 			e.Open = func(p *schemas.SchedulerCheckpoint, manifest *recording.Manifest) (replay.Compute, error) {
-				return c.openCompute(manifest, p, &e.Report)
+				return c.openCompute(cmd.Context(), manifest, p, &e.Report)
 			}
 			closers = append(closers, e.Close)
 			report.Engines = append(report.Engines, &e.Report)
@@ -287,7 +287,7 @@ func (c *replayCommand) feed(screen io.Writer, path string, report *replayReport
 }
 
 // openCompute loads the model as the recorded engine had it.
-func (c *replayCommand) openCompute(manifest *recording.Manifest, p *schemas.SchedulerCheckpoint, report *replay.EngineReport) (replay.Compute, error) {
+func (c *replayCommand) openCompute(ctx context.Context, manifest *recording.Manifest, p *schemas.SchedulerCheckpoint, report *replay.EngineReport) (replay.Compute, error) {
 	if manifest.Redacted {
 		return nil, schemas.Errorf(schemas.KindInvalid, "replay", "the recording is redacted: there is nothing to compute tokens from").
 			WithHint("its schedulers and memories can be replayed")
@@ -298,6 +298,9 @@ func (c *replayCommand) openCompute(manifest *recording.Manifest, p *schemas.Sch
 	}
 	found, err := modelstore.Find(name)
 	if err != nil {
+		return nil, err
+	}
+	if err := sameWeights(ctx, manifest, p.Info.Replica, found); err != nil {
 		return nil, err
 	}
 	opts := troupe.DefaultOptions()
@@ -328,6 +331,24 @@ func (c *replayCommand) openCompute(manifest *recording.Manifest, p *schemas.Sch
 		}
 	}
 	return compute, nil
+}
+
+// sameWeights refuses a model that has the recorded one's name but other weights: every token would differ.
+func sameWeights(ctx context.Context, manifest *recording.Manifest, replica schemas.Instance, found *modelstore.Model) error {
+	for _, s := range manifest.Schedulers {
+		if s.Info.Replica != replica || s.Compute == nil || s.Compute.Weights == "" {
+			continue
+		}
+		digest, err := found.WeightsDigest(ctx)
+		if err != nil {
+			return err
+		}
+		if digest != s.Compute.Weights {
+			return schemas.Errorf(schemas.KindInvalid, "replay", "the recording is of weights %s; %s has %s", shorten(s.Compute.Weights, 24), shorten(found.Path, 60), shorten(digest, 24)).
+				WithHint("name the recorded model with --model")
+		}
+	}
+	return nil
 }
 
 func (r *replayReport) diverged() bool {
@@ -392,6 +413,13 @@ func printReplay(out io.Writer, r *replayReport) error {
 	return err
 }
 
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
 // printWhatIf compares two simulations of the recorded requests.
 func printWhatIf(out io.Writer, name string, w *replay.WhatIf) error {
 	a, b := w.Recorded, w.Other
@@ -399,6 +427,18 @@ func printWhatIf(out io.Writer, name string, w *replay.WhatIf) error {
 	for _, l := range wrap(fmt.Sprintf("what it would have meant for clients, simulated over the %d requests of %s whose beginning and end are recorded, with step costs learned from %d steps (fit error %.1f%%):",
 		a.Requests, name, w.Steps, 100*w.FitError), columnsMax) {
 		fmt.Fprintln(out, l)
+	}
+	notes := ""
+	if w.Changes > 0 {
+		notes += fmt.Sprintf("the recorded policy changed %s: %s, under which most steps ran, stands for all. ", times(w.Changes), w.Policy)
+	}
+	if w.Gaps > 0 {
+		notes += fmt.Sprintf("entries are missing in %s: load that came there is not simulated.", count(w.Gaps, "place"))
+	}
+	if notes != "" {
+		for _, l := range wrap(notes, columnsMax) {
+			fmt.Fprintln(out, l)
+		}
 	}
 	fmt.Fprintln(out)
 	label := func(r *simulate.Report) string { return strings.ToUpper(r.Config.Policy + ", " + r.Config.Eviction) }

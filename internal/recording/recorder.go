@@ -18,9 +18,12 @@ import (
 )
 
 const (
-	findTime     = 300 * time.Millisecond // for actors on all nodes to say that they are there
-	askTimeMax   = 5 * time.Second
-	pendingBytes = 512 << 20 // of batches that the disk has yet to take
+	findTime   = 300 * time.Millisecond // for actors on all nodes to say that they are there
+	askTimeMax = 5 * time.Second
+	// The weights' digest takes a second per gigabyte when it is computed.
+	digestTimeMax = 30 * time.Second
+	digestPause   = 20 * time.Millisecond
+	pendingBytes  = 512 << 20 // of batches that the disk has yet to take
 	// Between checkpoints that gaps make necessary; each costs the prefix cache, so the pause doubles.
 	checkpointRest    = 5 * time.Second
 	checkpointRestMax = 5 * time.Minute
@@ -247,10 +250,32 @@ func findSchedulers(ctx context.Context, conn *nats.Conn, warn func(error)) ([]S
 		if s.Memory, err = ask(ctx, conn, schemas.MemoryInfo, instance, &schemas.InfoRequest{}); err == nil {
 			s.Memory.Tables, s.Memory.MoreTables = nil, 0
 		}
-		s.Compute, _ = ask(ctx, conn, schemas.ComputeInfo, instance, &schemas.InfoRequest{}) // it may be elsewhere, or of another kind
+		s.Compute = askCompute(ctx, conn, instance, warn)
 		sources = append(sources, s)
 	}
 	return sources, nil
+}
+
+// askCompute describes what computes for a scheduler, with the weights' digest, which may take a while the first time. It is nil
+// if it is elsewhere, or of another kind.
+func askCompute(ctx context.Context, conn *nats.Conn, instance schemas.Instance, warn func(error)) *schemas.ComputeState {
+	for end := time.Now().Add(digestTimeMax); ; {
+		state, err := ask(ctx, conn, schemas.ComputeInfo, instance, &schemas.InfoRequest{})
+		switch {
+		case err != nil:
+			return nil
+		case !state.WeightsPending:
+			return state
+		case !time.Now().Before(end):
+			warn(fmt.Errorf("recording: compute.%s still reads its weights: the recording does not have their digest; one that begins later will", instance))
+			return state
+		}
+		select {
+		case <-time.After(digestPause):
+		case <-ctx.Done():
+			return state
+		}
+	}
 }
 
 // instancesOf lists the actors of a service, sorted.

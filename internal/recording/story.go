@@ -23,6 +23,7 @@ type Story struct {
 
 	plans map[schemas.StepID]*schemas.StepPlan // that have not finished
 	order []schemas.StepID
+	alive bool // Request was submitted and has not ended
 }
 
 // plansMax bounds the plans that a story keeps.
@@ -56,6 +57,15 @@ func delayText(f *schemas.InjectedFault) string {
 	return fmt.Sprintf(", %.3f ms", float64(f.DelayUs)/1e3)
 }
 
+// Missing tells of gaps before an entry. The lines have no actor: nobody knows whose entries are missing.
+func (s *Story) Missing(e *Entry, gaps []Gap) []Line {
+	var lines []Line
+	for _, g := range gaps {
+		lines = append(lines, Line{UnixNs: e.UnixNs, Text: g.String() + "; what happened there is not told"})
+	}
+	return lines
+}
+
 func (s *Story) about(id schemas.RequestID) bool { return s.Request == 0 || s.Request == id }
 
 // front tells what gateways and tokenizers did.
@@ -68,6 +78,7 @@ func (s *Story) front(e *Entry, say func(string, ...any)) {
 		if a.Error != nil {
 			how = a.Error.Error()
 		}
+		s.alive = false
 		say("request %s ends: %s", a.Request, how)
 	}
 	if e.Delivery == nil {
@@ -97,6 +108,7 @@ func (s *Story) scheduler(step *schemas.SchedulerStep, say func(string, ...any))
 	case s.Step != 0: // only the plan and what comes of it
 	case step.Submit != nil && s.about(step.Submit.Request):
 		r := step.Submit
+		s.alive = step.Refused == nil
 		how := "accepted"
 		switch {
 		case step.Refused != nil:
@@ -113,10 +125,12 @@ func (s *Story) scheduler(step *schemas.SchedulerStep, say func(string, ...any))
 		}
 	case step.Lost != nil && s.Request == 0:
 		say("a step is lost: %s", step.Lost)
-	case step.Policy != "" && s.Request == 0:
+	case step.Event == schemas.EventPolicy && (s.Request == 0 || s.alive):
 		say("policy is now %s", step.Policy)
+	case step.Event == schemas.EventCosts && step.Costs != nil && (s.Request == 0 || s.alive):
+		say("policies expect steps to take what %s says", clip(step.Costs.Profile, 60))
 	case step.Checkpoint != nil && s.Request == 0:
-		say("checkpoint: epoch %d, %d sequences; a replay can start here", step.Checkpoint.Epoch, len(step.Checkpoint.Seqs))
+		say("checkpoint: epoch %d, %d sequences, policy %s; a replay can start here", step.Checkpoint.Epoch, len(step.Checkpoint.Seqs), step.Checkpoint.Info.Policy)
 	}
 	if step.Grant != nil && s.Step == 0 {
 		for _, id := range step.Grant.Preempted {

@@ -211,7 +211,7 @@ func readEverything(t testing.TB, path string, wire []byte) {
 			r.Close()
 		}
 	}
-	_, _, _, _ = recordedSteps(path, replica)
+	_, _ = recordedSteps(path, replica)
 }
 
 // TestMutatedRecordings: whatever the entries of a recording say, their readers end with an error or a report.
