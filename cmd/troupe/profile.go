@@ -30,7 +30,7 @@ type profileCommand struct {
 
 func newProfileCommand() *cobra.Command {
 	p := &profileCommand{}
-	cmd := &cobra.Command{Use: "profile [flags]", Short: "Measure what steps cost on a device, for simulate and for scheduling.", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "profile [flags]", Short: "Measure what steps cost, for simulate and for schedulers.", Args: cobra.NoArgs,
 		Long: "Profile starts an engine, sends loads of many shapes through it, and fits a model\n" +
 			"of step costs to what it saw: tokens, rows, rows that sample, and positions\n" +
 			"attended to. With --live it watches the steps of a running engine instead.\n" +
