@@ -11,6 +11,9 @@ import (
 // stateRetryEvery is how often a node looks for decisions where none can be had: nobody may ever make any.
 const stateRetryEvery = 5 * time.Second
 
+// placementWaitMax is how long a node that has just joined may not know yet that another one keeps decisions.
+const placementWaitMax = time.Second
+
 // followDecisions does what operators decide for all nodes, until the node closes. While the servers that keep the
 // decisions cannot be reached, the last ones hold.
 func (e *Engine) followDecisions() {
@@ -52,7 +55,14 @@ func (e *Engine) placedModel(ctx context.Context) string {
 	if e.opts.Attach == "" || e.opts.Node == "" {
 		return ""
 	}
-	state, err := cluster.OpenState(ctx, e.node.Conn(), false)
+	var state *cluster.State
+	var err error
+	for end := time.Now().Add(placementWaitMax); ; time.Sleep(placementWaitMax / 20) {
+		state, err = cluster.OpenState(ctx, e.node.Conn(), false)
+		if err == nil || schemas.AsError(err, "place").Kind != schemas.KindUnsupported || time.Now().After(end) {
+			break
+		}
+	}
 	if err == nil {
 		var model string
 		if model, err = state.Get(ctx, cluster.PlacementPrefix+e.opts.Node); err == nil {

@@ -47,11 +47,11 @@ func measure[Req, Resp any](ctx context.Context, l *ledger, ref *bus.Ref[Req, Re
 }
 
 // encode asks a tokenizer.
-func (f *flight) encode(t *tokenizer, r *schemas.EncodeRequest) (*schemas.EncodeReply, error) {
+func (f *flight) encode(ctx context.Context, t *tokenizer, r *schemas.EncodeRequest) (*schemas.EncodeReply, error) {
 	if f.ledger == nil {
-		return t.encode.Call(f.ctx, r)
+		return t.encode.Call(ctx, r)
 	}
-	return measure(f.ctx, f.ledger, t.encode, r, &f.ledger.tokenize)
+	return measure(ctx, f.ledger, t.encode, r, &f.ledger.tokenize)
 }
 
 // submitTo hands a part to its replica's scheduler.

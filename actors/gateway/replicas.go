@@ -78,11 +78,16 @@ func (r *replica) lost() error {
 
 // while is ctx until the replica is given up: nobody waits for the answer of one that is dead.
 func (r *replica) while(ctx context.Context) (context.Context, context.CancelFunc) {
-	if r.gone == nil {
+	return until(ctx, r.gone)
+}
+
+// until is ctx, or its end, as soon as gone ends; gone may be nil.
+func until(ctx, gone context.Context) (context.Context, context.CancelFunc) {
+	if gone == nil {
 		return ctx, func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(r.gone, cancel)
+	stop := context.AfterFunc(gone, cancel)
 	return ctx, func() { stop(); cancel() }
 }
 

@@ -41,8 +41,16 @@ func (t *tokenizer) lost() error {
 	return context.Cause(t.gone)
 }
 
+// while is ctx until the tokenizer is given up: nobody waits for the answer of one that is dead.
+func (t *tokenizer) while(ctx context.Context) (context.Context, context.CancelFunc) {
+	return until(ctx, t.gone)
+}
+
 // tokenizerSilenceMax is how long one of a pool may miss its reports, of which nodes send one a second.
 const tokenizerSilenceMax = 3500 * time.Millisecond
+
+// encodeTriesMax is how many tokenizers of a pool are asked to encode a prompt.
+const encodeTriesMax = 3
 
 // tokenizersMax bounds the pool.
 const tokenizersMax = 1024
@@ -221,7 +229,7 @@ func (ts *tokenizers) open(f *flight, parts int) map[*tokenizer]schemas.U64 {
 func (f *flight) encodePart(p *part, r *schemas.EncodeRequest) (*schemas.EncodeReply, error) {
 	ts := f.g.tokenizers
 	var avoid *tokenizer
-	for {
+	for tries := 1; ; tries++ {
 		t, none := ts.pick(avoid)
 		if none != nil {
 			return nil, none
@@ -230,11 +238,13 @@ func (f *flight) encodePart(p *part, r *schemas.EncodeRequest) (*schemas.EncodeR
 		if t.gone != nil {
 			p.unhear = context.AfterFunc(t.gone, f.wakeLost)
 		}
-		reply, err := f.encode(t, r)
-		if err == nil || ts.own != nil || f.ctx.Err() != nil || t == avoid {
+		ctx, cancel := t.while(f.ctx)
+		reply, err := f.encode(ctx, t, r)
+		cancel()
+		if err == nil || ts.own != nil || f.ctx.Err() != nil || t == avoid || tries == encodeTriesMax {
 			return reply, err
 		}
-		if k := schemas.AsError(err, "encode").Kind; k != schemas.KindUnavailable && k != schemas.KindTimeout {
+		if k := schemas.AsError(err, "encode").Kind; t.lost() == nil && k != schemas.KindUnavailable && k != schemas.KindTimeout {
 			return nil, err
 		}
 		avoid = t
