@@ -70,7 +70,7 @@ func newEvalCommand() *cobra.Command {
 	f.IntVar(&e.threads, "threads", 0, "CPU threads that compute; 0 is all")
 	f.IntVar(&e.window, "window", 1024, "tokens that are seen together, at most the model's context")
 	f.IntVar(&e.stride, "stride", 0, "tokens between the begins of windows; 0 is half a window")
-	f.IntVar(&e.step, "step", eval.StepMax, "tokens that are computed together; a device may multiply up to 16 by other means than more")
+	f.IntVar(&e.step, "step", eval.StepMax, "tokens that are computed together; a device may multiply few by other means than many")
 	f.IntVar(&e.tokensMax, "tokens", 0, "read only so many tokens of the text; 0 is all")
 	asJSON := addJSON(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -164,6 +164,10 @@ func (e *evaluation) run(cmd *cobra.Command, show *meter) (_ *evaluated, err err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
+	show.clear()
+	for _, w := range m.Widened() {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s stored as %s became %v: %s instead of %s\n", count(w.Matrices, "weight"), w.Why, w.As, size(w.Bytes), size(w.StoredBytes))
+	}
 	var against *model.Model
 	if reference != nil {
 		r.Against = reference.Name

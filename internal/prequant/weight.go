@@ -204,20 +204,37 @@ func (w *Weight) Dequantize(to gguf.Type) ([]byte, error) {
 	out := make([]byte, n*size)
 	return out, w.each(func(row int, codes []byte) error {
 		values := make([]float32, k)
-		for c, q := range codes {
-			g := w.group(c)
-			if w.floats {
-				values[c] = w.scales.at(row, g) * e4m3Values[q]
-			} else {
-				values[c] = w.scales.at(row, g) * float32(int(q)-int(w.zeros.at(row, g)))
+		for c := 0; c < k; {
+			g, end := w.group(c), c+1
+			if w.order == nil {
+				end = min((g+1)*w.scales.columns, k)
 			}
-			if v := values[c]; v-v != 0 {
-				return fmt.Errorf("column %d is %v, the scale %v times the code", c, v, w.scales.at(row, g))
+			w.widen(values[c:end], codes[c:end], row, g)
+			c = end
+		}
+		for c, v := range values {
+			if v-v != 0 {
+				return fmt.Errorf("column %d is %v, the scale %v times the code", c, v, w.scales.at(row, w.group(c)))
 			}
 		}
 		_, err := gguf.Quantize(to, out[row*size:row*size:(row+1)*size], values)
 		return err
 	})
+}
+
+// widen sets out to what codes of one group of a row stand for.
+func (w *Weight) widen(out []float32, codes []byte, row, group int) {
+	scale := w.scales.at(row, group)
+	if w.floats {
+		for i, q := range codes {
+			out[i] = scale * e4m3Values[q]
+		}
+		return
+	}
+	zero := int(w.zeros.at(row, group))
+	for i, q := range codes {
+		out[i] = scale * float32(int(q)-zero)
+	}
 }
 
 // each calls do with the codes of every row, which it checks to be numbers.
