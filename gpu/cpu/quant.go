@@ -23,6 +23,8 @@ type quantTier struct {
 	// quantizeFine is quantize with steps of largest / fineMax. A code is fineBase*codes[i] + low[i], where low[i] is
 	// -fineBase/2 to fineBase/2-1.
 	quantizeFine func(codes, low []byte, largest []float32, sums []int32, x []float32)
+	// interleave4 is that of a tier, and fast for the few elements that are a block's codes.
+	interleave4 func(dst []float32, width int, a, b, c, d []float32)
 }
 
 // Fine codes. Both parts are signed bytes whose products with weights' bytes add up in 16 bits.
@@ -72,8 +74,13 @@ type quantRun struct {
 	at            int // tokens of the tiles before
 }
 
-// quantSpace is a worker's scratch to quantize one token.
-type quantSpace struct {
+// quantSpace is a worker's scratch to quantize tokens, so many at a time.
+type quantSpace [packTokens]quantRow
+
+const packTokens = 4
+
+// quantRow is one quantized token.
+type quantRow struct {
 	codes   []byte // int8; fine ones and their low parts
 	largest []float32
 	sums    []int32
@@ -203,72 +210,97 @@ type quantPackTask struct {
 
 func (p *quantPackTask) run(worker, from, to int) {
 	s := &p.workers[worker].quant
-	if len(s.codes) < 2*p.k {
-		s.codes, s.largest, s.sums = make([]byte, 2*p.k), make([]float32, p.k/quantLen), make([]int32, p.k/(quantLen/2))
-	}
 	for _, r := range p.tiles[from:to] {
 		width, each := r.tile.tokens, p.k/quantLen*p.f.activationBytes()
 		dst := p.dst[r.at*each:][:width*each]
 		if r.tokens < width {
 			clear(dst) // padding
 		}
-		for t := range r.tokens {
-			x := p.x[(r.start+t)*p.k:][:p.k]
-			if p.f.fine {
-				p.tier.quantizeFine(s.codes[:p.k], s.codes[p.k:][:p.k], s.largest, s.sums, x)
-			} else {
-				p.tier.quantize(s.codes[:p.k], s.largest, s.sums, x)
+		for t := 0; t < r.tokens; t += packTokens {
+			rows := s[:min(packTokens, r.tokens-t)]
+			for i := range rows {
+				p.quantize(&rows[i], p.x[(r.start+t+i)*p.k:][:p.k])
 			}
-			p.place(dst, s, t, width)
+			p.place(dst, rows, t, width)
 		}
 	}
 }
 
-// place stores a token's codes in its tile.
-func (p *quantPackTask) place(dst []byte, s *quantSpace, token, width int) {
-	// A block whose largest value is less than this rounds to zero: the quotient in quantize would
-	// overflow, and no sum can tell.
-	const tiny = 0x1p-100
-	size, most := width*p.f.activationBytes(), float32(127)
+// A block whose largest value is less than this rounds to zero: the quotient in quantize would overflow, and no sum can
+// tell.
+const tinyActivation = 0x1p-100
+
+// quantize rounds a token. Codes that mean nothing become zero.
+func (p *quantPackTask) quantize(row *quantRow, x []float32) {
+	if len(row.codes) < 2*p.k {
+		*row = quantRow{make([]byte, 2*p.k), make([]float32, p.k/quantLen), make([]int32, p.k/(quantLen/2))}
+	}
+	high, low := row.codes[:p.k], row.codes[p.k:][:p.k]
 	if p.f.fine {
-		most = fineMax
+		p.tier.quantizeFine(high, low, row.largest, row.sums, x)
+	} else {
+		p.tier.quantize(high, row.largest, row.sums, x)
+	}
+	for b, largest := range row.largest[:p.k/quantLen] {
+		if !(largest >= tinyActivation && largest <= math.MaxFloat32) {
+			clear(high[b*quantLen:][:quantLen])
+			clear(low[b*quantLen:][:quantLen])
+			row.sums[2*b], row.sums[2*b+1] = 0, 0
+		}
+	}
+}
+
+// place stores rows in their tile, the first as the given token.
+func (p *quantPackTask) place(dst []byte, rows []quantRow, token, width int) {
+	size := width * p.f.activationBytes()
+	parts := 1
+	if p.f.fine {
+		parts = 2
 	}
 	for b := range p.k / quantLen {
 		block := dst[b*size:][:size]
-		largest, low, high := s.largest[b], s.sums[2*b], s.sums[2*b+1]
-		scale := largest / most
-		switch {
-		case largest < tiny:
-			scale, low, high = 0, 0, 0
-		case !(largest <= math.MaxFloat32): // NaN or infinite: it must stay visible
-			scale, low, high = float32(math.NaN()), 0, 0
+		for part := range parts {
+			at := part*p.k + b*quantLen
+			codes := func(i int) []float32 { return cast[float32](rows[i].codes[at:][:quantLen]) }
+			to := cast[float32](block[part*width*quantLen:][:width*quantLen])[token:]
+			if len(rows) == packTokens {
+				p.tier.interleave4(to, width, codes(0), codes(1), codes(2), codes(3))
+				continue
+			}
+			for i := range rows {
+				for g, c := range codes(i) {
+					to[g*width+i] = c
+				}
+			}
 		}
-		tail := p.putCodes(block, s.codes[b*quantLen:][:quantLen], token, width, scale > 0)
-		if p.f.fine {
-			tail = p.putCodes(block[width*quantLen:], s.codes[p.k+b*quantLen:][:quantLen], token, width, scale > 0)
+		for i := range rows {
+			p.putTail(block[parts*width*quantLen+4*(token+i):], &rows[i], b, width)
 		}
-		tail = tail[4*token:]
-		binary.LittleEndian.PutUint32(tail, math.Float32bits(scale))
-		first, second := uint32(-int32(p.f.zero)*low), uint32(-int32(p.f.zero)*high)
-		switch {
-		case p.f.minimum:
-			first = math.Float32bits(scale * float32(low+high))
-		case !p.f.halves: // one sum for the whole block
-			first += second
-		}
-		binary.LittleEndian.PutUint32(tail[4*width:], first)
-		binary.LittleEndian.PutUint32(tail[8*width:], second)
 	}
 }
 
-// putCodes stores a token's codes of a block, or zeros if they mean nothing, and returns what follows those of all
-// tokens.
-func (p *quantPackTask) putCodes(block, codes []byte, token, width int, meant bool) []byte {
-	for g, c := range cast[[4]byte](codes) {
-		if !meant {
-			c = [4]byte{}
-		}
-		*(*[4]byte)(block[4*(g*width+token):]) = c
+// putTail stores what follows the codes of a token's block.
+func (p *quantPackTask) putTail(tail []byte, row *quantRow, b, width int) {
+	most := float32(127)
+	if p.f.fine {
+		most = fineMax
 	}
-	return block[width*quantLen:]
+	largest, low, high := row.largest[b], row.sums[2*b], row.sums[2*b+1]
+	scale := largest / most
+	switch {
+	case largest < tinyActivation:
+		scale = 0
+	case !(largest <= math.MaxFloat32): // NaN or infinite: it must stay visible
+		scale = float32(math.NaN())
+	}
+	binary.LittleEndian.PutUint32(tail, math.Float32bits(scale))
+	first, second := uint32(-int32(p.f.zero)*low), uint32(-int32(p.f.zero)*high)
+	switch {
+	case p.f.minimum:
+		first = math.Float32bits(scale * float32(low+high))
+	case !p.f.halves: // one sum for the whole block
+		first += second
+	}
+	binary.LittleEndian.PutUint32(tail[4*width:], first)
+	binary.LittleEndian.PutUint32(tail[8*width:], second)
 }

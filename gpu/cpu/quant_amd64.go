@@ -26,6 +26,7 @@ func quantizeFineAVX2(codes, low []byte, largest []float32, sums []int32, x []fl
 var avx2Quant = quantTier{
 	quantize:     quantizeAVX2,
 	quantizeFine: quantizeFineAVX2,
+	interleave4:  interleave4Rows,
 	tiles: map[gpu.DType][]quantTile{
 		gpu.Q8_0: {
 			{tokens: 1, panels: 1, many: quantQ8_0T1P1AVX2, one: quantQ8_0T1P1AVX2},
@@ -58,6 +59,7 @@ var avx2Quant = quantTier{
 var avx512Quant = quantTier{
 	quantize:     quantizeAVX2,
 	quantizeFine: quantizeFineAVX2,
+	interleave4:  interleave4Rows,
 	tiles: map[gpu.DType][]quantTile{
 		gpu.Q8_0: {
 			{tokens: 1, panels: 4, many: quantQ8_0T1P4AVX512, one: quantQ8_0T1P1AVX512},

@@ -15,6 +15,7 @@ var goQuant = quantTier{
 	},
 	quantize:     quantize,
 	quantizeFine: quantizeFine,
+	interleave4:  interleave4,
 }
 
 // goQuantTiles has the kernel for one token and one panel, which is the loop that all others agree with.

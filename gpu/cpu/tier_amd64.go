@@ -63,17 +63,9 @@ var avx2Tier = tier{
 		}
 		narrow(dst[whole:], src[whole:])
 	},
-	prefetch: func(x []byte) { prefetchAVX2(&x[0], len(x)) },
-	interleave4: func(dst []float32, width int, a, b, c, d []float32) {
-		whole := len(a) &^ 7
-		if whole > 0 {
-			interleave4AVX2(&dst[:(whole-1)*width+4][0], uintptr(4*width), &a[0], &b[:whole][0], &c[:whole][0], &d[:whole][0], whole)
-		}
-		if whole < len(a) {
-			interleave4(dst[whole*width:], width, a[whole:], b[whole:], c[whole:], d[whole:])
-		}
-	},
-	transpose: [kvFormats]func(dst *float32, src, ahead *byte, dim int){kvF32: transposeF32AVX2, kvBF16: transposeBF16AVX2},
+	prefetch:    func(x []byte) { prefetchAVX2(&x[0], len(x)) },
+	interleave4: interleave4Rows,
+	transpose:   [kvFormats]func(dst *float32, src, ahead *byte, dim int){kvF32: transposeF32AVX2, kvBF16: transposeBF16AVX2},
 	rows: []rowKernel{
 		{1, scoresR1AVX2, mixKernels{kvF32: mixF32R1AVX2, kvBF16: mixBF16R1AVX2}},
 		{2, scoresR2AVX2, mixKernels{kvF32: mixF32R2AVX2, kvBF16: mixBF16R2AVX2}},
@@ -132,6 +124,17 @@ var avx2Tier = tier{
 		gpu.SiLU:     func(out, gate, up []float32) { siluAVX2(&out[0], &gate[0], &up[:len(out)][0], len(out)) },
 		gpu.GELUTanh: func(out, gate, up []float32) { geluAVX2(&out[0], &gate[0], &up[:len(out)][0], len(out)) },
 	},
+}
+
+// interleave4Rows is the AVX2 tier's interleave4.
+func interleave4Rows(dst []float32, width int, a, b, c, d []float32) {
+	whole := len(a) &^ 7
+	if whole > 0 {
+		interleave4AVX2(&dst[:(whole-1)*width+4][0], uintptr(4*width), &a[0], &b[:whole][0], &c[:whole][0], &d[:whole][0], whole)
+	}
+	if whole < len(a) {
+		interleave4(dst[whole*width:], width, a[whole:], b[whole:], c[whole:], d[whole:])
+	}
 }
 
 var avx512Tier = tier{
