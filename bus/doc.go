@@ -19,6 +19,7 @@
 //	stream.go   many answers to one request: sequence numbers, end marker, credit, cancel
 //	errors.go   errors as replies and headers
 //	codec.go    msgpack and JSON; prescan.go guards the decoder against hostile payloads
+//	try.go      messages tried on copies of an actor's state, and whether it is well
 //	topic.go    announcements to whoever listens
 //	faults.go   messages lost, late, doubled, out of order or refused on demand, reproducible from a seed
 //

@@ -29,7 +29,8 @@ type faults struct {
 
 	mu     sync.Mutex
 	rules  []*faultRule
-	recent []schemas.InjectedFault // the last schemas.FaultsRecentMax, the oldest first
+	held   map[string]chan struct{} // by subject: the message that waits for the next one; its turn
+	recent []schemas.InjectedFault  // the last schemas.FaultsRecentMax, the oldest first
 }
 
 // faultRule is a rule at work. Guarded by faults.mu.
@@ -37,7 +38,6 @@ type faultRule struct {
 	schemas.FaultRule
 	pattern          []string
 	seen             map[string]uint64 // messages by subject
-	held             map[string]chan struct{}
 	messages, struck uint64
 }
 
@@ -72,11 +72,11 @@ func newFaults(plan *schemas.FaultPlan, note func(*schemas.InjectedFault)) (*fau
 	if err := own.Validate(); err != nil {
 		return nil, err
 	}
-	f := &faults{plan: own, note: note}
+	f := &faults{plan: own, note: note, held: map[string]chan struct{}{}}
 	f.life, f.end = context.WithCancel(context.Background())
 	for _, rule := range own.Rules {
 		f.rules = append(f.rules, &faultRule{FaultRule: rule, pattern: strings.Split(rule.Subject, "."),
-			seen: map[string]uint64{}, held: map[string]chan struct{}{}})
+			seen: map[string]uint64{}})
 	}
 	return f, nil
 }
@@ -84,9 +84,11 @@ func newFaults(plan *schemas.FaultPlan, note func(*schemas.InjectedFault)) (*fau
 // noteFault journals a fault as an event of the actor whose message it is.
 func (n *Node) noteFault(what *schemas.InjectedFault) {
 	if n.Journaling() {
-		service, rest, _ := strings.Cut(strings.TrimPrefix(strings.TrimSuffix(what.Subject, schemas.ReplySuffix), schemas.SubjectPrefix), ".")
-		_, instance, _ := strings.Cut(rest, ".")
-		n.Journal(schemas.JournalEntry{Actor: service + "." + instance, Fault: what})
+		actor, rest, _ := strings.Cut(strings.TrimPrefix(strings.TrimSuffix(what.Subject, schemas.ReplySuffix), schemas.SubjectPrefix), ".")
+		if _, instance, one := strings.Cut(rest, "."); one {
+			actor += "." + instance
+		}
+		n.Journal(schemas.JournalEntry{Actor: actor, Fault: what})
 	}
 }
 
@@ -252,18 +254,12 @@ func (f *faults) fate(subject string, kinds []schemas.FaultKind) (d fate) {
 
 // line puts a message that is held back in line, and finds out who waits for this one. f.mu is held.
 func (f *faults) line(d *fate, subject string) {
-	for _, r := range f.rules {
-		if r.Kind != schemas.FaultReorder {
-			continue
-		}
-		if waits := r.held[subject]; waits != nil {
-			d.next = waits
-			delete(r.held, subject)
-		}
-		if d.hold > 0 && d.turn == nil && len(r.held) < faultSubjectsMax {
-			d.turn = make(chan struct{})
-			r.held[subject] = d.turn
-		}
+	if d.next = f.held[subject]; d.next != nil {
+		delete(f.held, subject)
+	}
+	if d.hold > 0 && len(f.held) < faultSubjectsMax {
+		d.turn = make(chan struct{})
+		f.held[subject] = d.turn
 	}
 }
 

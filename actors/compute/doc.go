@@ -3,7 +3,7 @@
 //
 //	batch.go     a plan and the slots' block tables become the model's step input; pure
 //	executor.go  the one goroutine that drives the device, step after step
-//	actor.go     the shell: plans in, results out, kernels and state on request
+//	actor.go     the shell: plans in, results out, kernels and state on request; try.go tries plans without the device
 //	model/       the decoder: configuration, weights and forward pass of all architectures
 //
 // The device always has the next step at hand: a plan is acknowledged when it is queued, and its result

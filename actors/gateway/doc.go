@@ -13,7 +13,7 @@
 // package routing, and places them again when a replica is lost: a stream goes on after the tokens it has.
 //
 // http.go also serves the models, health, and metrics (metrics.go, listed in docs/metrics.md); debug.go shows
-// the other actors.
+// the other actors, try.go tries requests, and ledger.go adds up where a request's time went.
 //
 // Step 2. In: a client's request. Out: EncodeRequest, SubmitRequest; then DeltaBatches in, answers out.
 // Next: actors/tokenizer.

@@ -98,8 +98,8 @@ func (c *account) computed(r *schemas.StepResult, nowNs int64, host hostTime) {
 	began := min(max(r.BeganNs, c.atNs), nowNs)
 	done := min(max(r.DoneNs, began), nowNs)
 	c.until(began, &c.Launch, host)
-	device := min(r.Ledger.Device, done-c.atNs)
-	upload := min(r.Ledger.Upload, done-c.atNs-device)
+	device := max(0, min(r.Ledger.Device, done-c.atNs)) // a message may say anything
+	upload := max(0, min(r.Ledger.Upload, done-c.atNs-device))
 	c.Device += device
 	c.Launch += upload
 	c.atNs = done // what neither took is nobody's
