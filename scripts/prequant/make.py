@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes tiny checkpoints that are quantized in the formats that are published, and what their weights are.
 
-usage: make.py DIR     writes DIR/CASE/{config.json,model.safetensors,golden.json} for every case
+usage: make.py DIR                  writes DIR/CASE/{config.json,model.safetensors,golden.json} for every case
+       make.py DIR SOURCE CASE...   quantizes the checkpoint in SOURCE, a small one in bfloat16, instead of drawn weights
 
 It needs nothing but Python. What it writes follows the formats' own sources and shares nothing with the engine:
 AutoGPTQ's and GPTQModel's packing (qlinear, convert_gptq_v2_to_v1_format), AutoAWQ's gemm packing, compressed-tensors'
@@ -287,49 +288,80 @@ CASES = {
 }
 
 
-def make(directory, case, seed):
-    rng = random.Random(seed)
-    config, write = CASES[case]
-    tensors, golden = Tensors(), {}
+def drawn(rng, tensors, quantize):
+    """Fills tensors with a model of random weights, and returns its config."""
 
-    def drawn(n, k, spread):
+    def rows_of(n, k, spread):
         return [[rng.gauss(0, spread) for _ in range(k)] for _ in range(n)]
 
     def plain(name, shape, rows):
         tensors.add(name, "BF16", shape, [v for row in rows for v in row])
 
-    plain("model.embed_tokens.weight", [VOCAB, HIDDEN], drawn(VOCAB, HIDDEN, 1))
-    plain("lm_head.weight", [VOCAB, HIDDEN], drawn(VOCAB, HIDDEN, 0.1))
+    plain("model.embed_tokens.weight", [VOCAB, HIDDEN], rows_of(VOCAB, HIDDEN, 1))
+    plain("lm_head.weight", [VOCAB, HIDDEN], rows_of(VOCAB, HIDDEN, 0.1))
     plain("model.norm.weight", [HIDDEN], [[1.0] * HIDDEN])
     for layer in range(LAYERS):
         prefix = f"model.layers.{layer}."
         for norm in ["input_layernorm", "post_attention_layernorm"]:
             plain(prefix + norm + ".weight", [HIDDEN], [[1 + rng.gauss(0, 0.1) for _ in range(HIDDEN)]])
         for module, (n, k) in SHAPES.items():
-            w = drawn(n, k, 1 / math.sqrt(k))
-            if case.startswith("gptq") and case != "gptq-channel":
-                w[3] = [abs(v) for v in w[3]]  # a row with zeros of 0
-            values = write(tensors, prefix + module, w, rng)
-            raw = b"".join(struct.pack(f"<{k}f", *row) for row in values)
-            golden[prefix + module + ".weight"] = {"shape": [n, k], "sha256": hashlib.sha256(raw).hexdigest(), "first": values[0][:4]}
+            w = rows_of(n, k, 1 / math.sqrt(k))
+            w[3] = [abs(v) for v in w[3]]  # a row whose zeros are 0
+            quantize(prefix + module, w)
+    return {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16", "vocab_size": VOCAB, "hidden_size": HIDDEN,
+        "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD_DIM, "intermediate_size": INTERMEDIATE,
+        "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": False,
+    }  # fmt: skip
+
+
+def read(source, tensors, quantize):
+    """Fills tensors with those of the checkpoint in source, projections quantized, and returns its config."""
+    with open(os.path.join(source, "model.safetensors"), "rb") as f:
+        (length,) = struct.unpack("<Q", f.read(8))
+        header, data = json.loads(f.read(length)), f.read()
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = entry["data_offsets"]
+        if not name.endswith("_proj.weight"):
+            tensors.all[name] = (entry["dtype"], entry["shape"], data[begin:end])
+            continue
+        assert entry["dtype"] == "BF16", name
+        n, k = entry["shape"]
+        bits = struct.unpack(f"<{n * k}H", data[begin:end])
+        values = struct.unpack(f"<{n * k}f", struct.pack(f"<{n * k}I", *(b << 16 for b in bits)))
+        quantize(name.removesuffix(".weight"), [list(values[r * k : (r + 1) * k]) for r in range(n)])
+    with open(os.path.join(source, "config.json")) as f:
+        return json.load(f)
+
+
+def make(directory, case, fill):
+    rng = random.Random(case)
+    config, write = CASES[case]
+    tensors, golden = Tensors(), {}
+
+    def quantize(name, w):
+        values = write(tensors, name, w, rng)
+        raw = b"".join(struct.pack(f"<{len(row)}f", *row) for row in values)
+        golden[name + ".weight"] = {"shape": [len(w), len(w[0])], "sha256": hashlib.sha256(raw).hexdigest(), "first": values[0][:4]}
+
+    model = fill(rng, tensors, quantize)
     out = os.path.join(directory, case)
     os.makedirs(out, exist_ok=True)
     tensors.write(os.path.join(out, "model.safetensors"))
-    model = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16", "vocab_size": VOCAB, "hidden_size": HIDDEN,
-        "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD_DIM, "intermediate_size": INTERMEDIATE,
-        "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": False, "quantization_config": config,
-    }  # fmt: skip
-    for name, value in [("config.json", model), ("golden.json", golden)]:
+    for name, value in [("config.json", {**model, "quantization_config": config}), ("golden.json", golden)]:
         with open(os.path.join(out, name), "w") as f:
             json.dump(value, f, indent=1)
             f.write("\n")
 
 
 def main():
-    (directory,) = sys.argv[1:]
-    for seed, case in enumerate(CASES):
-        make(directory, case, seed)
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    directory, source, cases = sys.argv[1], sys.argv[2:3], sys.argv[3:]
+    for case in cases or CASES:
+        make(directory, case, (lambda rng, *rest: read(source[0], *rest)) if source else drawn)
 
 
 main()

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -89,6 +90,40 @@ func TestPrequantized(t *testing.T) {
 				t.Errorf("%d parameters, want %d", onCPU.m.Parameters(), reference.m.Parameters())
 			}
 		})
+	}
+}
+
+// TestPrequantizedGolden: a golden model that scripts/prequant/make.py quantizes has the logits of its dequantized form, and
+// about those of transformers.
+func TestPrequantizedGolden(t *testing.T) {
+	g := readGolden(t, sharedDir(t, "golden", "llama"))
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("SKIPPED: python3 is not here")
+	}
+	out := t.TempDir()
+	// What rounding does to the logits of this random model, of their root mean square.
+	limits := map[string]float64{"float-channel": 0.15, "fp8-block": 0.15, "gptq-v1": 0.4, "packed-symmetric": 0.4, "awq": 0.4}
+	args := append([]string{"../../../scripts/prequant/make.py", out, g.dir}, slices.Sorted(maps.Keys(limits))...)
+	if text, err := exec.CommandContext(t.Context(), python, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	for name, limit := range limits {
+		files := os.DirFS(filepath.Join(out, name))
+		plain, err := prequanttest.Dequantized(files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		logits := func(files fs.FS) [][]float32 {
+			e := newEngine(t, files, testOptions)
+			return e.logitsInChunks(&sequence{slot: 0}, g.Prompt, len(g.Prompt))
+		}
+		got := logits(files)
+		own, rounded := relativeDiff(got, logits(plain)), relativeDiff(got, g.logits)
+		t.Logf("%s: %.2g from the dequantized model, %.2g from the model before", name, own, rounded)
+		if own > 8e-3 || rounded > limit {
+			t.Errorf("%s: logits differ by %g of their size from the dequantized model's and by %g from those before, allowed 0.008 and %g", name, own, rounded, limit)
+		}
 	}
 }
 
