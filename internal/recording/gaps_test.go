@@ -81,14 +81,15 @@ func TestFollowerCountsWhatIsMissing(t *testing.T) {
 		heads []batchHead
 		lost  uint64
 	}{
-		"in order":          {[]batchHead{{number: 5, entries: 3}, {number: 8, entries: 1}}, 0},
-		"one lost":          {[]batchHead{{number: 5, entries: 3}, {number: 12, entries: 1}}, 4},
-		"started again":     {[]batchHead{{number: 5, entries: 3, started: 1}, {number: 50, entries: 1, started: 2}}, 0},
-		"in parts":          {[]batchHead{{number: 1, entries: 1}, {number: 2, parts: 2}, {number: 2, part: 1, parts: 2, entries: 4}, {number: 6, entries: 1}}, 0},
-		"first part lost":   {[]batchHead{{number: 1, entries: 1}, {number: 2, part: 1, parts: 2, entries: 4}, {number: 6, entries: 1}}, 4},
-		"middle part lost":  {[]batchHead{{number: 1, entries: 1}, {number: 2, parts: 3}, {number: 2, part: 2, parts: 3, entries: 4}, {number: 6, entries: 1}}, 4},
-		"last part lost":    {[]batchHead{{number: 1, entries: 1}, {number: 2, parts: 2}, {number: 6, entries: 1}}, 4},
-		"lost before parts": {[]batchHead{{number: 1, entries: 1}, {number: 3, parts: 2}, {number: 3, part: 1, parts: 2, entries: 4}}, 1},
+		"in order":               {[]batchHead{{number: 5, entries: 3}, {number: 8, entries: 1}}, 0},
+		"one lost":               {[]batchHead{{number: 5, entries: 3}, {number: 12, entries: 1}}, 4},
+		"started again":          {[]batchHead{{number: 5, entries: 3, started: 1}, {number: 50, entries: 1, started: 2}}, 0},
+		"in parts":               {[]batchHead{{number: 1, entries: 1}, {number: 2, parts: 2}, {number: 2, part: 1, parts: 2, entries: 4}, {number: 6, entries: 1}}, 0},
+		"first part lost":        {[]batchHead{{number: 1, entries: 1}, {number: 2, part: 1, parts: 2, entries: 4}, {number: 6, entries: 1}}, 4},
+		"middle part lost":       {[]batchHead{{number: 1, entries: 1}, {number: 2, parts: 3}, {number: 2, part: 2, parts: 3, entries: 4}, {number: 6, entries: 1}}, 4},
+		"last part lost":         {[]batchHead{{number: 1, entries: 1}, {number: 2, parts: 2}, {number: 6, entries: 1}}, 4},
+		"end and beginning lost": {[]batchHead{{number: 1, entries: 1}, {number: 2, parts: 2}, {number: 6, part: 1, parts: 2, entries: 3}, {number: 9, entries: 1}}, 7},
+		"lost before parts":      {[]batchHead{{number: 1, entries: 1}, {number: 3, parts: 2}, {number: 3, part: 1, parts: 2, entries: 4}}, 1},
 	} {
 		var f follower
 		lost := uint64(0)

@@ -38,7 +38,8 @@ func (g Gap) String() string {
 type follower struct {
 	started int64
 	number  uint64 // 0: any
-	part    int32  // that follows, of a batch in parts; 0 is the next batch's first
+	part    int32  // that follows, of the batch in parts that begins with partOf; 0 is the next batch's first
+	partOf  uint64
 }
 
 // take goes on after a batch and counts the entries that are missing before it. A batch that lacks a part is missing as a whole.
@@ -48,11 +49,11 @@ func (f *follower) take(h batchHead) (lost uint64) {
 	}
 	if h.parts > 1 {
 		switch {
-		case h.part != 0 && h.part != f.part:
+		case h.part != 0 && (h.part != f.part || h.number != f.partOf):
 			f.part = 0
 			return 0
 		case h.part+1 < h.parts:
-			f.part = h.part + 1
+			f.part, f.partOf = h.part+1, h.number
 			return 0
 		}
 	}
@@ -181,7 +182,6 @@ func (r *Reader) nextBatch() error {
 	if err != nil {
 		return r.notUnderstood(err)
 	}
-	r.batch, r.rest, r.entry = *batch, rest, 0
 	// Version 1 does not say what a filter left out.
 	unknown := r.manifests[len(r.manifests)-1].Partial && batch.Version < 2
 	first := batch.Number - min(batch.Left, batch.Number)
@@ -196,6 +196,7 @@ func (r *Reader) nextBatch() error {
 		}
 		r.gaps = append(r.gaps, Gap{batch.Node, want.number, first - 1, why})
 	}
+	r.batch, r.rest, r.entry = *batch, rest, 0
 	r.next[batch.Node] = follower{started: batch.Started, number: batch.Number + uint64(len(batch.Entries))}
 	return nil
 }
