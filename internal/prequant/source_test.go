@@ -111,7 +111,7 @@ func TestGoldens(t *testing.T) {
 					t.Errorf("%s %v begins %v, want %v that begins %v", matrix, w.Shape, floats(got)[:4], want.Shape, want.First)
 				}
 				checkTypes(t, w, floats(got))
-				module := strings.TrimSuffix(matrix[strings.LastIndex(strings.TrimSuffix(matrix, ".weight"), ".")+1:], ".weight")
+				module := strings.Split(matrix, ".")[4] // model.layers.0.mlp.MODULE.weight
 				first := slices.Concat(w.Types, []gpu.DType{0})[0]
 				if want, ok := types[module]; ok && first != want {
 					t.Errorf("%s: %v, %q; want %v", matrix, w.Types, w.Why, want)

@@ -43,7 +43,7 @@ func one[T float32 | byte](v T) grid[T] { return grid[T]{values: []T{v}, rows: 1
 func (g *grid[T]) index(row, group int) int { return row/g.rows*g.rowStride + group*g.colStride }
 func (g *grid[T]) at(row, group int) T      { return g.values[g.index(row, group)] }
 
-// The zeros that codes count from if none are stored: integers are stored with it added.
+// middle is the zero that codes count from if none is stored.
 func middle(bits int) byte { return 1 << (bits - 1) }
 
 // group is the group of a column.
