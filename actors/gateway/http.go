@@ -311,7 +311,9 @@ func (g *Gateway) writeError(w http.ResponseWriter, e *schemas.Error) {
 
 func (g *Gateway) writeErrorStatus(w http.ResponseWriter, status int, e *schemas.Error) {
 	g.metrics.refused.WithLabelValues(string(e.Kind)).Inc()
-	g.log.Debug().Int("status", status).Str("error", e.Error()).Str("request", w.Header().Get("X-Request-Id")).Msg("request refused")
+	if line := g.log.Debug(); line.Enabled() { // refusing must cost little
+		line.Int("status", status).Str("error", e.Error()).Str("request", w.Header().Get("X-Request-Id")).Msg("request refused")
+	}
 	if seconds := retryAfterSeconds(e); seconds > 0 {
 		w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
 	}

@@ -191,7 +191,7 @@ func (q *requests) queue(p *part) {
 	defer q.mu.Unlock()
 	if !p.queued {
 		p.queued = true
-		q.turns.change(len(p.tokens), time.Now())
+		q.turns.change(len(p.unfinished()), time.Now())
 	}
 }
 
@@ -253,7 +253,9 @@ func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time, m *metrics) (*s
 		r := row{choice: p.index*len(p.tokens) + c, text: b.Text[i], tokens: p.tokens[c], cached: b.Cached[i], finish: finish, came: now}
 		if finish != schemas.FinishNone {
 			p.ended[c] = true
-			q.turns.change(-1, now)
+			if p.queued {
+				q.turns.change(-1, now)
+			}
 			r.err = errorFor(b, id)
 		}
 		p.extras(&r, b, i)

@@ -36,7 +36,7 @@ func newBenchServeCommand() *cobra.Command {
 			"  troupe bench serve --base-url http://10.0.0.7:8000 --request-rate 4 \\\n" +
 			"    --goodput ttft:200,tpot:50 --save-result --result-filename run.json"}
 	b := &benchServe{ServeConfig: bench.DefaultServeConfig(), out: addBenchOutput(cmd)}
-	b.engine = addSettings(cmd, "http", "nats-listen", "grace")
+	b.engine = addSettingsOf(cmd, b.Engine, "http", "nats-listen", "grace")
 	b.addFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return b.run(cmd) }
 	return cmd

@@ -30,11 +30,13 @@ func startApart(cmd *exec.Cmd) (string, error) {
 		return "", cmd.Start()
 	}
 	if err := cmd.Start(); err != nil {
+		_ = unix.SchedSetaffinity(0, &all) // as it was
 		return "", err
 	}
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
-		return "", err
+		_ = unix.SchedSetaffinity(0, &all)
+		return "", nil //nolint:nilerr // then they share
 	}
 	for _, t := range tasks { // later threads inherit from these
 		if id, err := strconv.Atoi(t.Name()); err == nil {
