@@ -77,6 +77,9 @@ func Open(o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := openWeightsDir(o.WeightsDir); err != nil {
+		return nil, err
+	}
 	d := &Device{
 		description: fmt.Sprintf("%s, %d %s, %s", processorName(), threads, plural(threads, "thread"), best.name),
 		tier:        best,

@@ -9,6 +9,8 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+
+	"github.com/troupe-engine/troupe/gpu"
 )
 
 // Packed weights can lie in files that every process maps, so that processes that run a model share one copy, and a
@@ -31,8 +33,22 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// errNoFile says that a matrix gets no file, for a reason that is no fault: it is packed into memory then.
+// errNoFile says that a matrix gets no file, as when the disk is full: it is packed into memory then.
 var errNoFile = errors.New("cpu: no file for packed weights")
+
+// openWeightsDir makes the directory for packed weights if it is not there.
+func openWeightsDir(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	if !panelsSupported {
+		return fmt.Errorf("%w: cpu: Options.WeightsDir: packed weights are shared on Linux only; leave it empty", gpu.ErrNotSupported)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("cpu: Options.WeightsDir: %w", err)
+	}
+	return nil
+}
 
 // sharedPanels returns the memory of m packed from parts, mapped from its file; the file is made if it is not there.
 func (d *Device) sharedPanels(m *matrix, parts [][]byte) (*buffer, error) {
@@ -41,9 +57,6 @@ func (d *Device) sharedPanels(m *matrix, parts [][]byte) (*buffer, error) {
 	size := m.panels() * m.panelBytes()
 	if b := openPanels(path, digest, size); b != nil {
 		return b, nil
-	}
-	if err := os.MkdirAll(d.weightsDir, 0o700); err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoFile, err)
 	}
 	file, err := os.CreateTemp(d.weightsDir, ".*.part")
 	if err != nil {
@@ -70,7 +83,11 @@ func (d *Device) sharedPanels(m *matrix, parts [][]byte) (*buffer, error) {
 		b.release()
 		return nil, fmt.Errorf("%w: %w", errNoFile, err)
 	}
-	return b, protect(raw)
+	if err := protect(raw); err != nil {
+		b.release()
+		return nil, err
+	}
+	return b, nil
 }
 
 // openPanels maps the file at path, or returns nil if there is none that is sound.

@@ -6,6 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const panelsSupported = true
+
 // mapNewFile gives an empty file its size, and blocks of the disk so that writing to the memory cannot fail for want of
 // them, and maps it.
 func mapNewFile(file *os.File, size int) ([]byte, error) {

@@ -81,18 +81,27 @@ func TestDamagedPanels(t *testing.T) {
 	}
 }
 
-// TestPanelsWithoutPlace: where no file can be, weights are packed into memory.
+// TestPanelsWithoutPlace: where there can be no directory, Open says so; where one goes away later, weights are packed
+// into memory.
 func TestPanelsWithoutPlace(t *testing.T) {
-	const n, k = 1024, 1024
-	rng := rand.New(rand.NewPCG(45, 46))
-	blocks, x := randomBlocks(rng, gpu.Q8_0, n, k), random(rng, k, 1)
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
+	dir := filepath.Join(t.TempDir(), "weights")
+	d := open(t, Options{Threads: 1, WeightsDir: dir})
+	defer d.Close()
+	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := sharedProduct(t, file, gpu.Q8_0, blocks, x, 1, n, k), sharedProduct(t, "", gpu.Q8_0, blocks, x, 1, n, k); !slices.Equal(got, want) {
-		t.Error("the product differs")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
+	if _, err := Open(Options{Threads: 1, WeightsDir: dir}); err == nil {
+		t.Error("a file in place of the directory is accepted")
+	}
+	const n, k = 1024, 1024
+	w, err := d.PackMatrix("w", gpu.Q8_0, n, k, randomBlocks(rand.New(rand.NewPCG(45, 46)), gpu.Q8_0, n, k))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Free(w)
 }
 
 // sharedProduct multiplies on a device that keeps packed weights in dir, "" for none.

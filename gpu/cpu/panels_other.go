@@ -7,7 +7,9 @@ import (
 	"os"
 )
 
-var errOnlyLinux = errors.New("packed weights are shared on Linux only")
+const panelsSupported = false
+
+var errOnlyLinux = errors.New("cpu: packed weights are shared on Linux only") // Open has refused by then
 
 func mapNewFile(*os.File, int) ([]byte, error) { return nil, errOnlyLinux }
 
