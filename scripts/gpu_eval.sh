@@ -30,7 +30,8 @@ fi
 
 tokens=${1:-12000}
 export TROUPE_CACHE=${TROUPE_CACHE:-$PWD/.cache/gpu}
-[ -x "$work/troupe" ] || { gunzip -c "$work/4/troupe.gz" >"$work/troupe" && chmod +x "$work/troupe"; }
+gunzip -c "$work/4/troupe.gz" >"$work/troupe"
+chmod +x "$work/troupe"
 if ! [ -f "$work/bf16.gguf" ]; then
   cat "$work"/1/part "$work"/2/part "$work"/3/part >"$work/stored.gguf"
   "$work/troupe" quantize "$work/stored.gguf" -o "$work/bf16.gguf" --type bf16 --requantize >/dev/null
