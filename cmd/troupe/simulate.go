@@ -35,6 +35,7 @@ type simulateCommand struct {
 	html   string
 	png    string
 	series bool
+	uneven bool
 	quiet  bool
 	live   against
 }
@@ -94,6 +95,7 @@ func (s *simulateCommand) addFlags(cmd *cobra.Command) {
 	f.StringVar(&s.html, "html", "", "write a report with plots to this file")
 	f.StringVar(&s.png, "png", "", "write the plots as one picture to this file")
 	f.BoolVar(&s.series, "series", false, "with --json, how queue, memory and hits developed")
+	f.BoolVar(&s.uneven, "recorded-pace", false, "steps take as unevenly long as when the profile was measured, from a place that --seed chooses, not the mean")
 	f.BoolVar(&s.quiet, "quiet", false, "no progress on standard error")
 	s.live.addFlags(f)
 }
@@ -160,7 +162,7 @@ func (s *simulateCommand) workload(cmd *cobra.Command) (*traces.Trace, error) {
 
 func (s *simulateCommand) configure(cmd *cobra.Command, t *traces.Trace) (cfg simulate.Config, sweeps []simulate.Sweep, err error) {
 	cfg = simulate.DefaultConfig()
-	cfg.Seed = s.seed
+	cfg.Seed, cfg.RecordedPace = s.seed, s.uneven
 	if s.profile == "" {
 		s.profile = profile.Default
 		s.say(cmd, "without --profile, steps cost what they do for "+profile.Default)
