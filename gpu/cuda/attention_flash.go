@@ -135,17 +135,22 @@ func (d *Device) flash(a *gpu.Attention, wgmma bool) error {
 	if oneEach {
 		args.few = math.MaxInt32 // also where one has two and another none
 	}
+	wide := widthFor(wgmmaWidths, dim)
+	wgmma = wgmma && wide > 0 && dim%8 == 0
 	few := oneEach || a.QueryMax > 0 && a.QueryMax <= flashFewTokens
-	many := sequences == 1 && tokens > flashFewTokens && !oneEach
+	if !wgmma && flashPrefillShared(width) > d.properties.sharedBytesBlock {
+		args.few, few = math.MaxInt32, true // slower, with the same bits
+	}
+	many := sequences == 1 && tokens > flashFewTokens && !few
 	if !many {
 		if err := d.flashDecode(a, args, width, oneEach); err != nil {
 			return err
 		}
 	}
-	switch wide := widthFor(wgmmaWidths, dim); {
+	switch {
 	case few:
 		return nil
-	case wgmma && wide > 0 && dim%8 == 0:
+	case wgmma:
 		return d.flashWGMMA(args, wide)
 	}
 	return d.flashPrefill(args, width)
@@ -192,15 +197,16 @@ func (d *Device) flashDecode(a *gpu.Attention, args flashArgs, width int, oneEac
 	return run(d, d.functions[flashName("combine", width)], grid{int(args.tokens), ceilDiv(int(args.heads), flashCombineHeads), 1}, 32*flashCombineHeads, 0, args)
 }
 
+// flashPrefillShared is the shared memory of a block of flash_prefill.
+func flashPrefillShared(width int) int {
+	tile := flashTile(width)
+	return 4*tile*(width+flashPadding)*2 + 2*tile*4 + flashPrefillRows*width*4
+}
+
 // flashPrefill serves the sequences with many tokens.
 func (d *Device) flashPrefill(args flashArgs, width int) error {
-	tile := flashTile(width)
-	shared := 4*tile*(width+flashPadding)*2 + 2*tile*4 + flashPrefillRows*width*4
-	if shared > d.properties.sharedBytesBlock {
-		return fmt.Errorf("%w: attention with heads of %d on %s: %d bytes of shared memory are not there", gpu.ErrNotSupported, args.dim, d.description, shared)
-	}
 	blocks := args.tiles(flashPrefillRows)
-	return run(d, d.functions[flashName("prefill", width)], blocks, flashThreads, shared, args)
+	return run(d, d.functions[flashName("prefill", width)], blocks, flashThreads, flashPrefillShared(width), args)
 }
 
 // flashWGMMA does the same with the products of warp groups.

@@ -48,7 +48,7 @@ const (
 	// Smaller weights are not worth measuring: loading a candidate's code takes longer than it could save.
 	gemmMeasuredMin = 1 << 20
 	// Up to so many tokens the skinny kernels are used: they read the activations from the caches again for every
-	// 16 rows of the weights, which takes longer than the weights from 16 tokens on.
+	// 16 rows of the weights, which takes longer than reading the weights from 9 to 16 tokens on.
 	skinnyTokensMax = 8
 )
 
@@ -227,6 +227,9 @@ func (g *gemm) fits(p *gemmPlan, a *algorithm) bool {
 // fastest times the candidates on the product at hand, into work space.
 func (d *Device) fastest(shape gemmShape, p *gemmPlan, candidates []heuristicResult, args matMulArgs) (best algorithm, err error) {
 	out, err := d.scratch(int64(shape.out) * int64(shape.tokens) * 4)
+	if errors.Is(err, gpu.ErrOutOfMemory) {
+		return candidates[0].algorithm, nil // the product itself needs none of it
+	}
 	if err != nil {
 		return best, err
 	}

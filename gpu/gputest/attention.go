@@ -191,4 +191,28 @@ func testAttention(s *suite) {
 		s.same(what+": decode beside a decode", decode[width:], whole[(n-1)*width:])
 		s.free()
 	}
+	testManyParts(s)
+}
+
+// testManyParts: a step with more divided sequences than an implementation may have at work at once, and among them one
+// of whose tokens only the last see its last part.
+func testManyParts(s *suite) {
+	const kvHeads, dim, decodes, few, length = 8, 32, 40, 15, 600
+	lengths := []int{259}
+	spans := []span{{0, 259 - few, 259}}
+	for i := range decodes {
+		lengths = append(lengths, length+i)
+		spans = append(spans, span{i + 1, length + i - 1, length + i})
+	}
+	w := s.world(kvHeads, 1, 16, dim, lengths...)
+	width := w.heads * dim
+	all, want := s.attend(w, spans...)
+	s.near("many parts", all, want, 1, 32)
+	alone, _ := s.attend(w, spans[0])
+	s.same("many parts: a few tokens beside decodes", all[:few*width], alone)
+	for i := 1; i < len(spans); i += 13 {
+		alone, _ := s.attend(w, spans[i])
+		s.same("many parts: a decode beside others", all[(few+i-1)*width:(few+i)*width], alone)
+	}
+	s.free()
 }

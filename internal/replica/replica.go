@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -37,7 +35,7 @@ type Config struct {
 	TokensStepMax  int   // token budget of a step
 	BlockSize      int   // tokens per KV block
 	KVBlocks       int   // default: from KVBytesMax, at most what SequencesMax full contexts need
-	KVBytesMax     int64 // default: of what the weights leave free, kvShare if it is the device's own, otherwise a quarter and at most KVBytesDefault
+	KVBytesMax     int64 // default: of what weights and work space leave free, kvShare if it is the device's own, otherwise a quarter and at most KVBytesDefault
 	PipelineDepth  int
 	Policy         string
 	StepCosts      *schemas.StepCosts // what policies expect steps to take; nil: nothing
@@ -69,7 +67,8 @@ const (
 	DepthMax          = compute.QueuedMax / 2 // the device's queue also holds the steps of an epoch that was given up
 	PolicyDefault     = "fcfs"
 	KVBytesDefault    = 4 << 30
-	kvShare           = 0.9             // the rest is for activations, work space and what others allocate
+	kvShare           = 0.9             // of what is free on a device with memory of its own, but
+	kvReserveBytes    = 1 << 30         // so much stays for what steps allocate: partial results, logits of whole prompts, recordings
 	StepTimeDefault   = 5 * time.Minute // more than the longest prefill chunk of a large model on a slow CPU
 	recoveriesMax     = 3
 	recentlyDoneMax   = 8192
@@ -131,20 +130,19 @@ func (r *Replica) open(node *bus.Node, cfg Config, log zerolog.Logger) error {
 		cfg.KV = spec.Stored
 	}
 	blockBytes := spec.KVBytesPerBlock(cfg.BlockSize, cmp.Or(cfg.KV, r.dev.Info().Compute))
-	if cfg.KVBlocks == 0 {
-		if cfg.KVBlocks, err = r.kvBlocks(cfg, blockBytes); err != nil {
-			return err
-		}
-	}
 	options := model.Options{SequencesMax: cfg.SequencesMax, TokensPerStepMax: cfg.TokensStepMax,
 		ContextMax: cfg.ContextMax, BlockSize: cfg.BlockSize, KVBlocks: cfg.KVBlocks, RoPEBF16: cfg.RoPEBF16, Quantize: cfg.Quantize, KV: cfg.KV}
 	if cfg.RandomSeed != 0 {
 		options.RandomSeed = &cfg.RandomSeed
 	}
+	if cfg.KVBlocks == 0 {
+		options.SizeKV = func(free int64) (int, error) { return r.kvBlocks(cfg, blockBytes, free) }
+	}
 	r.Model, err = model.Load(r.dev, cfg.Files, options, cfg.Progress)
 	if err != nil {
 		return err
 	}
+	cfg.KVBlocks = r.Model.Options().KVBlocks
 	if unused := r.Model.UnusedTensors(); len(unused) > 0 {
 		log.Warn().Strs("tensors", unused[:min(len(unused), 8)]).Int("count", len(unused)).Msg("the checkpoint has tensors that this architecture does not use")
 	}
@@ -203,18 +201,14 @@ func (c *Config) vocabulary(spec *model.Spec) func() (*guide.Vocabulary, error) 
 	})
 }
 
-// kvBlocks sizes the pool from the device's free memory after the weights.
-func (r *Replica) kvBlocks(cfg Config, blockBytes int64) (int, error) {
+// kvBlocks sizes the pool from the device's free memory beside weights and work space.
+func (r *Replica) kvBlocks(cfg Config, blockBytes, free int64) (int, error) {
 	useful := int64(cfg.SequencesMax) * int64((cfg.ContextMax+cfg.BlockSize-1)/cfg.BlockSize)
 	budget := cfg.KVBytesMax
-	info, weights := r.dev.Info(), weightBytes(cfg.Files)
-	free := info.MemoryFree - weights
-	switch known := cfg.RandomSeed == 0; {
+	switch {
 	case budget != 0:
-	case info.OwnMemory && known:
-		budget = int64(kvShare * float64(free))
-	case info.OwnMemory:
-		budget = free / 4 // drawn weights take room, too
+	case r.dev.Info().OwnMemory:
+		budget = max(0, min(int64(kvShare*float64(free)), free-kvReserveBytes))
 	default:
 		budget = min(free/4, KVBytesDefault)
 	}
@@ -224,21 +218,6 @@ func (r *Replica) kvBlocks(cfg Config, blockBytes int64) (int, error) {
 			cfg.BlockSize, blockBytes, budget, free).WithParam("kv_bytes_max").WithHint("raise kv_bytes_max, or use a smaller model")
 	}
 	return int(n), nil
-}
-
-func weightBytes(files fs.FS) (total int64) {
-	entries, err := fs.ReadDir(files, ".")
-	if err != nil {
-		return 0
-	}
-	for _, e := range entries {
-		if ext := strings.ToLower(path.Ext(e.Name())); ext == ".safetensors" || ext == ".gguf" {
-			if info, err := e.Info(); err == nil {
-				total += info.Size()
-			}
-		}
-	}
-	return total
 }
 
 // Device is what the replica runs on.

@@ -31,6 +31,8 @@ type Options struct {
 	ContextMax       int // tokens of one sequence; 0 is the model's own limit
 	BlockSize        int // tokens per KV block
 	KVBlocks         int // blocks in the pool
+	// SizeKV, if not nil, chooses KVBlocks when weights and work space are there and so many bytes are free.
+	SizeKV func(freeBytes int64) (blocks int, err error)
 	// RoPEBF16 rounds the rotary frequencies to bfloat16, as a torch model computes that was cast as a
 	// whole by model.to(torch.bfloat16). transformers' from_pretrained keeps them in float32.
 	RoPEBF16 bool
@@ -136,6 +138,13 @@ func (o *Options) check(s *Spec, dev gpu.Info) error {
 	if o.Quantize != QuantizeOff && !slices.Contains(quantizations, o.Quantize) {
 		return fmt.Errorf("model: Options.Quantize is %q, want %q or one of %q", clip(o.Quantize), QuantizeOff, quantizations)
 	}
+	if o.SizeKV != nil {
+		return nil
+	}
+	return o.checkKVBlocks()
+}
+
+func (o *Options) checkKVBlocks() error {
 	if most := math.MaxInt32 / o.BlockSize; o.KVBlocks < 1 || o.KVBlocks > most {
 		return fmt.Errorf("model: Options.KVBlocks is %d, want 1..%d with blocks of %d tokens", o.KVBlocks, most, o.BlockSize)
 	}
@@ -174,11 +183,6 @@ func (m *Model) allocate() error {
 		}
 		return t
 	}
-	for range s.Layers {
-		m.kPools = append(m.kPools, alloc(o.KV, o.KVBlocks, s.KVHeads, o.BlockSize, s.HeadDim))
-		m.vPools = append(m.vPools, alloc(o.KV, o.KVBlocks, s.KVHeads, o.BlockSize, s.HeadDim))
-	}
-	m.kvCopy.Pools = append(append([]gpu.Tensor(nil), m.kPools...), m.vPools...)
 	m.tableColumns = (o.ContextMax + o.BlockSize - 1) / o.BlockSize
 	m.blockTables = alloc(gpu.I32, o.SequencesMax*m.tableColumns)
 	m.lastToken = alloc(gpu.I32, o.SequencesMax)
@@ -200,7 +204,35 @@ func (m *Model) allocate() error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return m.head.grow(m, min(o.SequencesMax, o.TokensPerStepMax))
+	if err := m.head.grow(m, min(o.SequencesMax, o.TokensPerStepMax)); err != nil {
+		return err
+	}
+	return m.allocatePools()
+}
+
+// allocatePools comes last: the pools may be what is left.
+func (m *Model) allocatePools() error {
+	s, o := m.spec, &m.options
+	if o.SizeKV != nil {
+		var err error
+		if o.KVBlocks, err = o.SizeKV(m.dev.Info().MemoryFree); err != nil {
+			return err
+		}
+		if err := o.checkKVBlocks(); err != nil {
+			return err
+		}
+	}
+	for _, pools := range []*[]gpu.Tensor{&m.kPools, &m.vPools} {
+		for range s.Layers {
+			t, err := m.mem.alloc(o.KV, o.KVBlocks, s.KVHeads, o.BlockSize, s.HeadDim)
+			if err != nil {
+				return err
+			}
+			*pools = append(*pools, t)
+		}
+	}
+	m.kvCopy.Pools = slices.Concat(m.kPools, m.vPools)
+	return nil
 }
 
 // Spec returns what the model is. The caller must not modify it.

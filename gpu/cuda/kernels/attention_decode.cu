@@ -363,6 +363,7 @@ KERNEL __launch_bounds__(32 * WARPS) FLASH(decode)(FlashArgs a) {
         for (int e = 0; e < 4; e++) o[n][e] = merged[e & 1].of(o[n][e], sums.o[n][e]);
       __syncthreads(); // the tiles have been used
     }
+    if (unit.keys.first > unit.keys.last) look_ahead(u + gridDim.x); // a part that its queries do not see: none was summed
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       int row = 2 * (lane_id() & 3) + r;

@@ -124,7 +124,7 @@ __device__ __forceinline__ float random_weight(u64 seed, i64 i, float scale) {
 
 template <class O>
 __device__ void random_weights(const RandomArgs& a) {
-  pdl_begin();
+  pdl_wait(); // and no early launch: products copy weights before they wait
   for (i64 i = global_thread(); i < a.n; i += (i64)gridDim.x * blockDim.x)
     store((O*)a.out + i / a.cols * a.stride + i % a.cols, random_weight(a.seed, i, a.scale));
 }
