@@ -51,7 +51,7 @@ func hearJournal(t *testing.T, n *Node) *journalBatches {
 // wait returns the numbers of n entries, once they have come.
 func (b *journalBatches) wait(t *testing.T, n int) (numbers []uint64) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		numbers = nil
 		b.mu.Lock()
 		for _, batch := range b.list {
