@@ -3,6 +3,7 @@ package troupe
 import (
 	"encoding/json"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -20,6 +21,7 @@ func TestTryChangesNothing(t *testing.T) {
 	if _, err := c.WaitQuiet(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	clock := regexp.MustCompile(`"ledger":\{[^}]*\}`) // the scheduler's grows with every tick of its clock
 	states := func() string {
 		var all strings.Builder
 		for _, actor := range []string{"gateway", "tokenizer", "scheduler", "memory", "compute"} {
@@ -27,7 +29,7 @@ func TestTryChangesNothing(t *testing.T) {
 			if status != 200 {
 				t.Fatalf("%s: %d %s", actor, status, body)
 			}
-			all.Write(body)
+			all.Write(clock.ReplaceAll(body, nil))
 		}
 		return all.String()
 	}
