@@ -477,7 +477,7 @@ func (f *flight) release() {
 		}
 		err := insist(ctx, func() error {
 			if at.lost() != nil {
-				return nil
+				return nil //nolint:nilerr // it went, and its sessions with it
 			}
 			_, err := at.closeSessions.Call(ctx, &schemas.CancelRequest{Seq: seqs, Finish: schemas.FinishCancel})
 			return err

@@ -204,17 +204,6 @@ func (q *requests) setPrompts(f *flight) {
 	}
 }
 
-// unfinished lists the sequences of a flight's first parts that have not ended.
-func (q *requests) unfinished(f *flight, parts int) schemas.U64 {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	var seqs schemas.U64
-	for _, p := range f.parts[:parts] {
-		seqs = append(seqs, p.unfinished()...)
-	}
-	return seqs
-}
-
 // deliver routes a batch. It neither waits nor keeps the batch. The bus may repeat a batch, and a
 // tokenizer may have been told twice what it says: a row that does not advance its sequence is ignored.
 func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time, m *metrics) (*schemas.Ack, *schemas.Error) {

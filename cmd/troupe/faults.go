@@ -19,7 +19,7 @@ type faultsCommand struct {
 
 func newFaultsCommand() *cobra.Command {
 	c := &faultsCommand{}
-	cmd := &cobra.Command{Use: "faults", Short: "Show or switch faults of a running engine, to see what comes of them.", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "faults", Short: "Show or switch the faults of a running engine.", Args: cobra.NoArgs,
 		Long: "Show what a node does to its actors' messages: it may lose, delay, double, reorder\nor refuse them, deny KV blocks and slow the device down, from a seed. The node must\n" +
 			"have been started with --enable-faults. See docs/research.md.",
 		Example: "  troupe faults set --seed 7 'drop inf.v1.memory.> p=0.05'\n  troupe faults\n  troupe faults off"}

@@ -192,9 +192,6 @@ func (l *loader) projectionFor(purpose use, k int, bias bool, parts ...part) pro
 	return p
 }
 
-// matrix packs the parts, each [rows, k], stacked in order.
-func (l *loader) matrix(k int, parts ...part) gpu.Tensor { return l.stacked(k, multiplied, parts...) }
-
 // table loads the embeddings.
 func (l *loader) table(name string, n, k int) gpu.Tensor {
 	return l.stacked(k, embedding, part{name, n})
