@@ -23,13 +23,13 @@ type CPUConfig struct {
 	Threads int      // 0 is all processors
 	KV      gpu.DType
 	Compute gpu.DType // see cpu.Options
-	Prompt  int   // tokens of a prefill; 0 leaves it out
-	Tokens  int   // decoded by each sequence
-	Batches []int // sequences that decode together; several have batchContext tokens each before
-	Depths  []int // tokens before those that a sequence alone decodes
-	Rounds  int   // of everything
-	Retries int   // of a round that others disturbed
-	Kernels bool  // also matrix products by themselves
+	Prompt  int       // tokens of a prefill; 0 leaves it out
+	Tokens  int       // decoded by each sequence
+	Batches []int     // sequences that decode together; several have batchContext tokens each before
+	Depths  []int     // tokens before those that a sequence alone decodes
+	Rounds  int       // of everything
+	Retries int       // of a round that others disturbed
+	Kernels bool      // also matrix products by themselves
 	Peer    string
 	// Progress, which may be nil, hears what was measured.
 	Progress func(string)
