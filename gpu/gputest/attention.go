@@ -197,7 +197,7 @@ func testAttention(s *suite) {
 // testManyParts: a step with more divided sequences than an implementation may have at work at once, and among them one
 // of whose tokens only the last see its last part.
 func testManyParts(s *suite) {
-	const kvHeads, dim, decodes, few, length = 8, 32, 40, 15, 600
+	const kvHeads, dim, decodes, few, length = 4, 16, 40, 15, 600
 	lengths := []int{259}
 	spans := []span{{0, 259 - few, 259}}
 	for i := range decodes {
