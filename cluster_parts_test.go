@@ -8,7 +8,7 @@ import (
 // Each part may be a node of its own: a hub that only joins the others, gateways without tokenizers, a pool of
 // tokenizers, a replica. Tokenizers that die are not missed, token for token.
 func TestEachPartMayBeANodeOfItsOwn(t *testing.T) {
-	list := asks(t, 6, 8, 1500)
+	list := asks(t, 6, 8, 700)
 	hub := startHub(t, func(o *Options) { o.Tokenizers = TokenizersShared })
 	if _, err := streamText(hub, list[0].body, nil); err == nil {
 		t.Error("a gateway alone answers")
