@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the goldens and stories on every tier of CPU kernels that this processor has: the eleven architectures against
 # transformers, as they are stored and quantized, and the real model's story. Tiers that it lacks are named and skipped.
+# The kernels of all tiers are held to the reference, on one thread and on several.
 # Usage: scripts/check_tiers.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,3 +18,4 @@ for tier in "${tiers[@]}"; do
   echo "tier $tier"
   TROUPE_CPU_TIER=$tier go test ./actors/compute/model -run 'Golden|Story'
 done
+go test ./gpu/cpu -run TestConformance
