@@ -136,20 +136,25 @@ func (rs *replicas) start() (err error) {
 	}); err != nil {
 		return err
 	}
-	rs.g.background.Go(func() {
-		look := time.NewTicker(replicasLookEvery)
-		defer look.Stop()
+	rs.g.lookAfter(rs.look, rs.close)
+	return nil
+}
+
+// lookAfter calls look every now and then until the gateway stops, and then end.
+func (g *Gateway) lookAfter(look func(now time.Time), end func()) {
+	g.background.Go(func() {
+		ticker := time.NewTicker(replicasLookEvery)
+		defer ticker.Stop()
 		for {
 			select {
-			case <-rs.g.stop:
-				rs.close()
+			case <-g.stop:
+				end()
 				return
-			case now := <-look.C:
-				rs.look(now)
+			case now := <-ticker.C:
+				look(now)
 			}
 		}
 	})
-	return nil
 }
 
 // close ends what is asked of replicas, and that more is.

@@ -82,19 +82,7 @@ func (ts *tokenizers) start() (err error) {
 	if ts.sub, err = bus.Subscribe(ts.g.node, schemas.NodeReports, "", func(_ schemas.Instance, m *schemas.NodeReport) { ts.hear(m, time.Now()) }); err != nil {
 		return err
 	}
-	ts.g.background.Go(func() {
-		look := time.NewTicker(replicasLookEvery)
-		defer look.Stop()
-		for {
-			select {
-			case <-ts.g.stop:
-				ts.close()
-				return
-			case now := <-look.C:
-				ts.look(now)
-			}
-		}
-	})
+	ts.g.lookAfter(ts.look, ts.close)
 	return nil
 }
 

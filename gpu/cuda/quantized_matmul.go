@@ -52,7 +52,7 @@ func (d *Device) quantized(a *gpu.MatMul) error {
 	args := quantArgs{out: p.out, x: p.x, codes: p.w, bias: p.bias, stride: int64(l.stride), tokens: p.tokens, n: p.n, k: p.k, accumulate: p.accumulate}
 	args.meta, args.rowScale = l.shares(p.w)
 	if p.outF32 == 1 {
-		args.mode = skinnyStoreF32
+		args.mode = storeF32
 	}
 	shared, name := l.format.sharedBytes(), quantName(l.format.kernels, tile)
 	if a.Norm != nil {
@@ -70,7 +70,7 @@ func (d *Device) quantized(a *gpu.MatMul) error {
 	if g := a.Gate; g != nil {
 		mustShape(gpu.OpActMul, "Out", g.Out, a.X.Dims[0], m.n/2)
 		if gated = m.n%(2*quantRows) == 0 && !a.Accumulate; gated {
-			args.mode = map[gpu.Activation]int32{gpu.SiLU: skinnySiLU, gpu.GELUTanh: skinnyGELUTanh}[g.Act]
+			args.mode = gateModes[g.Act]
 			args.out, args.half, units = d.act(g.Out), int32(m.n/2), units/2
 		}
 	}

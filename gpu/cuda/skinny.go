@@ -15,13 +15,15 @@ type skinnyArgs struct {
 	_                              int32
 }
 
-// SkinnyArgs.mode in skinny.cu.
+// What a product of few tokens does with its sums, as common.cuh numbers it.
 const (
-	skinnyStoreAct = iota
-	skinnyStoreF32
-	skinnySiLU
-	skinnyGELUTanh
+	storeAct int32 = iota
+	storeF32
+	gateSiLU
+	gateGELUTanh
 )
+
+var gateModes = map[gpu.Activation]int32{gpu.SiLU: gateSiLU, gpu.GELUTanh: gateGELUTanh}
 
 // Sizes shared with skinny.cu.
 const (
@@ -91,10 +93,10 @@ func (d *Device) skinny(a *gpu.MatMul) error {
 	switch {
 	case gated:
 		mustShape(gpu.OpActMul, "Out", a.Gate.Out, tokens, m.n/2)
-		args.mode = map[gpu.Activation]int32{gpu.SiLU: skinnySiLU, gpu.GELUTanh: skinnyGELUTanh}[a.Gate.Act]
+		args.mode = gateModes[a.Gate.Act]
 		args.out, args.n, rows = d.act(a.Gate.Out), args.n/2, skinnyRows/2
 	case p.outF32 == 1:
-		args.mode = skinnyStoreF32
+		args.mode = storeF32
 	}
 	tile := skinnyTiles[len(skinnyTiles)-1]
 	for _, t := range skinnyTiles {

@@ -73,6 +73,13 @@ __device__ __forceinline__ void copies_end() { asm volatile("cp.async.commit_gro
 template <int LEFT>
 __device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
 
+// c += a * b for a 16x16 and b 16x8 in bfloat16. A thread's c are columns 2t, 2t+1 of row g and then of row
+// g+8, where g = lane / 4 and t = lane % 4.
+__device__ __forceinline__ void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
 // Weights and tables are stored as one of these types and widened to float32 in registers.
 // load8 reads eight consecutive elements, 16-byte aligned, past the first-level cache, which
 // belongs to the activations.
@@ -187,3 +194,8 @@ struct GELUTanh {
     return x / (1.0f + expf(-2.0f * u));
   }
 };
+
+// What a product of few tokens does with its sums: the last two gate them.
+enum { STORE_ACT, STORE_F32, GATE_SILU, GATE_GELU_TANH };
+
+__device__ __forceinline__ float gate_of(int mode, float sum) { return mode == GATE_SILU ? SiLU::of(sum) : GELUTanh::of(sum); }

@@ -13,23 +13,15 @@
 struct QuantArgs {
   void* out; const act* x; const u8* codes; const u8* meta; const float* row_scale; const float* bias; const float* norm;
   i64 stride; // bytes of a row of codes of 8 bits
-  int tokens, n, k, accumulate, mode, half; // half: rows of the gate, or 0
+  int tokens, n, k, accumulate, mode, half; // mode: see common.cuh; half: rows of the gate, or 0
   float eps, offset;
 };
-
-// QuantArgs.mode
-enum { STORE_ACT, STORE_F32, GATE_SILU, GATE_GELU_TANH };
 
 constexpr int WARPS = NORM_THREADS / 32;
 #ifndef DEPTH // pieces in a warp's ring, and blocks of a multiprocessor
 #define DEPTH (FORMAT::bits == 4 ? 4 : 3)
 #define BLOCKS 2
 #endif
-
-__device__ __forceinline__ void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 
 // A block's tiles in its order.
 struct Tiles {
@@ -251,7 +243,7 @@ __device__ void quantized(const QuantArgs& a) {
     if (F::shared == ROW_SCALE) sum *= output.scale;
     if (a.bias) sum += output.bias;
     if (!a.half) output.write(a, a.accumulate ? sum + output.old : sum);
-    else if ((i & 1) == 0) gate = a.mode == GATE_SILU ? SiLU::of(sum) : GELUTanh::of(sum);
+    else if ((i & 1) == 0) gate = gate_of(a.mode, sum);
     else output.write(a, gate * sum);
   }
 }

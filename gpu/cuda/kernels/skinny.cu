@@ -13,12 +13,9 @@
 struct SkinnyArgs {
   void* out; const act* x; const u8* w; const float* bias; const float* norm;
   i64 stride; // bytes of a row of w
-  int tokens, n, k, accumulate, mode; // n: rows of w, or of the gate
+  int tokens, n, k, accumulate, mode; // n: rows of w, or of the gate; mode: see common.cuh
   float eps, offset;
 };
-
-// SkinnyArgs.mode
-enum { STORE_ACT, STORE_F32, GATE_SILU, GATE_GELU_TANH };
 
 constexpr int ROWS = 16;           // of a tile
 constexpr int WARPS = NORM_THREADS / 32; // of a block
@@ -27,11 +24,6 @@ constexpr int PIECE = 128;         // elements of k
 constexpr int PIECE_BYTES = 2 * ROWS * PIECE;
 constexpr int STEP = WARPS * PIECE; // elements of k in a round of all warps
 constexpr int QUARTERS = 4;        // of a piece: 32 elements, what a thread's 16 bytes of a row belong to
-
-__device__ __forceinline__ void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 
 // How the product is cut into tiles: of_tokens neighbours share rows of W.
 struct Tiling {
@@ -206,7 +198,7 @@ struct Outputs {
       if (a.mode >= GATE_SILU) {
         float up = parts.total(r + ROWS / 2, t);
         if (a.bias) up += a.bias[a.n + tile.row0 + r];
-        sum = up * (a.mode == GATE_SILU ? SiLU::of(sum) : GELUTanh::of(sum));
+        sum = up * gate_of(a.mode, sum);
       }
       if (a.accumulate) sum += old[i];
       if (a.mode == STORE_F32) ((float*)a.out)[at] = sum;
