@@ -19,10 +19,17 @@ import (
 
 // extraOf is what the last object of an answer says in its field troupe.
 type extraOf struct {
-	Object string         `json:"object"`
-	Troupe *schemas.Extra `json:"troupe"`
-	Error  any            `json:"error"`
+	Object   string         `json:"object"`
+	Troupe   *schemas.Extra `json:"troupe"`
+	Error    any            `json:"error"`
+	Response *struct {      // of an event of /v1/responses
+		Troupe *schemas.Extra `json:"troupe"`
+	} `json:"response"`
 }
+
+// subjects are where NATS clients ask what HTTP clients ask at paths.
+var subjects = map[string]string{"/v1/chat/completions": "inf.v1.chat", "/v1/completions": "inf.v1.generate", "/v1/responses": "inf.v1.responses",
+	"/v1/embeddings": "inf.v1.embed"}
 
 // askLedger asks for an answer and its ledger, and says how long that took the client.
 func askLedger(t testing.TB, e *Engine, c *soak.Client, path string, body map[string]any, overHTTP bool) (*schemas.RequestLedger, time.Duration) {
@@ -53,7 +60,7 @@ func askLedger(t testing.TB, e *Engine, c *soak.Client, path string, body map[st
 			}
 		}
 	case stream:
-		r, err := bus.OpenStream(c.Conn, map[string]string{"/v1/chat/completions": "inf.v1.chat", "/v1/completions": "inf.v1.generate"}[path], raw, map[string][]string{"Content-Type": {"application/json"}})
+		r, err := bus.OpenStream(c.Conn, subjects[path], raw, map[string][]string{"Content-Type": {"application/json"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,14 +76,16 @@ func askLedger(t testing.TB, e *Engine, c *soak.Client, path string, body map[st
 			objects = append(objects, object)
 		}
 	default:
-		subject := map[string]string{"/v1/chat/completions": "inf.v1.chat", "/v1/completions": "inf.v1.generate"}[path]
-		objects = [][]byte{askNATS(t, c, subject, string(raw)).Data}
+		objects = [][]byte{askNATS(t, c, subjects[path], string(raw)).Data}
 	}
 	took := time.Since(began)
 	for i, object := range objects {
 		var x extraOf
 		if err := json.Unmarshal(object, &x); err != nil || x.Error != nil {
 			t.Fatalf("%s: %v", object, err)
+		}
+		if x.Response != nil {
+			x.Troupe = x.Response.Troupe
 		}
 		last := i == len(objects)-1
 		if (x.Troupe != nil) != last {
@@ -117,8 +126,16 @@ func TestLedgersAddUp(t *testing.T) {
 					for path, body := range map[string]map[string]any{
 						"/v1/completions":      {"prompt": []string{"Once upon a time", "The king"}, "n": 2, "max_tokens": 60, "ignore_eos": true},
 						"/v1/chat/completions": {"messages": []any{map[string]any{"role": "user", "content": "Tell me a story."}}, "max_tokens": 120, "ignore_eos": true},
+						"/v1/responses":        {"input": "Tell me a story.", "max_output_tokens": 120, "seed": 3},
+						"/v1/embeddings":       {"input": strings.Repeat("Once upon a time ", 40)},
 					} {
-						body["stream"] = stream
+						if path == "/v1/embeddings" {
+							if stream {
+								continue // there are no streams of them
+							}
+						} else {
+							body["stream"] = stream
+						}
 						l, took := askLedger(t, e, c, path, body, overHTTP)
 						addsUp(t, path, l)
 						if l.Device < l.Wall/20 || l.Tokenize == 0 || l.Bus == 0 || l.Gateway == 0 || l.Launch == 0 || l.Schedule == 0 || l.Memory == 0 || l.Detokenize == 0 {

@@ -23,6 +23,7 @@ type EmbeddingRequest struct {
 	User             string  `json:"user,omitempty"`
 	Priority         int64   `json:"priority,omitempty" jsonschema_description:"lower runs earlier"`
 	AddSpecialTokens *bool   `json:"add_special_tokens,omitempty" jsonschema_description:"default true"`
+	Troupe           *Wish   `json:"troupe,omitempty" jsonschema_description:"what only this engine offers"`
 }
 
 // Validate names the first field that is out of range.
@@ -50,6 +51,7 @@ type EmbeddingList struct {
 	Data   []EmbeddingObject `json:"data"`
 	Model  string            `json:"model"`
 	Usage  EmbeddingUsage    `json:"usage"`
+	Troupe *Extra            `json:"troupe,omitempty"` // what only this engine offers, if asked for
 }
 
 // EmbeddingObject is the vector of one input.

@@ -31,6 +31,8 @@ type ResponsesRequest struct {
 	Metadata map[string]string `json:"metadata,omitempty"`
 	User     string            `json:"user,omitempty"`
 	Priority int64             `json:"priority,omitempty" jsonschema_description:"lower runs earlier"`
+
+	Troupe *Wish `json:"troupe,omitempty" jsonschema_description:"what only this engine offers"`
 }
 
 // ResponsesStreamOptions refine stream: true.
@@ -89,7 +91,7 @@ func (r *ResponsesRequest) WantsLogprobs() bool {
 // Params are the request's fields as other requests have them.
 func (r *ResponsesRequest) Params() (*GenerationParams, *Error) {
 	p := &GenerationParams{Model: r.Model, Temperature: r.Temperature, TopP: r.TopP, TopK: r.TopK, Seed: r.Seed, MaxTokens: r.MaxOutputTokens,
-		Stream: r.Stream, User: r.User, Priority: r.Priority}
+		Stream: r.Stream, User: r.User, Priority: r.Priority, Troupe: r.Troupe}
 	if r.Text != nil && r.Text.Format != nil {
 		f := r.Text.Format
 		p.ResponseFormat = &ResponseFormat{Type: f.Type}
@@ -133,6 +135,7 @@ type Response struct {
 	Usage              *ResponseUsage     `json:"usage,omitempty"` // at the end
 	User               string             `json:"user,omitempty"`
 	Metadata           map[string]string  `json:"metadata"`
+	Troupe             *Extra             `json:"troupe,omitempty"` // what only this engine offers, if asked for; at the end
 }
 
 // ResponseError is why a response failed.

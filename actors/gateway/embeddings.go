@@ -23,7 +23,7 @@ func parseEmbedding(f fields, cfg *Config) (*job, *schemas.Error) {
 		return nil, err
 	}
 	one := int64(1)
-	j, err := newJob(&schemas.GenerationParams{Model: r.Model, User: r.User, Priority: r.Priority, MaxTokens: &one}, &Config{Defaults: schemas.SamplingParams{TopP: 1}})
+	j, err := newJob(&schemas.GenerationParams{Model: r.Model, User: r.User, Priority: r.Priority, MaxTokens: &one, Troupe: r.Troupe}, &Config{Defaults: schemas.SamplingParams{TopP: 1}})
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (embeddingShape) closing() []event                   { return nil }
 func (embeddingShape) failed(err *schemas.Error) []event  { return []event{schemas.NewErrorReply(err)} }
 
 func (s embeddingShape) whole() any {
-	list := &schemas.EmbeddingList{Object: "list", Model: s.job.model, Data: make([]schemas.EmbeddingObject, len(s.choices))}
+	list := &schemas.EmbeddingList{Object: "list", Model: s.job.model, Troupe: s.extra, Data: make([]schemas.EmbeddingObject, len(s.choices))}
 	for i := range s.choices {
 		list.Data[i] = schemas.EmbeddingObject{Object: "embedding", Index: i,
 			Embedding: schemas.VectorValues{Values: s.choices[i].embedding, Base64: s.job.embed.base64}}

@@ -269,6 +269,7 @@ func (s *responseShape) finished() *schemas.Response {
 	if r.Status = "completed"; s.choices[0].finish == schemas.FinishLength {
 		r.Status, r.IncompleteDetails = "incomplete", &schemas.IncompleteDetails{Reason: "max_output_tokens"}
 	}
+	r.Troupe = s.extra
 	u := s.counts()
 	r.Usage = &schemas.ResponseUsage{InputTokens: u.PromptTokens, OutputTokens: u.CompletionTokens, TotalTokens: u.TotalTokens,
 		InputDetails: schemas.ResponseInputUsage{CachedTokens: u.PromptDetails.CachedTokens}}

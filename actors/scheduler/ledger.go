@@ -131,7 +131,7 @@ func (a *Actor) forgetSteps(nowNs int64) {
 	}
 }
 
-// ledgerOf is what a token's row says of its sequence's time; nil for most. The sequence's end closes the account.
+// ledgerOf is what the row of a token or an embedding says of its sequence's time; nil for most. The sequence's end closes the account.
 func (a *Actor) ledgerOf(e *Emission, nowNs int64) *schemas.SeqLedger {
 	c := a.accounts[e.Seq]
 	if c == nil {
@@ -140,8 +140,8 @@ func (a *Actor) ledgerOf(e *Emission, nowNs int64) *schemas.SeqLedger {
 	if e.Finish != schemas.FinishNone {
 		delete(a.accounts, e.Seq)
 	}
-	if e.Token < 0 {
-		return nil // it ended without one
+	if e.Token < 0 && e.Embedding == nil {
+		return nil // it ended without a result
 	}
 	so := *c // the sequence's own time goes on with its next step
 	so.planned(nowNs, a.host)
