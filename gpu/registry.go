@@ -2,11 +2,14 @@ package gpu
 
 import (
 	"fmt"
+	"slices"
+	"sync"
 	"sync/atomic"
 )
 
 // Registry holds a backend's implementations of the operations, K being its type of kernel, and knows
-// which one of each is active. Register before launching work; the rest may be called from anywhere.
+// which one of each is active. Register a first implementation of every op before launching work; the rest may
+// be called from anywhere.
 type Registry[K any] struct {
 	device     string // for error messages: "cpu"
 	ops        map[Op]*operation[K]
@@ -15,10 +18,12 @@ type Registry[K any] struct {
 
 // operation is an op with its registered implementations.
 type operation[K any] struct {
+	mu              sync.Mutex // guards implementations, but not what each holds
 	implementations []*implementation[K]
 	active          atomic.Pointer[implementation[K]]
 }
 
+// implementation does not change once it is registered.
 type implementation[K any] struct {
 	name, doc    string
 	kernel       K
@@ -33,16 +38,35 @@ func NewRegistry[K any](device string) *Registry[K] {
 // Register adds an implementation of op, or replaces the one of that name; Select makes it the
 // one that runs. The first of an op is active from the start.
 func (r *Registry[K]) Register(op Op, name, doc string, kernel K) {
+	r.put(op, &implementation[K]{name: name, doc: doc, kernel: kernel})
+}
+
+// Vary marks the implementation of op called name as one whose rows depend on their batch. It is for
+// backends, after Register.
+func (r *Registry[K]) Vary(op Op, name string) {
+	for _, im := range r.ops[op].list() {
+		if im.name == name {
+			varies := *im
+			varies.batchVariant = true
+			r.put(op, &varies)
+		}
+	}
+}
+
+func (r *Registry[K]) put(op Op, fresh *implementation[K]) {
 	o := r.ops[op]
 	if o == nil {
 		o = &operation[K]{}
 		r.ops[op] = o
 	}
-	fresh := &implementation[K]{name: name, doc: doc, kernel: kernel}
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	for i, old := range o.implementations {
-		if old.name == name {
+		if old.name == fresh.name {
 			o.implementations[i] = fresh
-			o.active.CompareAndSwap(old, fresh)
+			if o.active.CompareAndSwap(old, fresh) {
+				r.selections.Add(1)
+			}
 			return
 		}
 	}
@@ -50,14 +74,10 @@ func (r *Registry[K]) Register(op Op, name, doc string, kernel K) {
 	o.active.CompareAndSwap(nil, fresh)
 }
 
-// Vary marks the implementation of op called name as one whose rows depend on their batch. It is for
-// backends, after Register.
-func (r *Registry[K]) Vary(op Op, name string) {
-	for _, im := range r.ops[op].implementations {
-		if im.name == name {
-			im.batchVariant = true
-		}
-	}
+func (o *operation[K]) list() []*implementation[K] {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.implementations)
 }
 
 func (r *Registry[K]) find(op Op) (*operation[K], error) {
@@ -76,21 +96,29 @@ func (r *Registry[K]) Active(op Op) (kernel K, err error) {
 	return o.active.Load().kernel, nil
 }
 
+// First returns the kernel of op that was registered first, which does all that the op is defined for, and
+// reports whether it is the active one. It panics if there is none.
+func (r *Registry[K]) First(op Op) (kernel K, active bool) {
+	o := r.ops[op]
+	first := o.list()[0]
+	return first.kernel, o.active.Load() == first
+}
+
 // Implementations implements Device.Implementations.
 func (r *Registry[K]) Implementations(op Op) []Implementation {
 	o := r.ops[op]
 	if o == nil {
 		return nil
 	}
-	active := o.active.Load()
-	list := make([]Implementation, len(o.implementations))
-	for i, im := range o.implementations {
+	all, active := o.list(), o.active.Load()
+	list := make([]Implementation, len(all))
+	for i, im := range all {
 		list[i] = Implementation{Name: im.name, Doc: im.doc, Active: im == active, BatchVariant: im.batchVariant}
 	}
 	return list
 }
 
-// Selections counts the calls of Select that chose something.
+// Selections counts what may have changed which kernel runs.
 func (r *Registry[K]) Selections() uint64 { return r.selections.Load() }
 
 // Select implements Device.Select.
@@ -100,7 +128,7 @@ func (r *Registry[K]) Select(op Op, name string) error {
 		return err
 	}
 	var names []string
-	for _, im := range o.implementations {
+	for _, im := range o.list() {
 		if im.name == name {
 			o.active.Store(im)
 			r.selections.Add(1)

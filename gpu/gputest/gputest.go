@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/gpu/ref"
 )
 
 // Run runs the suite; open returns a fresh device, which the suite closes.
@@ -108,7 +109,7 @@ func (s *suite) alloc(dtype gpu.DType, dims ...int) gpu.Tensor {
 func (s *suite) put(dtype gpu.DType, values []float32, dims ...int) gpu.Tensor {
 	s.Helper()
 	t := s.alloc(dtype, dims...)
-	if err := s.d.Upload(t, encode(dtype, values)); err != nil {
+	if err := s.d.Upload(t, ref.Encode(dtype, values)); err != nil {
 		s.Fatal(err)
 	}
 	return t
@@ -153,7 +154,7 @@ func (s *suite) poison(dtype gpu.DType, dims ...int) gpu.Tensor {
 func (s *suite) pack(dtype gpu.DType, w []float32, n, k int) gpu.Tensor {
 	s.Helper()
 	cut := s.rng.IntN(n+1) * k
-	t, err := s.d.PackMatrix("weight", dtype, n, k, encode(dtype, w[:cut]), encode(dtype, w[cut:]))
+	t, err := s.d.PackMatrix("weight", dtype, n, k, ref.Encode(dtype, w[:cut]), ref.Encode(dtype, w[cut:]))
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -175,7 +176,7 @@ func (s *suite) get(t gpu.Tensor) []float32 {
 	if err := s.d.Download(b, t); err != nil {
 		s.Fatal(err)
 	}
-	return decode(t.DType, b)
+	return ref.Decode(t.DType, b)
 }
 
 func (s *suite) getInts(t gpu.Tensor) []int32 {
@@ -197,7 +198,7 @@ func (s *suite) normal(dtype gpu.DType, n int, spread float64) []float32 {
 	for i := range out {
 		out[i] = float32(s.rng.NormFloat64() * spread)
 	}
-	return decode(dtype, encode(dtype, out))
+	return ref.Decode(dtype, ref.Encode(dtype, out))
 }
 
 // below returns n integers in [0, limit).
@@ -209,17 +210,6 @@ func (s *suite) below(n, limit int) []int32 {
 	return out
 }
 
-// epsilon is the relative step of the compute type.
-func (s *suite) epsilon() float64 {
-	switch s.compute {
-	case gpu.BF16:
-		return 1.0 / 128
-	case gpu.F16:
-		return 1.0 / 1024
-	}
-	return 1.0 / (1 << 23)
-}
-
 // near fails unless every element of got is within steps units of want's size, where a unit is
 // the compute type's epsilon times max(|want|, scale).
 func (s *suite) near(what string, got, want []float32, scale, steps float64) {
@@ -228,7 +218,7 @@ func (s *suite) near(what string, got, want []float32, scale, steps float64) {
 		s.Fatalf("%s: %d elements, want %d", what, len(got), len(want))
 	}
 	for i := range want {
-		limit := steps * s.epsilon() * max(math.Abs(float64(want[i])), scale)
+		limit := steps * ref.Epsilon(s.compute) * max(math.Abs(float64(want[i])), scale)
 		if diff := math.Abs(float64(got[i]) - float64(want[i])); !(diff <= limit) {
 			s.Fatalf("%s: element %d of %d is %v, want %v (off by %.3g, allowed %.3g)",
 				what, i, len(want), got[i], want[i], diff, limit)
@@ -274,84 +264,4 @@ func (s *suite) sameInts(what string, got, want []int32) {
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		s.Fatalf("%s: %v, want %v", what, got, want)
 	}
-}
-
-// encode rounds to dtype, to nearest even, little-endian.
-func encode(dtype gpu.DType, values []float32) []byte {
-	b := make([]byte, 0, len(values)*dtype.Size())
-	for _, v := range values {
-		switch dtype {
-		case gpu.F32:
-			b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
-		case gpu.BF16:
-			b = binary.LittleEndian.AppendUint16(b, toBF16(v))
-		case gpu.F16:
-			b = binary.LittleEndian.AppendUint16(b, toF16(v))
-		default:
-			panic(fmt.Sprintf("gputest: encode %v", dtype))
-		}
-	}
-	return b
-}
-
-func decode(dtype gpu.DType, b []byte) []float32 {
-	out := make([]float32, len(b)/dtype.Size())
-	for i := range out {
-		switch dtype {
-		case gpu.F32:
-			out[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
-		case gpu.BF16:
-			out[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(b[2*i:])) << 16)
-		case gpu.F16:
-			out[i] = fromF16(binary.LittleEndian.Uint16(b[2*i:]))
-		default:
-			panic(fmt.Sprintf("gputest: decode %v", dtype))
-		}
-	}
-	return out
-}
-
-func toBF16(v float32) uint16 {
-	bits := math.Float32bits(v)
-	if v != v {
-		return uint16(bits>>16) | 0x40
-	}
-	return uint16((bits + 0x7fff + bits>>16&1) >> 16)
-}
-
-// toF16 rounds by arithmetic: the value in units of the half's last place, to nearest even.
-func toF16(v float32) uint16 {
-	sign := uint16(math.Float32bits(v) >> 31 << 15)
-	a := math.Abs(float64(v))
-	switch {
-	case v != v:
-		return sign | 0x7e00
-	case a >= 65520:
-		return sign | 0x7c00
-	case a < 0x1p-14:
-		return sign | uint16(math.RoundToEven(a*0x1p24)) // subnormal; 0x400 is the least normal
-	}
-	fraction, exponent := math.Frexp(a) // fraction in [0.5, 1)
-	units := uint16(math.RoundToEven(fraction * 0x800))
-	return sign | (uint16(exponent+13)<<10 + units)
-}
-
-func fromF16(h uint16) float32 {
-	exponent, fraction := int(h>>10&31), float64(h&0x3ff)
-	var v float64
-	switch exponent {
-	case 0:
-		v = fraction * 0x1p-24
-	case 31:
-		v = math.Inf(1)
-		if fraction != 0 {
-			v = math.NaN()
-		}
-	default:
-		v = math.Ldexp(1024+fraction, exponent-25)
-	}
-	if h>>15 != 0 {
-		v = -v
-	}
-	return float32(v)
 }

@@ -137,7 +137,7 @@ func (s *suite) quantizedFused(dtype gpu.DType, tokens, n, k int) {
 	all := s.get(gated(tokens))
 	limitGated := 2.2 * limit * largest // the activation's slope is at most 1.1
 	s.within(what+" norm, gate", all, ref.ActMul(product, n/2, ref.SiLU), limitGated)
-	s.sameRows(what+" norm, gate: last token alone", s.get(gated(1)), all[(tokens-1)*n/2:], limitGated/s.epsilon())
+	s.sameRows(what+" norm, gate: last token alone", s.get(gated(1)), all[(tokens-1)*n/2:], limitGated/ref.Epsilon(s.compute))
 	before, sum := norm(tokens), s.put(gpu.F32, old, tokens, n)
 	s.launch(gpu.OpMatMul, &gpu.MatMul{Out: sum, X: before.Out, W: matrix, Accumulate: true, Norm: before})
 	s.within(what+" norm, accumulate", s.get(sum), ref.MatMul(normed, w, nil, old, n, k), limit)
@@ -147,7 +147,7 @@ func (s *suite) quantizedFused(dtype gpu.DType, tokens, n, k int) {
 // within fails unless every element is that near, or as near as rounding it allows.
 func (s *suite) within(what string, got, want []float32, limit float64) {
 	s.Helper()
-	s.near(what, got, want, limit/s.epsilon(), 1)
+	s.near(what, got, want, limit/ref.Epsilon(s.compute), 1)
 }
 
 // productLimit is how far the elements of x * W^T may be off; see nearProduct.
@@ -163,11 +163,11 @@ func (s *suite) productLimit(dtype gpu.DType, x, w []float32, n, k int) float64 
 		}
 		square = max(square, sum)
 	}
-	step := largest/127 + 2*s.epsilon()*largest
+	step := largest/127 + 2*ref.Epsilon(s.compute)*largest
 	if s.coarse(dtype) {
 		step += largest / 8
 	}
-	return 6*math.Sqrt(square/12)*step + s.epsilon()*math.Sqrt(square)*largest
+	return 6*math.Sqrt(square/12)*step + ref.Epsilon(s.compute)*math.Sqrt(square)*largest
 }
 
 // activationLen is how many activations may share a scale where a device rounds them to 8 bits.
@@ -253,7 +253,7 @@ func (s *suite) nearProduct(what string, got, x, w, bias, old []float32, steps [
 			size = max(size, math.Abs(a*float64(v)))
 			square += float64(v) * float64(v) * step * step / 12
 		}
-		limit := 6*math.Sqrt(square) + s.epsilon()*(2*size*math.Sqrt(float64(k))+math.Abs(float64(want[i])))
+		limit := 6*math.Sqrt(square) + ref.Epsilon(s.compute)*(2*size*math.Sqrt(float64(k))+math.Abs(float64(want[i])))
 		if diff := math.Abs(float64(got[i]) - float64(want[i])); !(diff <= limit) {
 			s.Fatalf("%s: token %d, row %d is %v, want %v (off by %.3g, allowed %.3g)", what, token, row, got[i], want[i], diff, limit)
 		}

@@ -1,4 +1,4 @@
-package gputest
+package ref
 
 import (
 	"math"
@@ -29,7 +29,7 @@ func TestRoundingIsToNearestEven(t *testing.T) {
 		{gpu.F16, 65520, float32(math.Inf(1))}, {gpu.F16, 2047.5, 2048}, {gpu.F16, -1e-9, 0},
 		{gpu.BF16, 1 + 1.0/256, 1}, {gpu.BF16, 1 + 3.0/256, 1 + 4.0/256}, {gpu.BF16, -3.4e38, float32(math.Inf(-1))},
 	} {
-		if got := decode(c.dtype, encode(c.dtype, []float32{c.in}))[0]; got != c.want {
+		if got := Decode(c.dtype, Encode(c.dtype, []float32{c.in}))[0]; got != c.want {
 			t.Errorf("%v(%v) = %v, want %v", c.dtype, c.in, got, c.want)
 		}
 	}
