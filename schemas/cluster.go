@@ -76,6 +76,9 @@ type ReplicaReport struct {
 	Serial  uint64 `json:"serial"`
 	Added   U64    `json:"added,omitempty"`
 	Removed U64    `json:"removed,omitempty"`
+
+	// Phase is what the replica is for: PhasePrefill computes prompts and hands their KV over, PhaseDecode takes it; "" is both.
+	Phase string `json:"phase,omitempty"`
 }
 
 // DrainRequest stops or resumes taking new requests. What runs goes on.

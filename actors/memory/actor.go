@@ -2,6 +2,7 @@ package memory
 
 import (
 	"context"
+	"errors"
 
 	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/schemas"
@@ -35,14 +36,32 @@ func New(node *bus.Node, mb bus.Mailbox, replica schemas.Instance, cfg Config) (
 		if err := core.choose(req.Name); err != nil {
 			return nil, err
 		}
-		if req.Name != "" && node.Journaling() { // the one thing that its scheduler does not know
-			body, err := bus.Marshal(req)
-			if err != nil {
+		if req.Name != "" {
+			if err := journal(a, schemas.Eviction.Subject(replica), req); err != nil {
 				return nil, err
 			}
-			node.Journal(schemas.JournalEntry{Actor: a.Name(), Delivery: &schemas.Delivery{Subject: schemas.Eviction.Subject(replica), Message: body}})
 		}
 		return core.evictions(), nil
+	})
+	bus.Handle(a, schemas.FindKV, mb, func(_ context.Context, req *schemas.KVFindRequest) (*schemas.KVFindReply, error) {
+		return core.Find(req), nil
+	})
+	fill := bus.NewRef(node, schemas.ImportKV, replica)
+	bus.Handle(a, schemas.AdoptKV, mb, func(ctx context.Context, req *schemas.KVAdoptRequest) (*schemas.KVAdoptReply, error) {
+		adopted, refused := core.adopt(req)
+		if refused != nil {
+			return nil, refused
+		}
+		if adopted.reply.Adopted == 0 {
+			return adopted.reply, nil
+		}
+		// In this turn: whatever the scheduler plans next may read the blocks.
+		_, err := fill.Call(ctx, &schemas.KVImportRequest{Epoch: core.epoch, Step: core.latest(), Ticket: req.Ticket, Blocks: adopted.blocks})
+		done := *req
+		if done.Undone = err != nil; done.Undone {
+			core.disown(adopted)
+		}
+		return adopted.reply, errors.Join(err, journal(a, schemas.AdoptKV.Subject(replica), &done))
 	})
 	bus.Handle(a, schemas.Prefixes, mb, func(_ context.Context, req *schemas.PrefixRequest) (*schemas.PrefixReply, error) {
 		return core.Prefixes(req.Since), nil
@@ -55,4 +74,16 @@ func New(node *bus.Node, mb bus.Mailbox, replica schemas.Instance, cfg Config) (
 	})
 	a.JournalsItself() // in its scheduler's journal
 	return a, nil
+}
+
+// journal notes what a memory manager is told and its scheduler does not know of.
+func journal[T any](a *bus.Actor, subject string, message *T) error {
+	if !a.Node().Journaling() {
+		return nil
+	}
+	body, err := bus.Marshal(message)
+	if err == nil {
+		a.Node().Journal(schemas.JournalEntry{Actor: a.Name(), Delivery: &schemas.Delivery{Subject: subject, Message: body}})
+	}
+	return err
 }

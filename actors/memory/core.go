@@ -27,8 +27,9 @@ type Core struct {
 	last    *schemas.ReserveReply // its answer, for repeats
 	seqs    map[schemas.SeqID]*sequence
 	pool    *pool
-	changes changes     // of prefixes, for routers
-	grown   []*sequence // granted by the last step: their places count as computed from the next one on
+	changes changes        // of prefixes, for routers
+	grown   []*sequence    // granted by the last step: their places count as computed from the next one on
+	settled schemas.StepID // the last step whose places count as computed
 
 	round    uint64                      // counts requests looked at; sequences carry it as a mark instead of sets per request
 	incoming map[schemas.SeqID]*sequence // admissions of the request being looked at
@@ -121,9 +122,8 @@ func (c *Core) Reserve(req *schemas.ReserveRequest) (*schemas.ReserveReply, *sch
 	if c.isNew(req.Epoch) {
 		c.reset(req.Epoch)
 	}
-	c.step = req.Step
-
 	c.settle()
+	c.step = req.Step
 	c.learn(req) // before the releases: what an ended sequence said may be the next one's prefix
 	for _, id := range req.Release {
 		c.release(schemas.SeqID(id))
@@ -172,7 +172,7 @@ func (c *Core) reset(e schemas.Epoch) {
 	if c.pool != nil {
 		evictions = c.pool.evictions
 	}
-	c.epoch, c.step, c.last = e, 0, nil
+	c.epoch, c.step, c.settled, c.last = e, 0, 0, nil
 	c.seqs = map[schemas.SeqID]*sequence{}
 	c.grown = c.grown[:0]
 	c.changes.forget()
@@ -183,6 +183,9 @@ func (c *Core) reset(e schemas.Epoch) {
 // settle takes note that the steps answered so far run before the one being planned: what they placed
 // is computed by then, and full blocks of it become findable, in the order of the last step's rows.
 func (c *Core) settle() {
+	if len(c.grown) > 0 {
+		c.settled = c.step
+	}
 	for _, s := range c.grown {
 		s.computed = s.placed
 		c.nameBlocks(s)

@@ -15,7 +15,7 @@
 // A used block is counted once per block table that lists it. Once all its places were filled by
 // earlier steps and all its token ids are known, its content gets a name and can be found by prefix
 // (prefix.go). Which evictable block goes first is a policy's choice, changed while serving (evict.go, ranked.go).
-// Files in reading order: core.go, rows.go, room.go, pool.go, prefix.go, evict.go, ranked.go; clone.go tries
+// Files in reading order: core.go, rows.go, room.go, pool.go, prefix.go, adopt.go, evict.go, ranked.go; clone.go tries
 // messages on a copy.
 //
 // Step 4, asked by actors/scheduler. In: schemas.ReserveRequest. Out: schemas.ReserveReply. Next: by

@@ -2,6 +2,7 @@ package replay
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/troupe-engine/troupe/actors/memory"
 	"github.com/troupe-engine/troupe/actors/scheduler"
@@ -20,6 +21,7 @@ type EngineReport struct {
 	Skipped     uint64       `json:"skipped"`
 	Divergences []Divergence `json:"divergences"`
 	Gaps        int          `json:"gaps,omitempty"`
+	Adopted     int          `json:"adopted,omitempty"` // runs that ended early: KV came from another replica, and is not in the recording
 }
 
 // Compute runs plans on a device.
@@ -62,7 +64,7 @@ func (r *Engine) Take(e *recording.Entry) error {
 	}
 	if e.Delivery != nil {
 		r.memory.Scheduler, r.memory.core = r.Scheduler, r.blocks
-		return r.memory.eviction(e)
+		return r.told(e)
 	}
 	r.refused = r.refused || refusal(e, r.Scheduler)
 	if e.Actor != r.Scheduler || e.Scheduler == nil {
@@ -85,6 +87,21 @@ func (r *Engine) Take(e *recording.Entry) error {
 	}
 	fx := r.core.Step(e.Scheduler.NowNs, event)
 	return r.judge(e, event, &fx)
+}
+
+// told follows what memory was told. What it adopts from another replica is in no recording: from then on, nothing can be
+// computed again until the next checkpoint.
+func (r *Engine) told(e *recording.Entry) error {
+	adopt := schemas.AdoptKV.Subject(schemas.Instance(strings.TrimPrefix(r.Scheduler, "scheduler.")))
+	if r.core == nil || e.Delivery.Subject != adopt {
+		return r.memory.told(e)
+	}
+	if q, ok := recording.Message(e.Delivery).(*schemas.KVAdoptRequest); ok && q.Undone {
+		return r.memory.told(e)
+	}
+	r.core = nil
+	r.Report.Adopted++
+	return nil
 }
 
 func (r *Engine) begin(e *recording.Entry) error {

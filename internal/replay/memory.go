@@ -44,7 +44,7 @@ func (m *Memory) Take(e *recording.Entry) error {
 	}
 	step := e.Scheduler
 	if e.Delivery != nil {
-		return m.eviction(e)
+		return m.told(e)
 	}
 	m.refused = m.refused || refusal(e, m.Scheduler)
 	if e.Actor != m.Scheduler || step == nil {
@@ -74,9 +74,15 @@ func (m *Memory) State() *schemas.MemoryState {
 	return m.core.State()
 }
 
-// eviction follows the policy as it was switched.
-func (m *Memory) eviction(e *recording.Entry) error {
-	if e.Delivery.Subject != schemas.Eviction.Subject(schemas.Instance(strings.TrimPrefix(m.Scheduler, "scheduler."))) {
+// told follows what the manager was told by others than its scheduler: adoptions, and the policy as it was switched.
+func (m *Memory) told(e *recording.Entry) error {
+	replica := schemas.Instance(strings.TrimPrefix(m.Scheduler, "scheduler."))
+	if e.Delivery.Subject == schemas.AdoptKV.Subject(replica) && m.core != nil {
+		if q, ok := recording.Message(e.Delivery).(*schemas.KVAdoptRequest); ok {
+			m.core.Replay(q)
+		}
+	}
+	if e.Delivery.Subject != schemas.Eviction.Subject(replica) {
 		return nil
 	}
 	if q, ok := recording.Message(e.Delivery).(*schemas.PolicyRequest); ok && q.Name != "" {
