@@ -41,7 +41,7 @@ func testRoPE(s *suite) {
 		args := gpu.RoPE{X: in, Column: c.column, Heads: c.heads, HeadDim: c.dim,
 			Cos: s.put(gpu.F32, cos, c.tokens, c.half), Sin: s.put(gpu.F32, sin, c.tokens, c.half)}
 		s.launch(gpu.OpRoPE, &args)
-		s.near(fmt.Sprintf("%+v", c), s.get(in), ref.RoPE(x, stride, c.column, c.heads, c.dim, cos, sin), 1, 4)
+		s.tolerates(fmt.Sprintf("%+v", c), s.get(in), ref.RoPE(x, stride, c.column, c.heads, c.dim, cos, sin), ref.RoPETolerance)
 		s.free()
 	}
 }

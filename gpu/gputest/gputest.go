@@ -250,14 +250,14 @@ func (s *suite) sameRows(what string, got, want []float32, scale float64) {
 	s.same(what, got, want)
 }
 
-// sumSteps is the rounding of a sum of many terms of about the given size, for near: in float32 it
-// grows with the sum, in narrower types the last rounding is the largest.
-func (s *suite) sumSteps(size float64) float64 {
-	if s.compute == gpu.F32 {
-		return 4 + size
-	}
-	return 2
+// tolerates is near by one of the references' tolerances.
+func (s *suite) tolerates(what string, got, want []float32, t ref.Tolerance) {
+	s.Helper()
+	s.near(what, got, want, t.Scale, t.Steps)
 }
+
+// sumSteps is ref.SumSteps of the compute type.
+func (s *suite) sumSteps(size float64) float64 { return ref.SumSteps(s.compute, size) }
 
 func (s *suite) sameInts(what string, got, want []int32) {
 	s.Helper()

@@ -45,12 +45,12 @@ func testRMSNorm(s *suite) {
 				what := fmt.Sprintf("%d rows of %d, offset %v", rows, cols, offset)
 				out := s.poison(s.compute, rows, cols)
 				s.launch(gpu.OpRMSNorm, &gpu.RMSNorm{Out: out, X: in, Weight: w, Eps: 1e-5, Offset: offset})
-				s.near(what, s.get(out), ref.RMSNorm(x, weight, 1e-5, offset), 0, 8)
+				s.tolerates(what, s.get(out), ref.RMSNorm(x, weight, 1e-5, offset), ref.RMSNormTolerance)
 			}
 			alone := s.poison(s.compute, 1, cols)
 			s.launch(gpu.OpRMSNorm, &gpu.RMSNorm{Out: alone, X: in.Slice(rows-1, rows), Weight: w, Eps: 1e-5})
 			s.launch(gpu.OpRMSNorm, &gpu.RMSNorm{Out: in, X: in, Weight: w, Eps: 1e-5})
-			s.near("in place", s.get(in), ref.RMSNorm(x, weight, 1e-5, 0), 0, 8)
+			s.tolerates("in place", s.get(in), ref.RMSNorm(x, weight, 1e-5, 0), ref.RMSNormTolerance)
 			s.same("a row alone", s.get(alone), s.get(in.Slice(rows-1, rows)))
 			s.free()
 		}
@@ -112,7 +112,7 @@ func testActMul(s *suite) {
 				in, out := s.act(x, tokens, 2*width), s.poison(s.compute, tokens, width)
 				s.launch(gpu.OpActMul, &gpu.ActMul{Out: out, X: in, Act: act})
 				what := fmt.Sprintf("activation %d, %d rows of %d", act, tokens, width)
-				s.near(what, s.get(out), ref.ActMul(x, width, f), 1, 16)
+				s.tolerates(what, s.get(out), ref.ActMul(x, width, f), ref.ActMulTolerance)
 				alone := s.poison(s.compute, 1, width)
 				s.launch(gpu.OpActMul, &gpu.ActMul{Out: alone, X: in.Slice(tokens-1, tokens), Act: act})
 				s.same(what+": last row alone", s.get(alone), s.get(out.Slice(tokens-1, tokens)))
