@@ -46,7 +46,7 @@ func Roles() []Role {
 			Subscribe: slices.Concat(served("gateway", "tokenizer"), offer, []string{schemas.ReplicaReports.Subject(""), credit}, node.Subscribe)},
 		{Name: "client", Doc: "a tenant: asks gateways, and sees the answers to its own questions",
 			Publish: append(ask, credit), Subscribe: []string{InboxPrefix + "client.>"}},
-		{Name: "observer", Doc: "sees all and changes nothing: taps, journals, states, who plays what",
+		{Name: "observer", Doc: "sees all and changes nothing: taps, journals, states, health, who plays what",
 			Publish:   append(states(), "$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>"),
 			Subscribe: []string{InboxPrefix + "observer.>", schemas.TapPrefix + ">", schemas.PeekPrefix + ">", schemas.JournalPrefix + ">", schemas.NodeReports.Subject(""), schemas.ReplicaReports.Subject("")}},
 		{Name: "admin", Doc: "may do everything", Publish: []string{">"}, Subscribe: []string{">"}},
@@ -95,10 +95,10 @@ func served(services ...string) (subjects []string) {
 	return subjects
 }
 
-// states are the subjects on which actors show themselves.
+// states are the subjects on which actors show themselves and say how they are.
 func states() (subjects []string) {
 	for _, e := range schemas.Endpoints() {
-		if e.Verb == "state" || e.Verb == "info" {
+		if e.Verb == "state" || e.Verb == "info" || e.Verb == "health" {
 			subjects = append(subjects, e.Subject(), e.Subject()+".*")
 		}
 	}
