@@ -57,7 +57,8 @@ func openOn(t testing.TB, n network, change func(*Options)) *Engine {
 		change(&opts)
 	}
 	log := &failureLog{t: t}
-	e := &Engine{opts: opts, log: zerolog.New(log).Level(zerolog.WarnLevel), network: n}
+	e := newEngine(opts, zerolog.New(log).Level(zerolog.WarnLevel))
+	e.network = n
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	t.Cleanup(func() {

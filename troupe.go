@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -57,10 +58,14 @@ type Engine struct {
 	stopFollowing func()
 	listener      net.Listener
 	server        *http.Server
-	served        chan error // of the HTTP server, once it has ended
+	failed        chan error                    // see Failed
+	lost          chan *schemas.Error           // why the device can no longer be used
+	failure       atomic.Pointer[schemas.Error] // the same, once that is dealt with
+	background    sync.WaitGroup                // ends when closed is
 	network       network
 	closing       sync.Once
-	closed        error // what Close found
+	closed        chan struct{}
+	closeError    error // what Close found
 }
 
 // network is how the engine's actors reach each other. Tests make it bad.
@@ -78,12 +83,16 @@ func Open(ctx context.Context, opts Options, log zerolog.Logger, progress func(d
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
-	e := &Engine{opts: opts, log: log}
+	e := newEngine(opts, log)
 	if err := e.open(ctx, progress); err != nil {
 		e.Close()
 		return nil, err
 	}
 	return e, nil
+}
+
+func newEngine(opts Options, log zerolog.Logger) *Engine {
+	return &Engine{opts: opts, log: log, failed: make(chan error, 2), lost: make(chan *schemas.Error, 1), closed: make(chan struct{})}
 }
 
 func (e *Engine) open(ctx context.Context, progress func(done, total int64)) error {
@@ -114,6 +123,7 @@ func (e *Engine) open(ctx context.Context, progress func(done, total int64)) err
 			return err
 		}
 	}
+	e.background.Go(e.watchDevice)
 	if !e.opts.Plays(RoleGateway) || !e.opts.Plays(RoleReplica) {
 		return nil // who serves may come later
 	}
@@ -140,7 +150,7 @@ func (e *Engine) openReplica(progress func(done, total int64)) error {
 		ContextMax: o.ContextMax, SequencesMax: o.SequencesMax, WaitingMax: o.WaitingMax, TokensStepMax: o.TokensStepMax,
 		BlockSize: o.BlockSize, KVBlocks: o.KVBlocks, KVBytesMax: o.KVBytesMax, PipelineDepth: o.PipelineDepth, Policy: o.Policy, StepCosts: costs, Shadow: o.Shadow, Quantize: quants[o.Quant], KV: kvTypes[o.KVDType], KVAsStored: o.KVDType == "auto", RandomSeed: uint64(o.RandomWeights),
 		PrefixCacheOff: !o.PrefixCache, Eviction: o.Eviction, Apart: e.network.remoteOnly, StepTimeMax: e.network.stepTimeMax, Progress: progress,
-		TokenBytes: e.tokenBytes(), Weights: e.model.WeightsDigest}, e.log)
+		TokenBytes: e.tokenBytes(), Weights: e.model.WeightsDigest, Lost: e.loseDevice}, e.log)
 	return err
 }
 
@@ -184,7 +194,7 @@ func (e *Engine) startGateway() error {
 		ModelName: e.model.Name, Defaults: e.samplingDefaults(), RequestsMax: o.RequestsMax, OutputTokensDefault: int32(o.OutputTokensDefault),
 		OutputTokensMax: int32(o.OutputTokensMax), PromptTokensMax: int32(o.PromptTokensMax), BodyBytesMax: o.BodyBytesMax,
 		ConnectionsMax: o.ConnectionsMax, APIKeys: keys, KeylessPaths: splitList(o.KeylessPaths), KeyRequestsMax: o.KeyRequestsMax, WaitMax: o.WaitMax,
-		CORSOrigins: splitList(o.CORSOrigins), ToolFormat: toolFormat(o.ToolFormat), StallTimeMax: e.network.stallTimeMax, Log: e.log})
+		CORSOrigins: splitList(o.CORSOrigins), ToolFormat: toolFormat(o.ToolFormat), StallTimeMax: e.network.stallTimeMax, Health: e.health, Log: e.log})
 	if err != nil {
 		return err
 	}
@@ -254,8 +264,11 @@ func (e *Engine) listen() error {
 	}
 	e.listener = e.gateway.Listener(listener)
 	e.server = e.gateway.HTTPServer()
-	e.served = make(chan error, 1)
-	go func() { e.served <- e.server.Serve(e.listener) }()
+	go func() {
+		if err := e.server.Serve(e.listener); !errors.Is(err, http.ErrServerClosed) {
+			e.failed <- fmt.Errorf("the HTTP server ended: %w", err)
+		}
+	}()
 	return nil
 }
 
@@ -304,9 +317,6 @@ func (e *Engine) HTTPURL() string {
 // NATSURL is where NATS clients connect; "" if they cannot.
 func (e *Engine) NATSURL() string { return e.node.URL() }
 
-// Failed delivers an error if the HTTP server ends by itself.
-func (e *Engine) Failed() <-chan error { return e.served }
-
 // Info describes what the engine serves, and its limits.
 func (e *Engine) Info(ctx context.Context) (*schemas.EngineInfo, error) {
 	return bus.NewRef(e.node, schemas.Engine, e.instance(replicaInstance)).Call(ctx, &schemas.InfoRequest{})
@@ -334,12 +344,14 @@ func (e *Engine) Drain(ctx context.Context) error {
 
 // Close stops everything at once. Drain first. Closing again changes nothing.
 func (e *Engine) Close() error {
-	e.closing.Do(func() { e.closed = e.close() })
-	return e.closed
+	e.closing.Do(func() { e.closeError = e.close() })
+	return e.closeError
 }
 
 func (e *Engine) close() error {
 	var errs []error
+	close(e.closed)
+	e.background.Wait()
 	if e.stopFollowing != nil {
 		e.stopFollowing()
 	}
@@ -353,7 +365,7 @@ func (e *Engine) close() error {
 		errs = append(errs, e.server.Close())
 	}
 	if e.replica != nil {
-		errs = append(errs, e.replica.Close())
+		errs = append(errs, e.closeReplica())
 	}
 	if e.tokenizer != nil {
 		e.tokenizer.Stop()

@@ -119,7 +119,7 @@ func typedReply(t *testing.T, w *world) {
 func errorsRoundTrip(t *testing.T, w *world) {
 	for _, kind := range []schemas.Kind{schemas.KindInvalid, schemas.KindUnauthorized, schemas.KindNotFound, schemas.KindTooLarge,
 		schemas.KindUnsupported, schemas.KindOverloaded, schemas.KindCanceled, schemas.KindInternal, schemas.KindUnavailable,
-		schemas.KindTimeout, schemas.KindReentrant, schemas.KindNoMemory, "a kind of a later version"} {
+		schemas.KindTimeout, schemas.KindReentrant, schemas.KindNoMemory, schemas.KindDeviceLost, "a kind of a later version"} {
 		sent := &schemas.Error{Kind: kind, Op: "play", Request: 0x100, Step: 7, Param: "temperature",
 			Detail: "two\nlines, \"quoted\" and an emoji 🎭", Hint: "try less", RetryAfterMs: 250}
 		_, err := w.serial.Call(within(t, 5*time.Second), &probe{Fail: sent})

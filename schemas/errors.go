@@ -24,12 +24,13 @@ const (
 	KindTimeout      Kind = "deadline_exceeded" // 504
 	KindReentrant    Kind = "reentrant_call"    // 500: an actor waited for itself
 	KindNoMemory     Kind = "out_of_memory"     // 507: names sizes and the setting to change
+	KindDeviceLost   Kind = "device_lost"       // 503: the device is gone until its process is restarted; Step names the one that lost it
 )
 
 var kindStatus = map[Kind]int{
 	KindInvalid: 400, KindUnauthorized: 401, KindNotFound: 404, KindTooLarge: 413,
 	KindUnsupported: 422, KindOverloaded: 429, KindCanceled: 499, KindInternal: 500,
-	KindUnavailable: 503, KindTimeout: 504, KindReentrant: 500, KindNoMemory: 507,
+	KindUnavailable: 503, KindTimeout: 504, KindReentrant: 500, KindNoMemory: 507, KindDeviceLost: 503,
 }
 
 // HTTPStatus is the status code an error of this kind has over HTTP and in the

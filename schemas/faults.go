@@ -21,9 +21,10 @@ const (
 	FaultError       FaultKind = "error"         // the sender gets an error of KindUnavailable instead
 	FaultOutOfBlocks FaultKind = "out_of_blocks" // memory grants no row of a step; on the subjects of memory.reserve
 	FaultSlowDevice  FaultKind = "slow_device"   // a step takes longer by the rule's delay; on those of compute.execute
+	FaultLoseDevice  FaultKind = "lose_device"   // a step finds its device lost, as after a fault of CUDA's; on those of compute.execute
 )
 
-var faultKinds = []FaultKind{FaultDrop, FaultDelay, FaultDuplicate, FaultReorder, FaultError, FaultOutOfBlocks, FaultSlowDevice}
+var faultKinds = []FaultKind{FaultDrop, FaultDelay, FaultDuplicate, FaultReorder, FaultError, FaultOutOfBlocks, FaultSlowDevice, FaultLoseDevice}
 
 // Limits of a FaultPlan.
 const (
@@ -118,7 +119,7 @@ func (r *FaultRule) Validate() *Error {
 	bad := func(param, format string, args ...any) *Error {
 		return Errorf(KindInvalid, "faults", param+" "+format, args...).WithParam(param)
 	}
-	delayed := r.Kind != FaultDrop && r.Kind != FaultError && r.Kind != FaultOutOfBlocks
+	delayed := r.Kind != FaultDrop && r.Kind != FaultError && r.Kind != FaultOutOfBlocks && r.Kind != FaultLoseDevice
 	switch {
 	case !slices.Contains(faultKinds, r.Kind):
 		return bad("kind", "is %.40q; expected one of %s", r.Kind, kindNames())
@@ -166,7 +167,7 @@ func (r *FaultRule) disturbs() (patterns []string) {
 			if request != Reserve.Subject("") {
 				continue
 			}
-		case FaultSlowDevice:
+		case FaultSlowDevice, FaultLoseDevice:
 			if request != Execute.Subject("") {
 				continue
 			}
@@ -175,7 +176,7 @@ func (r *FaultRule) disturbs() (patterns []string) {
 		}
 		patterns = append(patterns, request, request+".*")
 	}
-	if r.Kind != FaultOutOfBlocks && r.Kind != FaultSlowDevice {
+	if r.Kind != FaultOutOfBlocks && r.Kind != FaultSlowDevice && r.Kind != FaultLoseDevice {
 		patterns = append(patterns, NodeReports.Subject(""), ReplicaReports.Subject(""))
 	}
 	return patterns

@@ -15,6 +15,7 @@ func TestFaultRules(t *testing.T) {
 		"error inf.v1.*.*.replica0.reply":              "error inf.v1.*.*.replica0.reply p=1",
 		"out_of_blocks inf.v1.memory.> p=1e-3":         "out_of_blocks inf.v1.memory.> p=0.001",
 		"slow_device inf.v1.compute.execute delay=10s": "slow_device inf.v1.compute.execute p=1 delay=10s",
+		"lose_device inf.v1.compute.> count=1":         "lose_device inf.v1.compute.> p=1 count=1",
 	} {
 		r, err := ParseFaultRule(text)
 		if err != nil || r.String() != want {
@@ -27,7 +28,7 @@ func TestFaultRules(t *testing.T) {
 		"drop inf.v1.> often": "rule", "drop inf.v1.> delay=1s": "delay_us", "delay inf.v1.> delay=11s": "delay_us", "delay inf.v1.> delay=-1s": "delay_us",
 		"delay inf.v1.> delay=5": "delay", "drop inf.v1.> count=-1": "count_max", "drop inf.v1.> count=1.5": "count", "drop inf..v1": "subject",
 		"drop inf.v1.*x": "subject", "drop inf.>.v1": "subject", "drop inf.v1.chat": "subject", "drop tap.>": "subject", "drop inf.v1.memory.reserves.>": "subject",
-		"out_of_blocks inf.v1.compute.>": "subject", "slow_device inf.v1.memory.>": "subject", "drop " + strings.Repeat("a.", 200) + "b": "subject",
+		"out_of_blocks inf.v1.compute.>": "subject", "slow_device inf.v1.memory.>": "subject", "lose_device inf.v1.memory.>": "subject", "lose_device inf.v1.> delay=1s": "delay_us", "drop " + strings.Repeat("a.", 200) + "b": "subject",
 		"duplicate inf.v1.memory.reserve.r0.reply": "subject",
 	} {
 		if r, err := ParseFaultRule(text); err == nil || err.Param != param || err.Kind != KindInvalid {

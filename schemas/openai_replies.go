@@ -173,7 +173,7 @@ func NewErrorReply(e *Error) ErrorReply {
 	switch status := e.Kind.HTTPStatus(); {
 	case e.Kind == KindOverloaded:
 		d.Type = "rate_limit_error"
-	case e.Kind == KindUnavailable:
+	case e.Kind == KindUnavailable, e.Kind == KindDeviceLost:
 		d.Type = "service_unavailable_error"
 	case e.Kind == KindTimeout:
 		d.Type = "timeout_error"

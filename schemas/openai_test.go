@@ -80,7 +80,7 @@ func TestSeedsOfEitherSign(t *testing.T) {
 func TestErrorsInOpenAIsShape(t *testing.T) {
 	for kind, want := range map[Kind]string{KindInvalid: "invalid_request_error", KindNotFound: "invalid_request_error",
 		KindUnauthorized: "invalid_request_error", KindOverloaded: "rate_limit_error", KindUnavailable: "service_unavailable_error",
-		KindTimeout: "timeout_error", KindInternal: "server_error", KindNoMemory: "server_error"} {
+		KindTimeout: "timeout_error", KindInternal: "server_error", KindNoMemory: "server_error", KindDeviceLost: "service_unavailable_error"} {
 		e := NewErrorReply(Errorf(kind, "op", "what happened").WithHint("what to do")).Error
 		if e.Type != want || *e.Code != string(kind) || e.Param != nil || e.Message != "what happened; what to do" {
 			t.Errorf("%s: %+v", kind, e)

@@ -29,10 +29,17 @@ type executor struct {
 
 	suffers  func() time.Duration // asked for every step: by how much the device is to be slower; nil: never
 	stopping <-chan struct{}      // ends such waits
+	loses    func() bool          // asked for every step: whether the device is to be lost; nil: never
+	lost     bool                 // it said so
+
+	spoiled   schemas.Epoch  // steps of this epoch and of earlier ones fail …
+	spoiledBy *schemas.Error // … because of this; nil: they do not
 
 	epoch    schemas.Epoch
 	newest   atomic.Uint64 // epoch of the plan queued last
-	queue    chan *schemas.StepPlan
+	queue    chan work
+	waiting  atomic.Int32 // steps in the queue …
+	jobs     atomic.Int32 // … and jobs, the one that runs included
 	launched chan *launch
 	running  sync.WaitGroup // launched steps that are not finished
 
@@ -47,16 +54,21 @@ type launch struct {
 	tokens  gpu.Fetched // [len(rows)] I32; nil if none
 	rows    []int32     // plan rows that sampled a token
 	ruled   []*ruled    // of them; empty if none has rules
-	seqs    schemas.U64 // of the plan's rows
+	plan    *schemas.StepPlan
 	reports []report
 	wait    func() error // for a step that yields nothing to read
 }
 
-// run launches plans until the queue closes.
+// run launches plans, and does what is to be done between them, until the queue closes.
 func (x *executor) run() {
 	defer close(x.launched)
-	for plan := range x.queue {
-		x.launched <- x.start(plan)
+	for w := range x.queue {
+		if w.job != nil {
+			w.job()
+			continue
+		}
+		x.waiting.Add(-1)
+		x.launched <- x.start(w.plan)
 	}
 }
 
@@ -70,7 +82,7 @@ func (x *executor) start(p *schemas.StepPlan) *launch {
 // launch starts one plan. A panic of the model or a kernel on this plan's data becomes the step's error:
 // the scheduler recomputes what can be recomputed.
 func (x *executor) launch(p *schemas.StepPlan) (l *launch) {
-	l = &launch{began: time.Now(), seqs: p.Seq,
+	l = &launch{began: time.Now(), plan: p,
 		result: &schemas.StepResult{Epoch: p.Epoch, Step: p.Step, Ledger: schemas.Ledger{Steps: 1}}}
 	l.ready = l.began
 	fail := func(err *schemas.Error) { l.result.Error = err }
@@ -85,18 +97,27 @@ func (x *executor) launch(p *schemas.StepPlan) (l *launch) {
 		x.epoch = p.Epoch
 		x.mu.Unlock()
 	}
+	if x.spoiledBy != nil && p.Epoch <= x.spoiled {
+		failed := *x.spoiledBy
+		fail(&failed)
+		return l
+	}
 	if err := x.tables.validate(p, x.model.Spec().VocabSize); err != nil {
 		fail(err)
 		return l
 	}
 	if err := x.upload(p); err != nil {
-		fail(schemas.AsError(err, "upload"))
+		fail(x.trouble(p, "upload", err))
 		return l
 	}
 	l.ready = time.Now()
 	x.slow()
-	if err := x.forward(p, l); err != nil {
-		fail(schemas.AsError(err, "forward"))
+	err := x.fault()
+	if err == nil {
+		err = x.forward(p, l)
+	}
+	if err != nil {
+		fail(x.trouble(p, "forward", err))
 	}
 	return l
 }
@@ -243,7 +264,7 @@ func later(a, b time.Time) time.Time {
 func (x *executor) read(l *launch) {
 	defer recoverInto(l.result)
 	if err := x.await(l); err != nil {
-		l.result.Error = schemas.AsError(err, "read")
+		l.result.Error = x.trouble(l.plan, "read", err)
 	}
 }
 
@@ -269,7 +290,7 @@ func (x *executor) await(l *launch) error {
 	for i, row := range l.rows {
 		token := tokens[i]
 		if len(l.ruled) > 0 && l.ruled[i] != nil {
-			token = l.ruled[i].take(token, schemas.SeqID(l.seqs[row]), r)
+			token = l.ruled[i].take(token, schemas.SeqID(l.plan.Seq[row]), r)
 		}
 		r.Row, r.Token = append(r.Row, row), append(r.Token, token)
 	}

@@ -52,6 +52,9 @@ type Config struct {
 	KeepAliveEvery time.Duration // between comments on a silent event stream. Default 15 s
 	StallTimeMax   time.Duration // without a token: the request is submitted again, which is harmless. Default 30 s
 
+	// Health says why the process should be replaced, nil while it need not: /health tells. nil: it never should.
+	Health func() *schemas.Error
+
 	Registry *prometheus.Registry // for the metrics; default: a new one
 	Log      zerolog.Logger
 	Version  string // shown by /health; default bus.BuildVersion

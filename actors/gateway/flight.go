@@ -40,6 +40,8 @@ type flight struct {
 	requests  []*schemas.SubmitRequest // what they were submitted as
 	disarm    func() bool              // stops the cleaning up that follows an abort
 	over      bool                     // when the answer stalled, the scheduler had done with it
+	sink      sink                     // nil before run
+	silent    <-chan time.Time         // when it wants a sign of life; nil before run
 
 	mu     sync.Mutex
 	rows   []row // at most one per choice: text that waits for a slow client is joined
@@ -61,7 +63,7 @@ type sink interface {
 
 // begin admits a job, encodes its prompts and submits them. The caller must call end.
 func (g *Gateway) begin(parent context.Context, id schemas.RequestID, j *job) (*flight, *schemas.Error) {
-	_, err := g.ready()
+	err := g.admissible()
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +141,7 @@ func (f *flight) start() *schemas.Error {
 			}
 			return e
 		}
-		engine, refused := f.place(p, reply.Tokens, f.job.salt(p.id), "")
+		engine, refused := f.placeFirst(p, reply.Tokens, f.job.salt(p.id))
 		if refused != nil {
 			return refused
 		}
@@ -320,6 +322,7 @@ func (f *flight) stalled() bool {
 func (f *flight) run(s sink) *schemas.Error {
 	ticker := time.NewTicker(s.idleEvery())
 	defer ticker.Stop()
+	f.sink, f.silent = s, ticker.C
 	stall := time.NewTicker(f.g.cfg.StallTimeMax)
 	defer stall.Stop()
 	if err := f.send(s, f.answer.opening()); err != nil {

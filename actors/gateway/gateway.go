@@ -192,6 +192,9 @@ func (g *Gateway) ready() (*schemas.EngineInfo, *schemas.Error) {
 	if g.replicas != nil { // which know at once who comes and goes
 		engine, err := g.replicas.engine()
 		if err != nil {
+			if why := g.replicas.coming(); why != "" {
+				return nil, wait("%s: %s", err.Detail, why)
+			}
 			return nil, wait("%s", err.Detail)
 		}
 		return engine, nil
@@ -309,6 +312,16 @@ func (g *Gateway) Drain(ctx context.Context) error {
 	case <-time.After(drainCancelTimeMax):
 	}
 	return schemas.Errorf(schemas.KindCanceled, "drain", "%d requests were cancelled: %v", len(left), ctx.Err())
+}
+
+// Fail refuses new requests and ends the running ones, all with err: what they need is gone for good.
+func (g *Gateway) Fail(err *schemas.Error) {
+	g.requests.drain(err)
+	for _, f := range g.requests.all() {
+		e := *err
+		e.Request = f.id
+		f.abort(&e)
+	}
 }
 
 // Close makes the gateway unreachable and ends what is left. Drain first.

@@ -294,6 +294,12 @@ func (g *Gateway) serveModel(w http.ResponseWriter, r *http.Request) {
 }
 
 func (g *Gateway) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	if g.cfg.Health != nil {
+		if err := g.cfg.Health(); err != nil {
+			g.writeError(w, err)
+			return
+		}
+	}
 	g.writeJSON(w, http.StatusOK, map[string]string{"status": "ok", "version": g.cfg.Version})
 }
 
@@ -322,7 +328,7 @@ func (g *Gateway) writeErrorStatus(w http.ResponseWriter, status int, e *schemas
 
 // retryAfterSeconds is when to come back, rounded up; 0 if that would not help.
 func retryAfterSeconds(e *schemas.Error) int64 {
-	if e.Kind != schemas.KindOverloaded && e.Kind != schemas.KindUnavailable {
+	if e.Kind != schemas.KindOverloaded && e.Kind != schemas.KindUnavailable && e.Kind != schemas.KindDeviceLost {
 		return 0
 	}
 	return max(1, (e.RetryAfterMs+999)/1000)

@@ -20,6 +20,9 @@ type Cluster struct {
 	SilenceMax  time.Duration // without a report, a replica is given up. Default 1.5 s
 	ProgressMax time.Duration // with requests and without a new token, likewise. Default 2 min
 	MoveWaitMax time.Duration // for a replica that can take over a request. Default 10 s
+	// Coming says, where somebody starts replicas again, what is done about a missing one, "" if that is given up: new
+	// requests wait for it meanwhile, and a request that processes die of is found out. nil: nobody does.
+	Coming func() string
 }
 
 func (c Cluster) withDefaults() Cluster {
@@ -108,6 +111,8 @@ type replicas struct {
 	moved  uint64                      // requests that went on elsewhere
 	closed bool
 	losses uint64 // replicas that were given up
+
+	suspects chan struct{} // holds the turn of the one that is computed
 }
 
 // oddSendersMax bounds the senders of bad reports that are remembered, to complain about each once.
@@ -119,7 +124,7 @@ func newReplicas(g *Gateway, cfg Cluster) (*replicas, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &replicas{g: g, cfg: cfg, router: router, known: map[schemas.Instance]*replica{}, came: make(chan struct{}), odd: map[schemas.Instance]int{},
+	return &replicas{g: g, cfg: cfg, router: router, known: map[schemas.Instance]*replica{}, came: make(chan struct{}), suspects: make(chan struct{}, 1), odd: map[schemas.Instance]int{},
 		stuck: map[schemas.Instance]uint64{}}, nil
 }
 

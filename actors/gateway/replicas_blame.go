@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"time"
 
 	"github.com/troupe-engine/troupe/schemas"
@@ -16,15 +17,33 @@ const (
 	faultsPauseTime = 10 * time.Second // without new requests
 )
 
+// A request can also be what takes devices, or processes, down. One that was there strikesMax times in a row, without a
+// token in between, ends with an error. After suspectStrikes such requests are computed again one by one, until a token
+// comes of each, so that the others are there no more when the one to blame breaks it again.
+const (
+	strikesMax     = 3
+	suspectStrikes = 2
+)
+
 // blames reports whether a sequence that failed may go on elsewhere, and keeps why if so. Guarded by requests.mu.
 func (p *part) blames(err *schemas.Error) bool {
-	if p.output == nil || err == nil || p.faults >= faultMovesMax || !faultOfReplica(err.Kind) {
+	switch {
+	case p.output == nil || err == nil:
+		return false
+	case err.Kind == schemas.KindDeviceLost:
+		if convicts(err) && p.strikes+1 >= strikesMax {
+			return false
+		}
+	case p.faults >= faultMovesMax || !faultOfReplica(err.Kind):
 		return false
 	}
 	p.broken = err
 	p.flight.wakeLost()
 	return true
 }
+
+// convicts reports whether an error is of a request that was in the very step that lost a device.
+func convicts(err *schemas.Error) bool { return err.Kind == schemas.KindDeviceLost && err.Step != 0 }
 
 // faultOfReplica reports whether another replica may do better.
 func faultOfReplica(k schemas.Kind) bool {
@@ -40,11 +59,69 @@ func (q *requests) takeFault(p *part) *schemas.Error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	err := p.broken
-	if err != nil {
-		p.broken = nil
+	switch p.broken = nil; {
+	case err == nil:
+	case convicts(err):
+		p.strikes++
+	case err.Kind != schemas.KindDeviceLost:
 		p.faults++
 	}
 	return err
+}
+
+// strike counts that a part's process died under it, unless that is counted already, and returns why it is not to go on
+// if that was so too often.
+func (q *requests) strike(p *part, counted bool, why *schemas.Error) *schemas.Error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !counted {
+		p.strikes++
+	}
+	if p.strikes < strikesMax {
+		return nil
+	}
+	e := *why
+	e.Request = p.flight.id
+	return e.WithHint(convictedHint, p.strikes)
+}
+
+const convictedHint = "that was so %d times in a row while this request ran, and no token came of it: it may be what breaks it"
+
+// apart waits until no other suspect is computed, if a part is one.
+func (f *flight) apart(p *part) *schemas.Error {
+	rs, q := f.g.replicas, f.g.requests
+	if rs == nil {
+		return nil
+	}
+	q.mu.Lock()
+	waits := p.strikes >= suspectStrikes && !p.alone
+	q.mu.Unlock()
+	if !waits {
+		return nil
+	}
+	select {
+	case rs.suspects <- struct{}{}:
+	case <-f.ctx.Done():
+		return f.reason(context.Cause(f.ctx), "submit")
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p.alone = true
+	return nil
+}
+
+func (q *requests) acquit(p *part) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p.acquit()
+}
+
+// acquit lets the next suspect be computed, if a part was one. Guarded by requests.mu.
+func (p *part) acquit() {
+	if p.alone {
+		p.alone = false
+		<-p.flight.g.replicas.suspects
+	}
 }
 
 // blame notes that a request failed at a replica.

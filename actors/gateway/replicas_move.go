@@ -98,6 +98,8 @@ type placement struct {
 	output  [][]int32      // per choice; nil without a router; guarded by requests.mu
 	broken  *schemas.Error // a sequence failed where the part is, and may go on elsewhere; guarded by requests.mu
 	faults  int            // how often that was so
+	strikes int            // losses of a device or process in a row that it was there for, without a token since; guarded by requests.mu
+	alone   bool           // it holds the suspects' turn; guarded by requests.mu
 	session
 }
 
@@ -109,6 +111,8 @@ func (p *part) follow(choice int, gained int32, token int32) {
 	if p.tokens[choice] == 0 {
 		p.flight.g.replicas.started(p.ticket)
 	}
+	p.strikes = 0
+	p.acquit()
 	if gained == 1 && token >= 0 {
 		p.output[choice] = append(p.output[choice], token)
 	}
@@ -136,6 +140,7 @@ func (rs *replicas) leave(p *part) {
 	if p.unwatch != nil {
 		p.unwatch()
 	}
+	rs.g.requests.acquit(p)
 	if p.ticket != nil {
 		rs.mu.Lock()
 		rs.router.Done(p.ticket)
@@ -147,6 +152,9 @@ func (rs *replicas) leave(p *part) {
 func (f *flight) submit(i int) *schemas.Error {
 	for {
 		p := f.parts[i]
+		if err := f.apart(p); err != nil {
+			return err
+		}
 		ctx, cancel := p.replica.while(f.ctx)
 		err := f.submitTo(ctx, p, f.requests[i])
 		cancel()
@@ -168,7 +176,7 @@ func (f *flight) movable(p *part, e *schemas.Error) bool {
 	if f.g.replicas == nil || f.ctx.Err() != nil {
 		return false
 	}
-	return p.replica.lost() != nil || e.Kind == schemas.KindUnavailable || e.Kind == schemas.KindTimeout || e.Kind == schemas.KindOverloaded
+	return p.replica.lost() != nil || e.Kind == schemas.KindUnavailable || e.Kind == schemas.KindDeviceLost || e.Kind == schemas.KindTimeout || e.Kind == schemas.KindOverloaded
 }
 
 // rescue moves the parts whose replica or tokenizer was given up, or whose replica has failed them.
@@ -179,7 +187,13 @@ func (f *flight) rescue() *schemas.Error {
 		}
 		why := f.g.requests.takeFault(p)
 		if lost := p.replica.lost(); lost != nil {
+			counted := why != nil && convicts(why)
 			why = schemas.AsError(lost, "run")
+			if f.g.replicas.cfg.Coming != nil {
+				if err := f.g.requests.strike(p, counted, why); err != nil {
+					return err
+				}
+			}
 		} else if lost := p.tokenizer.lost(); lost != nil {
 			why = schemas.AsError(lost, "detokenize")
 		} else if why != nil {
@@ -252,32 +266,6 @@ func (f *flight) move(i int, why *schemas.Error) *schemas.Error {
 	g.replicas.mu.Unlock()
 	g.log.Info().Stringer("request", f.id).Str("from", string(old.name)).Str("to", string(p.replica.name)).Str("reason", why.Detail).Msg("a request goes on elsewhere")
 	return nil
-}
-
-// placeAgain waits for a replica that can take over a part.
-func (f *flight) placeAgain(p *part, r *schemas.SubmitRequest, old *replica, numerics string, why *schemas.Error) *schemas.Error {
-	rs := f.g.replicas
-	patience := time.NewTimer(rs.cfg.MoveWaitMax)
-	defer patience.Stop()
-	for {
-		rs.mu.Lock()
-		came := rs.came
-		rs.mu.Unlock()
-		if _, err := f.place(p, r.Tokens, r.CacheSalt, numerics); err == nil {
-			return nil
-		}
-		if why.Kind == schemas.KindOverloaded || p.faults > 0 && old.lost() == nil {
-			return why // the one that is there is busy, or the only one
-		}
-		select {
-		case <-came:
-			p.avoid = nil
-		case <-patience.C:
-			return why.WithHint("no other replica that computes the same tokens came within %s", rs.cfg.MoveWaitMax)
-		case <-f.ctx.Done():
-			return f.reason(f.ctx.Err(), "route")
-		}
-	}
 }
 
 // rename gives a part another id and returns what is known of its answers under the old one, nil if that is

@@ -245,7 +245,9 @@ func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time, m *metrics) (*s
 			if p.queued {
 				q.turns.change(-1, now)
 			}
-			r.err = errorFor(b, id)
+			if r.err = errorFor(b, id); r.err != nil && convicts(r.err) && p.output != nil {
+				r.err = r.err.WithHint(convictedHint, p.strikes+1)
+			}
 		}
 		p.extras(&r, b, i)
 		p.flight.push(r, now)

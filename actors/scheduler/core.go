@@ -188,6 +188,7 @@ type Core struct {
 	shadowRank *Question      // of the current event
 	disagreed  *schemas.ShadowExample
 	lostBy     *schemas.Error // what made the current event give up what was in flight
+	deviceLost *schemas.Error // the device can no longer be used: nothing is planned, nothing is taken
 	now        int64          // nanoseconds, of the current event
 
 	count counters

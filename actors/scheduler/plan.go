@@ -26,7 +26,7 @@ type flight struct {
 // propose asks memory for the next step, or returns nil if the pipeline is full, memory has yet to
 // answer, or there is nothing to run and nothing to tell.
 func (c *Core) propose() *schemas.ReserveRequest {
-	if c.asked != nil {
+	if c.asked != nil || c.deviceLost != nil {
 		return nil
 	}
 	p := &proposal{}

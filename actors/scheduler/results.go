@@ -218,7 +218,7 @@ func (c *Core) embedded(s *Sequence, embedding *schemas.Embedding) {
 	c.end(s, schemas.FinishStop)
 }
 
-// lost recovers from a step that memory or compute did not do. A sequence that was part of too many lost steps without getting on ends with the error: it may be what breaks them.
+// lost recovers from a step that memory or compute did not do.
 func (c *Core) lost(err *schemas.Error) {
 	c.count.stepErrors++
 	c.lostBy = err
@@ -234,11 +234,46 @@ func (c *Core) lost(err *schemas.Error) {
 		}
 	}
 	c.restart()
+	switch {
+	case err.Kind == schemas.KindDeviceLost:
+		c.loseDevice(err, suspects)
+	case err.Kind != schemas.KindNoMemory || !c.failRequest(err):
+		c.suspect(err, suspects)
+	}
+}
+
+// suspect ends the sequences that were part of too many lost steps without getting on: they may be what breaks them.
+func (c *Core) suspect(err *schemas.Error, suspects map[*Sequence]bool) {
 	for _, s := range slices.Clone(c.waiting) {
 		if suspects[s] {
 			if s.recoveries++; s.recoveries > c.cfg.RecoveriesMax {
 				c.fail(s, err)
 			}
+		}
+	}
+}
+
+// failRequest ends the request that an error names, and reports whether it was there. The others are computed again.
+func (c *Core) failRequest(err *schemas.Error) (found bool) {
+	for _, s := range slices.Clone(c.waiting) {
+		if s.id.Request() == err.Request {
+			c.fail(s, err)
+			found = true
+		}
+	}
+	return found
+}
+
+// loseDevice ends everything, for good. Only the errors of sequences that were in the lost steps name a step.
+func (c *Core) loseDevice(err *schemas.Error, suspects map[*Sequence]bool) {
+	unsuspected := *err
+	unsuspected.Step = 0
+	c.deviceLost = &unsuspected
+	for _, s := range slices.Clone(c.waiting) {
+		if suspects[s] {
+			c.fail(s, err)
+		} else {
+			c.fail(s, &unsuspected)
 		}
 	}
 }

@@ -62,6 +62,10 @@ func (c *Core) refuse(r *schemas.SubmitRequest) *schemas.Error {
 	bad := func(param, format string, args ...any) *schemas.Error {
 		return schemas.Errorf(schemas.KindInvalid, "submit", format, args...).WithParam(param)
 	}
+	if c.deviceLost != nil {
+		lost := *c.deviceLost
+		return &lost
+	}
 	if uint64(r.Request)&0xff != 0 || r.Request == 0 {
 		return bad("request", "request id %s: the low 8 bits must be zero and the rest not", r.Request)
 	}

@@ -36,7 +36,8 @@ func newFaultsCommand() *cobra.Command {
 			"  reorder        it comes after the next on its subject, or after the delay\n" +
 			"  error          an error instead\n" +
 			"  out_of_blocks  memory grants no KV block (on inf.v1.memory.reserve.*)\n" +
-			"  slow_device    a step takes longer by the delay (on inf.v1.compute.execute.*)\n\n" +
+			"  slow_device    a step takes longer by the delay (on inf.v1.compute.execute.*)\n" +
+			"  lose_device    the device is lost in a step, until a restart (likewise)\n\n" +
 			"A reply's subject is the request's and .reply. The same seed makes the same\nmessages suffer.",
 		Example: "  troupe faults set --seed 7 'error inf.v1.compute.*.replica0 p=0.01' \\\n    'slow_device inf.v1.compute.execute.> p=0.1 delay=30ms count=50'"}
 	seed := set.Flags().Uint64("seed", 1, "what is drawn depends on it alone")

@@ -20,6 +20,8 @@ import (
 const (
 	exitFailed = 1 // what was asked for did not work, or a check did not pass
 	exitUsage  = 2 // the command line makes no sense
+	// exitDeviceLost: the device can no longer be used in this process; a new one may (EX_TEMPFAIL of sysexits.h).
+	exitDeviceLost = 75
 )
 
 // errReported ends a command whose output has said already what is wrong.
@@ -52,6 +54,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if errors.As(err, &usage) {
 		fmt.Fprintf(stderr, "  hint: %s --help\n", cmd.CommandPath())
 		return exitUsage
+	}
+	if errors.Is(err, &schemas.Error{Kind: schemas.KindDeviceLost}) {
+		return exitDeviceLost
 	}
 	return exitFailed
 }

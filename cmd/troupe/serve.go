@@ -51,6 +51,7 @@ func serve(cmd *cobra.Command, s *settings, d demo, asJSON bool) (err error) {
 			err = closeErr
 		}
 	}()
+	var failed error
 	shareProcessor()
 	b, err := newBanner(engine)
 	if err != nil {
@@ -67,8 +68,7 @@ func serve(cmd *cobra.Command, s *settings, d demo, asJSON bool) (err error) {
 	}
 	if d.prompt == "" || !d.once {
 		select {
-		case err := <-engine.Failed():
-			return fmt.Errorf("the HTTP server ended: %w", err)
+		case failed = <-engine.Failed():
 		case <-ctx.Done():
 		}
 		fmt.Fprintln(cmd.ErrOrStderr(), dim(cmd.ErrOrStderr(), fmt.Sprintf("draining for at most %s; a second signal stops at once", s.Grace)))
@@ -78,7 +78,7 @@ func serve(cmd *cobra.Command, s *settings, d demo, asJSON bool) (err error) {
 	if err := engine.Drain(drain); err != nil { // what was cut off has been told why; stopping is what was asked for
 		printError(cmd.ErrOrStderr(), err)
 	}
-	return nil
+	return failed
 }
 
 // shareProcessor lets the operating system divide a single processor between computing and the clients. Go alone would
