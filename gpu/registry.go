@@ -100,7 +100,9 @@ func (r *Registry[K]) Active(op Op) (kernel K, err error) {
 // reports whether it is the active one. It panics if there is none.
 func (r *Registry[K]) First(op Op) (kernel K, active bool) {
 	o := r.ops[op]
-	first := o.list()[0]
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	first := o.implementations[0]
 	return first.kernel, o.active.Load() == first
 }
 

@@ -22,6 +22,7 @@ type Options struct {
 // Device is a GPU as a gpu.Device. See the package comment.
 type Device struct {
 	name, description string
+	ordinal           int // as CUDA counts
 	properties        properties
 	limit             int64 // bytes; 0 is none
 	compute           gpu.DType
@@ -37,6 +38,7 @@ type Device struct {
 	work              workspace
 	gemm              *gemm // nil without cuBLASLt, and in float32
 	recording         bool  // launches are recorded and not executed
+	submissions       int   // kernels that were submitted and registered
 
 	closing sync.RWMutex // held to close; read-held by what may be called from anywhere
 	closed  atomic.Bool
@@ -53,7 +55,10 @@ type buffer struct {
 
 // Open returns the GPU as a device. It fails with gpu.ErrNotSupported, and says what it looked
 // for and where, if there is no driver, no compiler or no such GPU.
-func Open(o Options) (*Device, error) {
+func Open(o Options) (*Device, error) { return openWith(o, modules) }
+
+// openWith opens the GPU with those kernels that list names for the compute type; without any, it has no ops.
+func openWith(o Options, kernels func(compute gpu.DType) []module) (*Device, error) {
 	if o.Device < 0 || o.MemoryLimitBytes < 0 {
 		return nil, fmt.Errorf("cuda: Options %+v: want numbers of 0 or more", o)
 	}
@@ -82,12 +87,12 @@ func Open(o Options) (*Device, error) {
 	if p.major < 8 {
 		return nil, fmt.Errorf("%w: %v; the kernels need sm_80 (Ampere) or later", gpu.ErrNotSupported, p)
 	}
-	list := modules(o.Compute)
+	list := kernels(o.Compute)
 	code, err := kernelCode(s, drv, list, p.arch())
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{name: fmt.Sprintf("cuda:%d", o.Device), description: p.String(), properties: p, limit: o.MemoryLimitBytes, compute: o.Compute,
+	d := &Device{name: fmt.Sprintf("cuda:%d", o.Device), ordinal: o.Device, description: p.String(), properties: p, limit: o.MemoryLimitBytes, compute: o.Compute,
 		driver: drv, functions: map[string]function{}, ops: gpu.NewRegistry[Kernel]("cuda")}
 	d.heap.d, d.upload.d, d.download.d = d, d, d
 	runtime.LockOSThread()
@@ -137,6 +142,9 @@ func (d *Device) start(s search, ordinal int, list []module, code [][]byte) erro
 		if err := ring.open(); err != nil {
 			return err
 		}
+	}
+	if len(list) == 0 {
+		return nil
 	}
 	if d.compute == gpu.BF16 {
 		if err := d.openGemm(s); err != nil {

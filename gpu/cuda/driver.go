@@ -96,6 +96,7 @@ func bindAll(library uintptr, symbols map[string]*uintptr) error {
 // Status codes (CUresult in cuda.h).
 const (
 	statusOutOfMemory = 2
+	statusNotFound    = 500
 	statusNotReady    = 600
 )
 

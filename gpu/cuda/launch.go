@@ -40,6 +40,13 @@ func (d *Device) launch(op gpu.Op, args any) error {
 	return kernel(d, args)
 }
 
+// ownFirst reports whether op's first implementation is active, so that another kernel may take op in: whoever selected
+// another one wants to see that.
+func (d *Device) ownFirst(op gpu.Op) bool {
+	_, active := d.ops.First(op)
+	return active
+}
+
 // Implementations implements gpu.Device.
 func (d *Device) Implementations(op gpu.Op) []gpu.Implementation { return d.ops.Implementations(op) }
 

@@ -69,8 +69,8 @@ func (d *Device) kvWrite(a *gpu.KVWrite) error {
 		return runEach(d, "kv_write", n, args)
 	}
 	both := ropeKVArgs{rope: d.ropeArgs(a.RoPE), kv: args}
-	if !both.fits() {
-		if err := runEach(d, "rope", int(both.rope.n), both.rope); err != nil {
+	if !d.ownFirst(gpu.OpRoPE) || !both.fits() {
+		if err := d.launch(gpu.OpRoPE, a.RoPE); err != nil {
 			return err
 		}
 		return runEach(d, "kv_write", n, args)
