@@ -28,6 +28,8 @@ type Config struct {
 	Observe   Observer // nil except for verification
 	// Weights computes the digest of the checkpoint, once, when it is first asked for; nil: it is not known.
 	Weights func(context.Context) (string, error)
+	// Handover says how KV blocks go to other replicas or come from them; nil: they do not.
+	Handover *Handover
 	// Vocabulary is what guides are compiled against; it is asked for with the first. nil: there are no guides.
 	Vocabulary func() (*guide.Vocabulary, error)
 	// Lost is told, once, when the device can no longer be used; the scheduler knows by then. nil: nobody is.
@@ -36,11 +38,13 @@ type Config struct {
 
 // Actor is the computation manager's shell.
 type Actor struct {
-	cfg   Config
-	actor *bus.Actor
-	done  *bus.Ref[schemas.StepResult, schemas.Ack]
-	exec  *executor
-	log   zerolog.Logger
+	cfg      Config
+	actor    *bus.Actor
+	done     *bus.Ref[schemas.StepResult, schemas.Ack]
+	exec     *executor
+	log      zerolog.Logger
+	inTurn   func(func()) // runs something as a message is; not at all when the actor has stopped
+	exchange *exchange    // nil: no KV is handed over
 
 	// Owned by the mailbox's turn.
 	epoch schemas.Epoch
@@ -62,7 +66,7 @@ func New(node *bus.Node, mb bus.Mailbox, cfg Config, dev gpu.Device, m *model.Mo
 	a := &Actor{cfg: cfg, done: bus.NewRef(node, schemas.StepDone, cfg.Replica),
 		log: log.With().Str("actor", "compute."+string(cfg.Replica)).Logger(),
 		exec: &executor{dev: dev, model: m, guides: newGuides(cfg.Vocabulary), tables: newTables(m.Options()), observe: cfg.Observe,
-			queue: make(chan *schemas.StepPlan, QueuedMax), launched: make(chan *launch, QueuedMax)}}
+			queue: make(chan work, QueuedMax+jobsMax), launched: make(chan *launch, QueuedMax)}}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	subject := schemas.Execute.Subject(cfg.Replica)
 	a.exec.suffers = func() time.Duration {
@@ -83,6 +87,10 @@ func New(node *bus.Node, mb bus.Mailbox, cfg Config, dev gpu.Device, m *model.Mo
 	})
 	bus.Handle(a.actor, schemas.Kernels, mb, a.kernels)
 	bus.HandleTry(a.actor, mb, a.trials(), a.ailments)
+	a.inTurn = func(f func()) { bus.Run(mb, a.actor, func(context.Context) { f() }) }
+	if cfg.Handover != nil {
+		a.exchange = newExchange(node, mb, a)
+	}
 	return a
 }
 
@@ -100,11 +108,21 @@ func (a *Actor) Start() error {
 		defer a.stopped.Done()
 		a.report()
 	}()
-	return nil
+	if a.exchange == nil {
+		return nil
+	}
+	err := a.exchange.start()
+	if err != nil {
+		a.Stop()
+	}
+	return err
 }
 
 // Stop waits for queued steps, whose results nobody gets any more, and stops driving the device.
 func (a *Actor) Stop() {
+	if a.exchange != nil {
+		a.exchange.stop()
+	}
 	a.actor.Stop()
 	a.cancel()
 	close(a.exec.queue)
@@ -123,14 +141,14 @@ func (a *Actor) execute(_ context.Context, p *schemas.StepPlan) (*schemas.PlanRe
 	if p.Step <= a.step {
 		return &schemas.PlanReply{Queued: a.queued.Load()}, nil
 	}
-	select {
-	case a.exec.queue <- p:
-	default:
+	if a.exec.waiting.Add(1) > QueuedMax {
+		a.exec.waiting.Add(-1)
 		err := schemas.Errorf(schemas.KindOverloaded, "execute", "%d steps are queued already", QueuedMax).
 			WithHint("lower the scheduler's pipeline depth")
 		err.Step = p.Step
 		return nil, err
 	}
+	a.exec.queue <- work{plan: p}
 	a.step = p.Step
 	return &schemas.PlanReply{Queued: a.queued.Add(1)}, nil
 }

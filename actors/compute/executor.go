@@ -32,9 +32,14 @@ type executor struct {
 	loses    func() bool          // asked for every step: whether the device is to be lost; nil: never
 	lost     bool                 // it said so
 
+	spoiled   schemas.Epoch  // steps of this epoch and of earlier ones fail …
+	spoiledBy *schemas.Error // … because of this; nil: they do not
+
 	epoch    schemas.Epoch
 	newest   atomic.Uint64 // epoch of the plan queued last
-	queue    chan *schemas.StepPlan
+	queue    chan work
+	waiting  atomic.Int32 // steps in the queue …
+	jobs     atomic.Int32 // … and jobs, the one that runs included
 	launched chan *launch
 	running  sync.WaitGroup // launched steps that are not finished
 
@@ -54,11 +59,16 @@ type launch struct {
 	wait    func() error // for a step that yields nothing to read
 }
 
-// run launches plans until the queue closes.
+// run launches plans, and does what is to be done between them, until the queue closes.
 func (x *executor) run() {
 	defer close(x.launched)
-	for plan := range x.queue {
-		x.launched <- x.start(plan)
+	for w := range x.queue {
+		if w.job != nil {
+			w.job()
+			continue
+		}
+		x.waiting.Add(-1)
+		x.launched <- x.start(w.plan)
 	}
 }
 
@@ -86,6 +96,11 @@ func (x *executor) launch(p *schemas.StepPlan) (l *launch) {
 		x.tables.reset()
 		x.epoch = p.Epoch
 		x.mu.Unlock()
+	}
+	if x.spoiledBy != nil && p.Epoch <= x.spoiled {
+		failed := *x.spoiledBy
+		fail(&failed)
+		return l
 	}
 	if err := x.tables.validate(p, x.model.Spec().VocabSize); err != nil {
 		fail(err)

@@ -1,0 +1,175 @@
+package compute
+
+import (
+	"fmt"
+
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// jobsMax bounds the copies of KV blocks that wait on a device, between its steps.
+const jobsMax = 4
+
+// work is what the device does next: a step, or a job between two steps.
+type work struct {
+	plan *schemas.StepPlan
+	job  func()
+}
+
+// queueJob adds a job behind the steps that are queued. It runs on the executor's goroutine. Called in the mailbox's turn.
+func (a *Actor) queueJob(job func()) *schemas.Error {
+	x := a.exec
+	if x.jobs.Add(1) > jobsMax {
+		x.jobs.Add(-1)
+		return schemas.Errorf(schemas.KindOverloaded, "copy KV", "%d copies are queued already", jobsMax)
+	}
+	x.queue <- work{job: func() {
+		defer x.jobs.Add(-1)
+		job()
+	}}
+	return nil
+}
+
+// blockPool is one layer's keys or values, and where its part of n blocks lies in their bytes outside of the device.
+type blockPool struct {
+	pool gpu.Tensor
+	from int // byte
+	size int // bytes of a block
+}
+
+// blockPools divides the bytes of n blocks among the pools, one after the other.
+func (x *executor) blockPools(n int) (list []blockPool) {
+	at := 0
+	for _, pool := range x.model.KVPools() {
+		size := pool.Slice(0, 1).Bytes()
+		list = append(list, blockPool{pool, at, size})
+		at += n * size
+	}
+	return list
+}
+
+// blockBytes is what a block takes over all pools.
+func (x *executor) blockBytes() (bytes int) {
+	for _, pool := range x.model.KVPools() {
+		bytes += pool.Slice(0, 1).Bytes()
+	}
+	return bytes
+}
+
+// runs yields the stretches of neighbours in blocks: from index i on, n of them from block b on. Blocks below zero are left out.
+func runs(blocks []int32, yield func(i, n, b int) error) error {
+	for i := 0; i < len(blocks); {
+		n := 1
+		for i+n < len(blocks) && blocks[i+n] == blocks[i]+int32(n) {
+			n++
+		}
+		if blocks[i] >= 0 {
+			if err := yield(i, n, int(blocks[i])); err != nil {
+				return err
+			}
+			i += n
+			continue
+		}
+		i++
+	}
+	return nil
+}
+
+// export starts to copy blocks to dst, pool by pool. What it returns waits until they are there.
+func (x *executor) export(blocks []int32, dst []byte) (wait func() error, err error) {
+	type landing struct {
+		fetched gpu.Fetched
+		dst     []byte
+	}
+	var landings []landing
+	own := x.dev.Info().OwnMemory
+	for _, p := range x.blockPools(len(blocks)) {
+		err := runs(blocks, func(i, n, b int) error {
+			part, from := p.pool.Slice(b, b+n), dst[p.from+i*p.size:][:n*p.size]
+			if !own { // launches are done when they return: nothing to wait for
+				return x.dev.Download(from, part)
+			}
+			f, err := x.dev.Fetch(part)
+			landings = append(landings, landing{f, from})
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return func() error {
+		for _, l := range landings {
+			if err := l.fetched.Wait(l.dst); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil
+}
+
+// fill copies src, as export makes it, to blocks.
+func (x *executor) fill(blocks []int32, src []byte) error {
+	for _, p := range x.blockPools(len(src) / x.blockBytes()) {
+		err := runs(blocks, func(i, n, b int) error {
+			return x.dev.Upload(p.pool.Slice(b, b+n), src[p.from+i*p.size:][:n*p.size])
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// spoil makes all steps of an epoch fail: memory has told of blocks that do not hold what they should.
+func (x *executor) spoil(epoch schemas.Epoch, why error) {
+	x.spoiled, x.spoiledBy = epoch, schemas.AsError(why, "import")
+}
+
+// notYet says that a copy would come at a moment at which blocks may not hold what memory says.
+func notYet() *schemas.Error {
+	return schemas.Errorf(schemas.KindUnavailable, "copy KV", "steps that memory has granted are not queued yet, or more are")
+}
+
+// exportAfter copies blocks to dst as the steps up to one of an epoch leave them.
+func (a *Actor) exportAfter(epoch schemas.Epoch, step schemas.StepID, blocks []int32, dst []byte) error {
+	var refused *schemas.Error
+	var wait func() error
+	var failed error
+	done := make(chan struct{})
+	queued := false
+	a.inTurn(func() {
+		if a.epoch != epoch || a.step < step {
+			refused = notYet()
+			return
+		}
+		refused = a.queueJob(func() {
+			defer close(done)
+			failed = recovered(func() (err error) {
+				wait, err = a.exec.export(blocks, dst)
+				return err
+			})
+		})
+		queued = refused == nil
+	})
+	switch {
+	case refused != nil:
+		return refused
+	case !queued:
+		return schemas.Errorf(schemas.KindUnavailable, "copy KV", "compute is stopping")
+	}
+	<-done // not less: it writes to dst
+	if failed != nil {
+		return failed
+	}
+	return wait()
+}
+
+// recovered makes a panic of a device an error.
+func recovered(f func() error) (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("compute: panic: %v", cause)
+		}
+	}()
+	return f()
+}
