@@ -186,6 +186,8 @@ type KernelInfo struct {
 	Name   string `json:"name"`
 	Doc    string `json:"doc"`
 	Active bool   `json:"active"`
+	// BatchVariant: the bits of a row may depend on the rows that it is computed with.
+	BatchVariant bool `json:"batch_variant,omitempty"`
 }
 
 // KernelsRequest lists an op's implementations (all ops if Op is empty) and, if Select is set,

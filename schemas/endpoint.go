@@ -72,6 +72,7 @@ const (
 	askTimeout  = 5 * time.Second
 
 	compileTimeout = 10 * time.Second
+	submitTimeout  = 2 * time.Minute
 )
 
 func define[Req, Resp any, PReq Message[Req], PResp Message[Resp]](service, verb string, timeout time.Duration, attempts int, doc string) Endpoint[Req, Resp] {
@@ -132,6 +133,8 @@ var (
 		"The computation manager's state for debugging and metrics.")
 	Kernels = define[KernelsRequest, KernelsReply]("compute", "kernels", askTimeout, 3,
 		"List the implementations of an op, or choose one.")
+	SubmitKernel = define[SubmitKernelRequest, SubmitKernelReply]("compute", "submit_kernel", submitTimeout, 1,
+		"Compile, check and time an implementation of an op, and activate or refuse it; if that was enabled.")
 
 	Deltas = define[DeltaBatch, Ack]("gateway", "deltas", hotTimeout, hotAttempts,
 		"New text for the requests of this gateway.")
