@@ -45,7 +45,7 @@ type Options struct {
 	Device        string `yaml:"device" doc:"auto, cpu or cuda; auto is cuda if such a device opens, otherwise cpu"`
 	Compute       string `yaml:"compute" doc:"f32, or bf16: on CUDA activations, keys and values are bf16, which is several times as fast; on the CPU products with bf16 weights round activations to it, which is up to twice as fast"`
 	Quant         string `yaml:"quant" doc:"quantize weights while they load: off, q8 or q4 (blocks of 32 with 8 or 4 bits), or fp8 (8-bit floats, on CUDA with --compute bf16); ones that are quantized already stay as they are"`
-	KVDType       string `yaml:"kv_dtype" doc:"type of keys and values: auto is the checkpoint's own where the device has it, otherwise that of compute; f32 is what goldens are held to"`
+	KVDType       string `yaml:"kv_dtype" doc:"type of keys and values: auto is the checkpoint's own where the device has it, otherwise that of compute; f32 is what goldens are held to, int8 (CPU) takes a quarter of its memory"`
 	WeightsCache  string `yaml:"weights_cache" doc:"directory with packed weights that processes on this machine share, Linux only: off, auto (in the user's cache directory) or a path; who can write to it decides what models answer"`
 	RandomWeights int64  `yaml:"random_weights" doc:"draw the weights at random from this seed, to measure a shape: the model's directory then needs a config.json and a tokenizer alone; 0 reads them"`
 	Threads       int    `yaml:"threads" doc:"CPU threads that compute; 0 is all"`
@@ -89,7 +89,7 @@ type Options struct {
 var quants = map[string]string{"off": model.QuantizeOff, "q8": model.QuantizeQ8, "q4": model.QuantizeQ4, "fp8": model.QuantizeFP8}
 
 // kvTypes are the values of Options.KVDType.
-var kvTypes = map[string]gpu.DType{"auto": 0, "f32": gpu.F32, "bf16": gpu.BF16}
+var kvTypes = map[string]gpu.DType{"auto": 0, "f32": gpu.F32, "bf16": gpu.BF16, "int8": gpu.I8}
 
 // DefaultOptions serve the model that ships with the binary on this machine only.
 func DefaultOptions() Options {
@@ -143,7 +143,7 @@ func (o *Options) Validate() error {
 	case !quantKnown:
 		return bad("quant", o.Quant, "off, q8, q4 or fp8")
 	case !kvKnown:
-		return bad("kv_dtype", o.KVDType, "auto, f32 or bf16")
+		return bad("kv_dtype", o.KVDType, "auto, f32, bf16 or int8")
 	case o.ToolFormat != "auto" && !slices.Contains(toolcalls.Formats(), toolcalls.Format(o.ToolFormat)):
 		return bad("tool_format", o.ToolFormat, "auto, hermes, llama3, mistral or mistral-args")
 	case o.LogFormat != "console" && o.LogFormat != "json":

@@ -39,7 +39,7 @@ const (
 	// Types of checkpoints that were quantized by other means. The blocks of the first two are whole rows:
 	// their codes, and then a float32 scale.
 	E4M3   // 8-bit floats of 4 bits of exponent and 3 of mantissa (arXiv:2209.05433), without NaN
-	I8     // int8
+	I8     // int8; KV pools may have it too: then every row, of the last dimension, is its codes and a float32 scale
 	I4_32  // 32 elements: float16 d, uint8 zero up to 16, a byte 0, nibbles as Q4_0's; an element is d * (code - zero)
 	I4_64  // 64 elements, likewise
 	I4_128 // 128 elements, likewise
@@ -127,8 +127,20 @@ func (t Tensor) Valid() bool { return t.ID != 0 }
 // Len returns the number of elements.
 func (t Tensor) Len() int { return t.Dims[0] * t.Dims[1] * t.Dims[2] * t.Dims[3] }
 
-// Bytes returns the size of t's elements in bytes (not of a packed layout).
-func (t Tensor) Bytes() int { return t.Len() * t.DType.Size() }
+// Bytes returns the size of t's elements in bytes, those of rows' scales included (not of a packed layout).
+func (t Tensor) Bytes() int { return t.bytesOf(t.Len()) }
+
+// ByteOffset is where t begins in its allocation.
+func (t Tensor) ByteOffset() int { return t.bytesOf(t.Offset) }
+
+// bytesOf returns the bytes of n elements, which are whole rows if rows have scales.
+func (t Tensor) bytesOf(n int) int {
+	if !t.DType.scaledRows() {
+		return n * t.DType.Size()
+	}
+	row := max(1, t.Dims[max(1, t.Rank)-1])
+	return n / row * t.DType.RowBytes(row)
+}
 
 // Slice returns rows [from, to) of t's first dimension.
 func (t Tensor) Slice(from, to int) Tensor {
@@ -145,7 +157,7 @@ func (t Tensor) Slice(from, to int) Tensor {
 func (t Tensor) Reshape(dims ...int) Tensor {
 	n := t.Len()
 	t.setDims(dims)
-	if t.Len() != n || t.Packed {
+	if t.Len() != n || t.Packed || t.DType.scaledRows() {
 		panic(fmt.Sprintf("gpu: Reshape(%v) of %d elements", dims, n))
 	}
 	return t

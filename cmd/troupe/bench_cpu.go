@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/bench"
 )
 
@@ -28,7 +29,7 @@ func newBenchCPUCommand() *cobra.Command {
 	f.StringSliceVar(&cfg.Types, "type", cfg.Types, "types of drawn weights: "+strings.Join(bench.CPUTypes(), ", "))
 	f.StringVar(&cfg.Dir, "dir", "", "keep the files of drawn models in this folder")
 	f.IntVar(&cfg.Threads, "threads", 0, "CPU threads that compute; 0 is all")
-	f.StringVar(&kv, "kv-dtype", kv, "type of keys and values: f32 or bf16, which an engine takes for all but f32 and f16 weights")
+	f.StringVar(&kv, "kv-dtype", kv, "type of keys and values: f32, int8 or bf16, which an engine takes for all but f32 and f16 weights")
 	f.StringVar(&compute, "compute", compute, "f32, or bf16, which rounds activations for products with bf16 weights, as llama.cpp does")
 	f.IntVar(&cfg.Prompt, "prompt", cfg.Prompt, "tokens of a prefill; 0 leaves it out")
 	f.IntVar(&cfg.Tokens, "tokens", cfg.Tokens, "tokens that each sequence decodes")
@@ -41,10 +42,10 @@ func newBenchCPUCommand() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		dtype, ok := evalKVs[kv]
 		if !ok {
-			return usageError{fmt.Errorf("--kv-dtype is %q; expected f32 or bf16", kv)}
+			return usageError{fmt.Errorf("--kv-dtype is %q; expected f32, bf16 or int8", kv)}
 		}
 		cfg.KV = dtype
-		if cfg.Compute, ok = evalKVs[compute]; !ok {
+		if cfg.Compute = gpu.DTypeByName(compute); cfg.Compute != gpu.F32 && cfg.Compute != gpu.BF16 {
 			return usageError{fmt.Errorf("--compute is %q; expected f32 or bf16", compute)}
 		}
 		if len(cfg.Models) > 0 && !cmd.Flags().Changed("shape") {

@@ -64,7 +64,7 @@ func newEvalCommand() *cobra.Command {
 	f.StringVar(&e.text, "text", "", "the `FILE` to read, UTF-8")
 	f.StringVar(&e.against, "against", "", "the `MODEL` to compare with; with --quant alone, it is the same one as it is stored")
 	f.StringVar(&e.quant, "quant", "off", "quantize the model's weights while they load: off, q8, q4, or fp8 (on CUDA with --compute bf16)")
-	f.StringVar(&e.kv, "kv-dtype", "auto", "type of the model's keys and values: f32, bf16 or, as the reference's, auto: the device's")
+	f.StringVar(&e.kv, "kv-dtype", "auto", "type of the model's keys and values: f32, bf16, int8 (CPU) or, as the reference's, auto: the device's")
 	f.StringVar(&e.device, "device", "auto", "auto, cpu or cuda")
 	f.StringVar(&e.compute, "compute", "f32", "f32 or bf16: what activations are rounded to, the reference's too")
 	f.IntVar(&e.threads, "threads", 0, "CPU threads that compute; 0 is all")
@@ -95,7 +95,7 @@ func newEvalCommand() *cobra.Command {
 // evalQuants and evalKVs are the values of flags.
 var (
 	evalQuants = map[string]string{"off": model.QuantizeOff, "q8": model.QuantizeQ8, "q4": model.QuantizeQ4, "fp8": model.QuantizeFP8}
-	evalKVs    = map[string]gpu.DType{"f32": gpu.F32, "bf16": gpu.BF16}
+	evalKVs    = map[string]gpu.DType{"f32": gpu.F32, "bf16": gpu.BF16, "int8": gpu.I8}
 )
 
 func (e *evaluation) check() error {
@@ -107,7 +107,7 @@ func (e *evaluation) check() error {
 	case !quantKnown:
 		return fmt.Errorf("--quant is %q; expected off, q8, q4 or fp8", e.quant)
 	case !kvKnown && e.kv != "auto":
-		return fmt.Errorf("--kv-dtype is %q; expected auto, f32 or bf16", e.kv)
+		return fmt.Errorf("--kv-dtype is %q; expected auto, f32, bf16 or int8", e.kv)
 	case e.compute != "f32" && e.compute != "bf16":
 		return fmt.Errorf("--compute is %q; expected f32 or bf16", e.compute)
 	case e.step < 1 || e.step > eval.StepMax:

@@ -31,7 +31,7 @@ func (d *Device) attention(t *tier, a *gpu.Attention) error {
 	p := &d.work.attention
 	*p = attentionTask{
 		tier: t, out: d.Float32s(a.Out), q: d.Float32s(a.Q), stride: a.Q.Dims[1], column: a.QColumn,
-		k: d.bytes(a.KPool), v: d.bytes(a.VPool), format: format, size: a.KPool.DType.Size(), blocks: a.KPool.Dims[0],
+		k: d.bytes(a.KPool), v: d.bytes(a.VPool), format: format, row: a.KPool.DType.RowBytes(dim), blocks: a.KPool.Dims[0],
 		kvHeads: kvHeads, group: a.Heads / kvHeads, blockSize: blockSize, dim: dim, padded: (dim + 15) &^ 15,
 		tables: d.Int32s(a.BlockTables), tableWidth: a.BlockTables.Dims[1], positions: d.Int32s(a.Positions),
 		scale: a.Scale, softCap: a.SoftCap, window: a.Window, workers: d.work.workers, queries: d.work.queries[:0],
@@ -52,7 +52,7 @@ type attentionTask struct {
 	stride, column         int
 	k, v                   []byte // the pools
 	format                 kvFormat
-	size                   int // bytes of an element of the pools
+	row                    int // bytes of a key in the pools
 	blocks, kvHeads, group int
 	blockSize, dim         int
 	padded                 int  // dim, rounded up to a multiple of 16
@@ -206,14 +206,17 @@ func (p *attentionTask) gatherQueries(space *attentionSpace, run queryRun, kvHea
 func (p *attentionTask) page(pool []byte, table []int32, kvHead, at, first, last int, scratch []float32) *byte {
 	if p.whole {
 		start := (int(table[at/p.blockSize])*p.kvHeads+kvHead)*p.blockSize + at%p.blockSize
-		return &pool[start*p.dim*p.size]
+		return &pool[start*p.row]
 	}
 	page := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(scratch))), len(scratch)*4)
 	clear(page)
-	row := p.dim * p.size
+	elements := p.dim * elementBytes[p.format] // a scale may follow
+	padded := p.row + (p.padded-p.dim)*elementBytes[p.format]
 	for pos := max(at, first); pos <= min(at+pageKeys-1, last); pos++ {
 		start := (int(table[pos/p.blockSize])*p.kvHeads+kvHead)*p.blockSize + pos%p.blockSize
-		copy(page[(pos-at)*p.padded*p.size:], pool[start*row:][:row])
+		from, to := pool[start*p.row:][:p.row], page[(pos-at)*padded:][:padded]
+		copy(to, from[:elements])
+		copy(to[padded-len(from[elements:]):], from[elements:])
 	}
 	return &page[0]
 }

@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"encoding/binary"
+	"math"
 	"unsafe"
 )
 
@@ -22,6 +24,36 @@ func transposeBF16(dst *float32, src, _ *byte, dim int) {
 			to[i*pageKeys+key] = bf16(v)
 		}
 	}
+}
+
+func transposeI8(dst *float32, src, _ *byte, dim int) {
+	to := unsafe.Slice(dst, pageKeys*dim)
+	for key := range pageKeys {
+		codes, scale := rowI8(src, key, dim)
+		for i, q := range codes {
+			to[i*pageKeys+key] = float32(q) * scale
+		}
+	}
+}
+
+// rowI8 returns a row of a page.
+func rowI8(page *byte, i, dim int) (codes []int8, scale float32) {
+	row := unsafe.Slice(page, pageKeys*(dim+scaleBytes))[i*(dim+scaleBytes):][:dim+scaleBytes]
+	return cast[int8](row[:dim]), math.Float32frombits(binary.LittleEndian.Uint32(row[dim:]))
+}
+
+// codesOf is tier.codes.
+func codesOf(codes []byte, x []float32) (largest float32) {
+	most := uint32(0)
+	for _, v := range x {
+		most = max(most, math.Float32bits(v)&0x7fffffff) // absolute values order like their bits, and NaN is above all
+	}
+	largest = math.Float32frombits(most)
+	factor := 127 / largest
+	for i, v := range x {
+		codes[i] = byte(int8(math.RoundToEven(float64(v * factor))))
+	}
+	return largest
 }
 
 // scoresRow takes one row, four keys at a time.
@@ -79,6 +111,20 @@ func mixRowF32(sums, correction, weights *float32, pages **byte, first, n, dim i
 
 func mixRowBF16(sums, correction, weights *float32, pages **byte, first, n, dim int) {
 	mixRow(sums, *correction, weights, pages, first, n, dim, bf16)
+}
+
+func mixRowI8(sums, correction, weights *float32, pages **byte, first, n, dim int) {
+	sum, weight := unsafe.Slice(sums, dim), unsafe.Slice(weights, first+n)
+	page := unsafe.Slice(pages, (first+n+pageKeys-1)/pageKeys)
+	for i := range sum {
+		sum[i] *= *correction
+	}
+	for i := first; i < first+n; i++ {
+		codes, scale := rowI8(page[i/pageKeys], i%pageKeys, dim)
+		for j, q := range codes {
+			sum[j] += weight[i] * (float32(q) * scale)
+		}
+	}
 }
 
 func mixRow[E float32 | uint16](sums *float32, correction float32, weights *float32, pages **byte, first, n, dim int, widen func(E) float32) {

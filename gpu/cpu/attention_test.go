@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/gpu/ref"
 )
 
 // TestBlockSizeDoesNotChangeBits: how keys and values are divided into blocks is a matter of
@@ -29,9 +30,9 @@ func TestBlockSizeDoesNotChangeBits(t *testing.T) {
 	}
 }
 
-// TestBF16Pools: attention over keys and values that KVWrite rounded to bfloat16 has the bits of attention over
-// float32 pools that hold the rounded numbers.
-func TestBF16Pools(t *testing.T) {
+// TestRoundedPools: attention over keys and values that KVWrite rounded has the bits of attention over float32 pools
+// that hold the rounded numbers.
+func TestRoundedPools(t *testing.T) {
 	const tokens, blocks, kvHeads, heads, block = 150, 12, 2, 6, 16
 	for _, tr := range tiers() {
 		for _, dim := range []int{32, 40} {
@@ -70,18 +71,21 @@ func TestBF16Pools(t *testing.T) {
 				}
 				return slices.Clone(d.Float32s(out))
 			}
-			exact := attend(gpu.F32)
-			got := attend(gpu.BF16)
-			for i, x := range d.Float32s(kv) {
-				if i%stride >= heads*dim {
-					d.Float32s(kv)[i] = bf16(toBF16(x))
+			exact, numbers := attend(gpu.F32), slices.Clone(d.Float32s(kv))
+			for dtype, round := range map[gpu.DType]func([]float32){gpu.BF16: roundBF16, gpu.I8: roundI8} {
+				copy(d.Float32s(kv), numbers)
+				got := attend(dtype)
+				for row := range tokens * (heads + 2*kvHeads) {
+					if row%(heads+2*kvHeads) >= heads {
+						round(d.Float32s(kv)[row*dim:][:dim])
+					}
 				}
-			}
-			if want := attend(gpu.F32); !slices.Equal(got, want) {
-				t.Errorf("%s, head size %d: bfloat16 pools differ from float32 pools of the same numbers", tr.name, dim)
-			}
-			if slices.Equal(got, exact) {
-				t.Errorf("%s, head size %d: nothing was rounded", tr.name, dim)
+				if want := attend(gpu.F32); !slices.Equal(got, want) {
+					t.Errorf("%s, head size %d: %v pools differ from float32 pools of the same numbers", tr.name, dim, dtype)
+				}
+				if slices.Equal(got, exact) {
+					t.Errorf("%s, head size %d: %v rounded nothing", tr.name, dim, dtype)
+				}
 			}
 			for x := range d.table.All() {
 				d.Free(x)
@@ -91,6 +95,19 @@ func TestBF16Pools(t *testing.T) {
 			}
 		}
 	}
+}
+
+func roundBF16(x []float32) {
+	for i, v := range x {
+		x[i] = bf16(toBF16(v))
+	}
+}
+
+// roundI8 rounds a key or a value.
+func roundI8(x []float32) {
+	row := make([]byte, len(x)+scaleBytes)
+	storeCodes(&goTier, row, x)
+	copy(x, ref.DequantizeRows("i8", len(x), row))
 }
 
 // attendOnce computes the last query of a sequence whose keys and values do not depend on the

@@ -20,18 +20,29 @@ type kvFormat int
 const (
 	kvF32 kvFormat = iota
 	kvBF16
+	kvI8 // rows of codes and their scale
 	kvFormats
 )
 
+// elementBytes is the size of an element. Rows of kvI8 are longer than theirs.
+var elementBytes = [kvFormats]int{kvF32: 4, kvBF16: 2, kvI8: 1}
+
+// scaleBytes is the size of the scale that ends a row of kvI8.
+const scaleBytes = 4
+
 // kvFormatOf returns the pools' common format.
 func kvFormatOf(op gpu.Op, k, v gpu.Tensor) kvFormat {
-	switch {
-	case k.DType == gpu.F32 && v.DType == gpu.F32:
-		return kvF32
-	case k.DType == gpu.BF16 && v.DType == gpu.BF16:
-		return kvBF16
+	if k.DType == v.DType {
+		switch k.DType {
+		case gpu.F32:
+			return kvF32
+		case gpu.BF16:
+			return kvBF16
+		case gpu.I8:
+			return kvI8
+		}
 	}
-	panic(fmt.Sprintf("cpu: %s: KPool is %v and VPool %v; both must be f32 or both bf16", op, k, v))
+	panic(fmt.Sprintf("cpu: %s: KPool is %v and VPool %v; both must be f32, both bf16 or both i8", op, k, v))
 }
 
 // rowKernel are the attention kernels for a fixed number of rows. Whatever that number, a row
@@ -43,7 +54,7 @@ type rowKernel struct {
 	scores func(scores, q, keys *float32, pages, dim int, scale float32)
 	// mix: sums[r] = sums[r] * correction[r] + sum of weights[r][i] * value i, in order, for
 	// first <= i < first+n. sums is [rows][dim], a row of weights has tileKeys, and value i is
-	// row i%16 of pages[i/16], [16][dim] of the format. first is less than 16, n is not 0.
+	// row i%16 of pages[i/16], [16][dim] of the format, each with its scale if it has one. first is less than 16, n is not 0.
 	mix mixKernels
 }
 

@@ -43,11 +43,51 @@ func pagesOf(rng *rand.Rand, format kvFormat, pages, dim int) []byte {
 	if format == kvF32 {
 		return unsafe.Slice((*byte)(unsafe.Pointer(&values[0])), 4*len(values))
 	}
+	if format == kvI8 {
+		raw := make([]byte, pages*pageKeys*(dim+scaleBytes))
+		for i := range pages * pageKeys {
+			storeCodes(&goTier, raw[i*(dim+scaleBytes):][:dim+scaleBytes], values[i*dim:][:dim])
+		}
+		return raw
+	}
 	half := make([]uint16, len(values))
 	for i, v := range values {
 		half[i] = uint16(math.Float32bits(v) >> 16)
 	}
 	return unsafe.Slice((*byte)(unsafe.Pointer(&half[0])), 2*len(half))
+}
+
+// TestCodesTwins: every tier rounds keys and values to the same codes, and says the same of what has none.
+func TestCodesTwins(t *testing.T) {
+	eachTier(t, func(t *testing.T, tr *tier) {
+		rng := rand.New(rand.NewPCG(7, 8))
+		for i := range 60 {
+			x := random(rng, 1+rng.IntN(80), math.Pow(10, float64(rng.IntN(20)-10)))
+			if i%3 == 0 {
+				x = random(rng, 16*(1+i/6), 1)
+			}
+			switch i % 7 {
+			case 1:
+				x[rng.IntN(len(x))] = float32(math.NaN())
+			case 2:
+				x[rng.IntN(len(x))] = float32(math.Inf(-1))
+			case 3:
+				clear(x)
+			}
+			got, want := make([]byte, len(x)+scaleBytes), make([]byte, len(x)+scaleBytes)
+			storeCodes(tr, got, x)
+			storeCodes(&goTier, want, x)
+			codes, scale := rowI8(&got[0], 0, len(x))
+			if finite := i%7 != 1 && i%7 != 2; finite && !slices.Equal(got, want) || !finite && scale == scale {
+				t.Fatalf("%v: codes %v and scale %v, want %v", x, codes, scale, want)
+			}
+			for j, q := range codes {
+				if diff := math.Abs(float64(float32(q)*scale - x[j])); diff > 0.501*float64(scale) {
+					t.Fatalf("%v became %v", x[j], float32(q)*scale)
+				}
+			}
+		}
+	})
 }
 
 func rowsTwin(t *testing.T, rng *rand.Rand, tr *tier, kernel *rowKernel, format kvFormat, keys []float32, values []*byte, dim int) {

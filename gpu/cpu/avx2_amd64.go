@@ -132,6 +132,11 @@ func transposeBF16AVX2(dst *float32, src *byte, ahead *byte, dim int)
 //go:noescape
 func transposeF32AVX2(dst *float32, src *byte, ahead *byte, dim int)
 
+// transposeI8AVX2 is an entry of tier.transpose; dim is a positive multiple of 16.
+//
+//go:noescape
+func transposeI8AVX2(dst *float32, src *byte, ahead *byte, dim int)
+
 // scoresR1AVX2 is tier.scores for 1 rows.
 //
 //go:noescape
@@ -217,6 +222,31 @@ func mixF32R4AVX2(sums *float32, correction *float32, weights *float32, pages **
 //go:noescape
 func mixF32R6AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
 
+// mixI8R1AVX2 is an entry of tier.mix for 1 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixI8R1AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixI8R2AVX2 is an entry of tier.mix for 2 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixI8R2AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixI8R3AVX2 is an entry of tier.mix for 3 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixI8R3AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixI8R4AVX2 is an entry of tier.mix for 4 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixI8R4AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixI8R6AVX2 is an entry of tier.mix for 6 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixI8R6AVX2(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
 // expShiftAVX2 is tier.expShift; it leaves the sum in 16 lanes, zero where there is none.
 //
 //go:noescape
@@ -276,6 +306,11 @@ func rotateAVX2(x *float32, cos *float32, sin *float32, half int, heads int, dim
 //
 //go:noescape
 func narrowAVX2(dst *uint16, src *float32, n int)
+
+// codesAVX2 is tier.codes for n elements, a positive multiple of 16.
+//
+//go:noescape
+func codesAVX2(codes *byte, x *float32, n int, largest *float32)
 
 // prefetchAVX2 is tier.prefetch for n bytes.
 //

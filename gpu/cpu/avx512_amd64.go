@@ -217,6 +217,11 @@ func transposeBF16AVX512(dst *float32, src *byte, ahead *byte, dim int)
 //go:noescape
 func transposeF32AVX512(dst *float32, src *byte, ahead *byte, dim int)
 
+// transposeI8AVX512 is an entry of tier.transpose; dim is a positive multiple of 16.
+//
+//go:noescape
+func transposeI8AVX512(dst *float32, src *byte, ahead *byte, dim int)
+
 // scoresR1AVX512 is tier.scores for 1 rows.
 //
 //go:noescape
@@ -317,6 +322,36 @@ func mixF32R6AVX512(sums *float32, correction *float32, weights *float32, pages 
 //go:noescape
 func mixF32R12AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
 
+// mixI8R1AVX512 is an entry of tier.mix for 1 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixI8R1AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixI8R2AVX512 is an entry of tier.mix for 2 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixI8R2AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixI8R3AVX512 is an entry of tier.mix for 3 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixI8R3AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixI8R4AVX512 is an entry of tier.mix for 4 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixI8R4AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixI8R6AVX512 is an entry of tier.mix for 6 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixI8R6AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
+// mixI8R12AVX512 is an entry of tier.mix for 12 rows; dim is a positive multiple of 16.
+//
+//go:noescape
+func mixI8R12AVX512(sums *float32, correction *float32, weights *float32, pages **byte, first int, n int, dim int)
+
 // expShiftAVX512 is tier.expShift; it leaves the sum in 16 lanes, zero where there is none.
 //
 //go:noescape
@@ -376,6 +411,11 @@ func rotateAVX512(x *float32, cos *float32, sin *float32, half int, heads int, d
 //
 //go:noescape
 func narrowAVX512(dst *uint16, src *float32, n int)
+
+// codesAVX512 is tier.codes for n elements, a positive multiple of 16.
+//
+//go:noescape
+func codesAVX512(codes *byte, x *float32, n int, largest *float32)
 
 // prefetchAVX512 is tier.prefetch for n bytes.
 //

@@ -111,7 +111,7 @@ func (d *Device) Info() gpu.Info {
 		total = min(total, d.limit)
 		free = max(0, min(free, d.limit-d.table.Stats().Bytes))
 	}
-	return gpu.Info{Name: "cpu:0", Description: d.description, MemoryTotal: total, MemoryFree: free, Compute: gpu.F32, KV: []gpu.DType{gpu.F32, gpu.BF16},
+	return gpu.Info{Name: "cpu:0", Description: d.description, MemoryTotal: total, MemoryFree: free, Compute: gpu.F32, KV: []gpu.DType{gpu.F32, gpu.BF16, gpu.I8},
 		Experts: slices.Collect(maps.Keys(quantFormats))}
 }
 
@@ -120,21 +120,34 @@ func (d *Device) Memory() gpu.MemoryStats { return d.table.Stats() }
 
 // Alloc implements gpu.Device.
 func (d *Device) Alloc(dtype gpu.DType, dims ...int) (gpu.Tensor, error) {
-	bytes := int64(dtype.Size())
-	for _, n := range dims {
-		if n < 0 {
-			return gpu.Tensor{}, fmt.Errorf("cpu: Alloc(%v, %v): negative dimension", dtype, dims)
-		}
-		if n > 0 && bytes > math.MaxInt/int64(n) {
-			return gpu.Tensor{}, fmt.Errorf("%w: Alloc(%v, %v): size overflows an int", gpu.ErrOutOfMemory, dtype, dims)
-		}
-		bytes *= int64(n)
+	bytes, err := allocBytes(dtype, dims)
+	if err != nil {
+		return gpu.Tensor{}, err
 	}
 	b, err := d.reserve(bytes)
 	if err != nil {
 		return gpu.Tensor{}, fmt.Errorf("Alloc(%v, %v): %w", dtype, dims, err)
 	}
 	return d.table.Put(b, bytes, "", dtype, dims...), nil
+}
+
+// allocBytes returns the bytes of a tensor that is not packed.
+func allocBytes(dtype gpu.DType, dims []int) (int64, error) {
+	rows, row := dims, 1                                     // elements
+	if last := len(dims) - 1; dtype == gpu.I8 && last >= 0 { // a row is more than its elements
+		rows, row = dims[:last], dims[last]
+	}
+	if slices.ContainsFunc(dims, func(n int) bool { return n < 0 }) {
+		return 0, fmt.Errorf("cpu: Alloc(%v, %v): negative dimension", dtype, dims)
+	}
+	bytes := int64(dtype.RowBytes(row))
+	for _, n := range rows {
+		if bytes < 0 || n > 0 && bytes > math.MaxInt/int64(n) {
+			return 0, fmt.Errorf("%w: Alloc(%v, %v): size overflows an int", gpu.ErrOutOfMemory, dtype, dims)
+		}
+		bytes *= int64(n)
+	}
+	return bytes, nil
 }
 
 // reserve returns zeroed memory, or ErrOutOfMemory stating sizes.
@@ -254,8 +267,7 @@ func (d *Device) bytes(t gpu.Tensor) []byte {
 	if t.Packed || b.weight != nil {
 		panic(fmt.Sprintf("cpu: %v is a packed weight; only MatMul can read it", t))
 	}
-	size := t.DType.Size()
-	return b.raw[t.Offset*size : (t.Offset+t.Len())*size]
+	return b.raw[t.ByteOffset():][:t.Bytes()]
 }
 
 // Float32s returns the elements of an F32 tensor, valid until it is freed. For implementations

@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 
@@ -93,7 +94,7 @@ func (d *Device) kvWrite(t *tier, a *gpu.KVWrite) error {
 	}
 	p := &d.work.kvWrite
 	*p = kvWriteTask{tier: t, kv: d.Float32s(a.KV), kPool: d.bytes(a.KPool), vPool: d.bytes(a.VPool), format: kvFormatOf(gpu.OpKVWrite, a.KPool, a.VPool),
-		row: dim * a.KPool.DType.Size(), slots: slots, stride: stride, kColumn: a.KColumn, vColumn: a.VColumn, heads: heads, blockSize: blockSize, dim: dim}
+		row: a.KPool.DType.RowBytes(dim), slots: slots, stride: stride, kColumn: a.KColumn, vColumn: a.VColumn, heads: heads, blockSize: blockSize, dim: dim}
 	// Places of different tokens are far apart: every copy waits for memory.
 	const copyNs = 100
 	ns := float64(len(slots) * heads * 2 * copyNs)
@@ -141,11 +142,30 @@ func (p *kvWriteTask) run(worker, from, to int) {
 }
 
 func (p *kvWriteTask) store(to []byte, from []float32) {
-	if p.format == kvBF16 {
+	switch p.format {
+	case kvF32:
+		copy(cast[float32](to), from)
+	case kvBF16:
 		p.tier.narrow(cast[uint16](to), from)
-		return
+	case kvI8:
+		storeCodes(p.tier, to, from)
 	}
-	copy(cast[float32](to), from)
+}
+
+// storeCodes rounds a key or value to a row of gpu.I8. One whose elements are all tiny becomes zero; one that holds
+// what is not finite has a scale that is not a number, so that it stays visible.
+func storeCodes(t *tier, row []byte, x []float32) {
+	codes := row[:len(x)]
+	largest := t.codes(codes, x)
+	scale := largest / 127
+	switch {
+	case largest < tinyActivation:
+		clear(codes)
+		scale = 0
+	case !(largest <= math.MaxFloat32):
+		scale = float32(math.NaN())
+	}
+	binary.LittleEndian.PutUint32(row[len(x):], math.Float32bits(scale))
 }
 
 // kvCopy executes gpu.KVCopy.

@@ -34,6 +34,9 @@ type tier struct {
 	rotate func(heads, cos, sin []float32, dim int)
 	// narrow rounds to bfloat16, ties to even.
 	narrow func(dst []uint16, src []float32)
+	// codes rounds a row to 8 bits: x[i] * (127 / largest) to the nearest integer, ties to even, where largest, which it
+	// returns, is the largest absolute value. Codes mean nothing if that is tiny, infinite or NaN.
+	codes func(codes []byte, x []float32) (largest float32)
 	// prefetch hints that x, which is not empty, is used soon.
 	prefetch func(x []byte)
 	// interleave4 stores element i of four rows, of one length, at dst[i*width:].

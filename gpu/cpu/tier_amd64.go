@@ -63,15 +63,23 @@ var avx2Tier = tier{
 		}
 		narrow(dst[whole:], src[whole:])
 	},
+	codes: func(codes []byte, x []float32) float32 {
+		if len(x) == 0 || len(x)%16 != 0 {
+			return codesOf(codes, x)
+		}
+		var largest float32
+		codesAVX2(&codes[:len(x)][0], &x[0], len(x), &largest)
+		return largest
+	},
 	prefetch:    func(x []byte) { prefetchAVX2(&x[0], len(x)) },
 	interleave4: interleave4Rows,
-	transpose:   [kvFormats]func(dst *float32, src, ahead *byte, dim int){kvF32: transposeF32AVX2, kvBF16: transposeBF16AVX2},
+	transpose:   [kvFormats]func(dst *float32, src, ahead *byte, dim int){kvF32: transposeF32AVX2, kvBF16: transposeBF16AVX2, kvI8: transposeI8AVX2},
 	rows: []rowKernel{
-		{1, scoresR1AVX2, mixKernels{kvF32: mixF32R1AVX2, kvBF16: mixBF16R1AVX2}},
-		{2, scoresR2AVX2, mixKernels{kvF32: mixF32R2AVX2, kvBF16: mixBF16R2AVX2}},
-		{3, scoresR3AVX2, mixKernels{kvF32: mixF32R3AVX2, kvBF16: mixBF16R3AVX2}},
-		{4, scoresR4AVX2, mixKernels{kvF32: mixF32R4AVX2, kvBF16: mixBF16R4AVX2}},
-		{6, scoresR6AVX2, mixKernels{kvF32: mixF32R6AVX2, kvBF16: mixBF16R6AVX2}},
+		{1, scoresR1AVX2, mixKernels{kvF32: mixF32R1AVX2, kvBF16: mixBF16R1AVX2, kvI8: mixI8R1AVX2}},
+		{2, scoresR2AVX2, mixKernels{kvF32: mixF32R2AVX2, kvBF16: mixBF16R2AVX2, kvI8: mixI8R2AVX2}},
+		{3, scoresR3AVX2, mixKernels{kvF32: mixF32R3AVX2, kvBF16: mixBF16R3AVX2, kvI8: mixI8R3AVX2}},
+		{4, scoresR4AVX2, mixKernels{kvF32: mixF32R4AVX2, kvBF16: mixBF16R4AVX2, kvI8: mixI8R4AVX2}},
+		{6, scoresR6AVX2, mixKernels{kvF32: mixF32R6AVX2, kvBF16: mixBF16R6AVX2, kvI8: mixI8R6AVX2}},
 	},
 	softmax: softmaxAVX2,
 	finish:  finishAVX2,
@@ -181,6 +189,14 @@ var avx512Tier = tier{
 		}
 		narrow(dst[whole:], src[whole:])
 	},
+	codes: func(codes []byte, x []float32) float32 {
+		if len(x) == 0 || len(x)%16 != 0 {
+			return codesOf(codes, x)
+		}
+		var largest float32
+		codesAVX512(&codes[:len(x)][0], &x[0], len(x), &largest)
+		return largest
+	},
 	prefetch: func(x []byte) { prefetchAVX512(&x[0], len(x)) },
 	interleave4: func(dst []float32, width int, a, b, c, d []float32) {
 		whole := len(a) &^ 15
@@ -191,14 +207,14 @@ var avx512Tier = tier{
 			interleave4(dst[whole*width:], width, a[whole:], b[whole:], c[whole:], d[whole:])
 		}
 	},
-	transpose: [kvFormats]func(dst *float32, src, ahead *byte, dim int){kvF32: transposeF32AVX512, kvBF16: transposeBF16AVX512},
+	transpose: [kvFormats]func(dst *float32, src, ahead *byte, dim int){kvF32: transposeF32AVX512, kvBF16: transposeBF16AVX512, kvI8: transposeI8AVX512},
 	rows: []rowKernel{
-		{1, scoresR1AVX512, mixKernels{kvF32: mixF32R1AVX512, kvBF16: mixBF16R1AVX512}},
-		{2, scoresR2AVX512, mixKernels{kvF32: mixF32R2AVX512, kvBF16: mixBF16R2AVX512}},
-		{3, scoresR3AVX512, mixKernels{kvF32: mixF32R3AVX512, kvBF16: mixBF16R3AVX512}},
-		{4, scoresR4AVX512, mixKernels{kvF32: mixF32R4AVX512, kvBF16: mixBF16R4AVX512}},
-		{6, scoresR6AVX512, mixKernels{kvF32: mixF32R6AVX512, kvBF16: mixBF16R6AVX512}},
-		{12, scoresR12AVX512, mixKernels{kvF32: mixF32R12AVX512, kvBF16: mixBF16R12AVX512}},
+		{1, scoresR1AVX512, mixKernels{kvF32: mixF32R1AVX512, kvBF16: mixBF16R1AVX512, kvI8: mixI8R1AVX512}},
+		{2, scoresR2AVX512, mixKernels{kvF32: mixF32R2AVX512, kvBF16: mixBF16R2AVX512, kvI8: mixI8R2AVX512}},
+		{3, scoresR3AVX512, mixKernels{kvF32: mixF32R3AVX512, kvBF16: mixBF16R3AVX512, kvI8: mixI8R3AVX512}},
+		{4, scoresR4AVX512, mixKernels{kvF32: mixF32R4AVX512, kvBF16: mixBF16R4AVX512, kvI8: mixI8R4AVX512}},
+		{6, scoresR6AVX512, mixKernels{kvF32: mixF32R6AVX512, kvBF16: mixBF16R6AVX512, kvI8: mixI8R6AVX512}},
+		{12, scoresR12AVX512, mixKernels{kvF32: mixF32R12AVX512, kvBF16: mixBF16R12AVX512, kvI8: mixI8R12AVX512}},
 	},
 	softmax: softmaxAVX512,
 	finish:  finishAVX512,

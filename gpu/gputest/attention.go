@@ -119,10 +119,9 @@ func (s *suite) world(kvHeads, group, blockSize, dim int, length ...int) *world 
 		w.tables = append(w.tables, row...)
 	}
 	size := w.pool.At(blocks, 0, 0)
-	w.k, w.v = s.normal(s.compute, size, 1), s.normal(s.compute, size, 1)
 	w.q = s.normal(s.compute, tokens*w.stride, 1)
-	w.deviceK = s.act(w.k, blocks, kvHeads, blockSize, dim)
-	w.deviceV = s.act(w.v, blocks, kvHeads, blockSize, dim)
+	w.deviceK, w.k = s.pool(s.normal(gpu.F32, size, 1), blocks, kvHeads, blockSize, dim)
+	w.deviceV, w.v = s.pool(s.normal(gpu.F32, size, 1), blocks, kvHeads, blockSize, dim)
 	w.deviceTables = s.ints(w.tables, len(length), w.tableWidth)
 	return w
 }
@@ -153,18 +152,28 @@ func (s *suite) attend(w *world, spans ...span) (got, want []float32) {
 	return s.get(out), r.Run()
 }
 
+type attentionCase struct {
+	kvHeads, group, block, dim int
+	softCap                    float32
+	window, length             int
+}
+
 func testAttention(s *suite) {
-	for _, c := range []struct {
-		kvHeads, group, block, dim int
-		softCap                    float32
-		window, length             int
-	}{
+	testAttentionOf(s, []attentionCase{
 		{1, 1, 4, 8, 0, 0, 70}, {2, 4, 16, 64, 0, 0, 70}, {2, 2, 16, 80, 0, 16, 70}, {1, 3, 8, 33, 5, 0, 70}, {2, 1, 16, 128, 30, 20, 70},
 		{1, 7, 32, 16, 0, 1, 70}, {1, 2, 16, 256, 0, 0, 70}, {1, 20, 16, 32, 0, 0, 70},
 		// Long enough for implementations that divide the keys.
 		{1, 4, 16, 64, 0, 0, 530}, {1, 2, 16, 128, 0, 200, 520}, {1, 1, 16, 256, 0, 0, 270},
-	} {
-		what := fmt.Sprintf("%+v", c)
+	})
+	testManyParts(s)
+	s.eachRounding(func() {
+		testAttentionOf(s, []attentionCase{{2, 4, 16, 64, 0, 0, 70}, {1, 3, 8, 33, 5, 0, 70}, {2, 1, 16, 128, 30, 20, 70}, {2, 2, 16, 80, 0, 16, 70}, {1, 4, 16, 64, 0, 0, 530}})
+	})
+}
+
+func testAttentionOf(s *suite, cases []attentionCase) {
+	for _, c := range cases {
+		what := fmt.Sprintf("%v: %+v", s.kv, c)
 		n := c.length
 		w := s.world(c.kvHeads, c.group, c.block, c.dim, n, 1, 37)
 		w.softCap, w.window = c.softCap, c.window
@@ -191,7 +200,6 @@ func testAttention(s *suite) {
 		s.same(what+": decode beside a decode", decode[width:], whole[(n-1)*width:])
 		s.free()
 	}
-	testManyParts(s)
 }
 
 // testManyParts: a step with more divided sequences than an implementation may have at work at once, and among them one

@@ -85,6 +85,7 @@ func (s *suite) wideOutput() {
 // testKVWrites covers writes of keys and values, alone and with the rotation before.
 func testKVWrites(s *suite) {
 	testKVWrite(s)
+	s.eachRounding(func() { testRoundingKVWrite(s) })
 	for _, c := range []struct{ heads, kvHeads, dim, half, extra int }{{4, 2, 64, 32, 0}, {8, 8, 16, 8, 0}, {4, 2, 32, 16, 8}, {3, 1, 10, 3, 5}, {2, 2, 64, 16, 0}} {
 		const blocks, tokens = 5, 6
 		p := ref.Pool{KVHeads: c.kvHeads, BlockSize: 4, HeadDim: c.dim}

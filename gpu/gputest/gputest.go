@@ -24,7 +24,7 @@ func Run(t *testing.T, open func(t *testing.T) gpu.Device) {
 		gpu.OpRoPETable:  testRoPETable,
 		gpu.OpRoPE:       testRoPE,
 		gpu.OpKVWrite:    testKVWrites,
-		gpu.OpKVCopy:     testKVCopy,
+		gpu.OpKVCopy:     testKVCopies,
 		gpu.OpAttention:  testAttention,
 		gpu.OpActMul:     testActMul,
 		gpu.OpAdd:        testAdd,
@@ -65,14 +65,16 @@ type suite struct {
 	*testing.T
 	d       gpu.Device
 	compute gpu.DType
-	variant bool // rows may depend on their batch
+	kv      gpu.DType // of pools
+	variant bool      // rows may depend on their batch
 	rng     *rand.Rand
 	live    []gpu.Tensor
 }
 
 func newSuite(t *testing.T, open func(t *testing.T) gpu.Device) *suite {
 	d := open(t)
-	return &suite{T: t, d: d, compute: d.Info().Compute, rng: rand.New(rand.NewPCG(1, 2))}
+	compute := d.Info().Compute
+	return &suite{T: t, d: d, compute: compute, kv: compute, rng: rand.New(rand.NewPCG(1, 2))}
 }
 
 // free releases what the test allocated so far.

@@ -21,102 +21,119 @@ func variants(prompt []int32, n int) [][]int32 {
 	return out
 }
 
+// kvOptions are testOptions with each type of keys and values: what a type rounds, it rounds for all alike.
+func kvOptions(t *testing.T, test func(*testing.T, Options)) {
+	for _, kv := range []gpu.DType{gpu.F32, gpu.BF16, gpu.I8} {
+		o := testOptions
+		o.KV = kv
+		t.Run(kv.String(), func(t *testing.T) { test(t, o) })
+	}
+}
+
 // TestBatchInvariance: sequences that share steps, some in prefill chunks while others decode,
 // have bit for bit the logits they have alone.
 func TestBatchInvariance(t *testing.T) {
 	eachGolden(t, func(t *testing.T, g *golden) {
-		const sequences, tail = 5, 4 // tail tokens go one by one
-		prompts := variants(g.Prompt, sequences)
-		alone := make([][][]float32, sequences)
-		e := newEngineOf(t, os.DirFS(g.dir), g.spec, testOptions)
-		for i, p := range prompts {
-			s := &sequence{slot: 0}
-			alone[i] = e.logitsInChunks(s, p, len(p))
-			e.free = append(e.free, s.blocks...)
-		}
-
-		e.scramble(11)
-		seqs := make([]*sequence, sequences)
-		together := make([][][]float32, sequences)
-		for i := range seqs {
-			seqs[i] = &sequence{slot: sequences - i}
-		}
-		for round := 0; ; round++ {
-			var pieces []piece
-			var owners []int
-			for i, p := range prompts {
-				n := 3 + i // a chunk size of its own
-				if left := len(p) - seqs[i].cached; left <= tail {
-					n = min(left, 1)
-				} else {
-					n = min(n, left-tail)
-				}
-				if n == 0 || i > round { // sequence i joins in round i
-					continue
-				}
-				at := seqs[i].cached
-				pieces = append(pieces, piece{seqs[i], p[at : at+n], n})
-				owners = append(owners, i)
-			}
-			if len(pieces) == 0 && round >= sequences {
-				break
-			}
-			rows := e.step(pieces...)
-			for j, i := range owners {
-				n := len(pieces[j].tokens)
-				together[i] = append(together[i], rows[:n]...)
-				rows = rows[n:]
-			}
-		}
-		for i := range prompts {
-			requireIdentical(t, "batched", together[i], alone[i])
-		}
+		kvOptions(t, func(t *testing.T, o Options) { testBatchInvariance(t, g, o) })
 	})
+}
+
+func testBatchInvariance(t *testing.T, g *golden, options Options) {
+	const sequences, tail = 5, 4 // tail tokens go one by one
+	prompts := variants(g.Prompt, sequences)
+	alone := make([][][]float32, sequences)
+	e := newEngineOf(t, os.DirFS(g.dir), g.spec, options)
+	for i, p := range prompts {
+		s := &sequence{slot: 0}
+		alone[i] = e.logitsInChunks(s, p, len(p))
+		e.free = append(e.free, s.blocks...)
+	}
+
+	e.scramble(11)
+	seqs := make([]*sequence, sequences)
+	together := make([][][]float32, sequences)
+	for i := range seqs {
+		seqs[i] = &sequence{slot: sequences - i}
+	}
+	for round := 0; ; round++ {
+		var pieces []piece
+		var owners []int
+		for i, p := range prompts {
+			n := 3 + i // a chunk size of its own
+			if left := len(p) - seqs[i].cached; left <= tail {
+				n = min(left, 1)
+			} else {
+				n = min(n, left-tail)
+			}
+			if n == 0 || i > round { // sequence i joins in round i
+				continue
+			}
+			at := seqs[i].cached
+			pieces = append(pieces, piece{seqs[i], p[at : at+n], n})
+			owners = append(owners, i)
+		}
+		if len(pieces) == 0 && round >= sequences {
+			break
+		}
+		rows := e.step(pieces...)
+		for j, i := range owners {
+			n := len(pieces[j].tokens)
+			together[i] = append(together[i], rows[:n]...)
+			rows = rows[n:]
+		}
+	}
+	for i := range prompts {
+		requireIdentical(t, "batched", together[i], alone[i])
+	}
 }
 
 // TestSharedPrefixBlocks: a sequence whose first blocks are another's continues as if it had
 // computed them, and a copied block serves as well as its original.
 func TestSharedPrefixBlocks(t *testing.T) {
 	eachGolden(t, func(t *testing.T, g *golden) {
-		e := newEngineOf(t, os.DirFS(g.dir), g.spec, testOptions)
-		e.scramble(5)
-		first := &sequence{slot: 0}
-		whole := e.logitsInChunks(first, g.Prompt, len(g.Prompt))
-
-		const shared = 5 // blocks
-		size := e.m.Options().BlockSize
-		second := &sequence{slot: 1, blocks: slices.Clone(first.blocks[:shared]), cached: shared * size}
-		if err := e.m.SetBlocks(second.slot, 0, second.blocks); err != nil {
-			t.Fatal(err)
-		}
-		got := e.logitsInChunks(second, g.Prompt[second.cached:], 6)
-		requireIdentical(t, "shared prefix", got, whole[shared*size:])
-
-		// Copy on write: a third sequence shares all but the last of those blocks, which it copies
-		// and overwrites from its middle.
-		third := &sequence{slot: 2, blocks: slices.Clone(first.blocks[:shared]), cached: shared*size - 2}
-		copied := e.free[len(e.free)-1]
-		e.free = e.free[:len(e.free)-1]
-		if err := e.m.CopyBlocks([]int32{third.blocks[shared-1], copied}); err != nil {
-			t.Fatal(err)
-		}
-		third.blocks[shared-1] = copied
-		if err := e.m.SetBlocks(third.slot, 0, third.blocks); err != nil {
-			t.Fatal(err)
-		}
-		other := slices.Clone(g.Prompt[third.cached:])
-		other[0] = (other[0] + 1) % int32(g.spec.VocabSize)
-		e.logitsInChunks(third, other, 3) // diverges, and must not disturb the others
-		third.cached = shared*size - 2
-		got = e.logitsInChunks(third, g.Prompt[third.cached:], 4)
-		requireIdentical(t, "copied block", got, whole[shared*size-2:])
-		last := len(g.Prompt) - 1
-		for _, s := range []*sequence{first, second} {
-			s.cached = last
-			got := e.step(piece{s, g.Prompt[last:], 1})
-			requireIdentical(t, "after the divergence", got, whole[last:])
-		}
+		kvOptions(t, func(t *testing.T, o Options) { testSharedPrefixBlocks(t, g, o) })
 	})
+}
+
+func testSharedPrefixBlocks(t *testing.T, g *golden, options Options) {
+	e := newEngineOf(t, os.DirFS(g.dir), g.spec, options)
+	e.scramble(5)
+	first := &sequence{slot: 0}
+	whole := e.logitsInChunks(first, g.Prompt, len(g.Prompt))
+
+	const shared = 5 // blocks
+	size := e.m.Options().BlockSize
+	second := &sequence{slot: 1, blocks: slices.Clone(first.blocks[:shared]), cached: shared * size}
+	if err := e.m.SetBlocks(second.slot, 0, second.blocks); err != nil {
+		t.Fatal(err)
+	}
+	got := e.logitsInChunks(second, g.Prompt[second.cached:], 6)
+	requireIdentical(t, "shared prefix", got, whole[shared*size:])
+
+	// Copy on write: a third sequence shares all but the last of those blocks, which it copies
+	// and overwrites from its middle.
+	third := &sequence{slot: 2, blocks: slices.Clone(first.blocks[:shared]), cached: shared*size - 2}
+	copied := e.free[len(e.free)-1]
+	e.free = e.free[:len(e.free)-1]
+	if err := e.m.CopyBlocks([]int32{third.blocks[shared-1], copied}); err != nil {
+		t.Fatal(err)
+	}
+	third.blocks[shared-1] = copied
+	if err := e.m.SetBlocks(third.slot, 0, third.blocks); err != nil {
+		t.Fatal(err)
+	}
+	other := slices.Clone(g.Prompt[third.cached:])
+	other[0] = (other[0] + 1) % int32(g.spec.VocabSize)
+	e.logitsInChunks(third, other, 3) // diverges, and must not disturb the others
+	third.cached = shared*size - 2
+	got = e.logitsInChunks(third, g.Prompt[third.cached:], 4)
+	requireIdentical(t, "copied block", got, whole[shared*size-2:])
+	last := len(g.Prompt) - 1
+	for _, s := range []*sequence{first, second} {
+		s.cached = last
+		got := e.step(piece{s, g.Prompt[last:], 1})
+		requireIdentical(t, "after the divergence", got, whole[last:])
+	}
 }
 
 // TestLogitRows: rows may be any subset in any order, none, or more than sequences.

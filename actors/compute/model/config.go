@@ -93,9 +93,9 @@ type Generation struct {
 }
 
 // KVBytesPerBlock returns the bytes that one KV block of blockSize tokens takes over all
-// layers, keys and values, when the pools hold elements of type kv (the device's compute type).
+// layers, keys and values, when the pools hold elements of type kv.
 func (s *Spec) KVBytesPerBlock(blockSize int, kv gpu.DType) int64 {
-	return 2 * int64(len(s.Layers)) * int64(s.KVHeads) * int64(s.HeadDim) * int64(blockSize) * int64(kv.Size())
+	return 2 * int64(len(s.Layers)) * int64(s.KVHeads) * int64(blockSize) * int64(kv.RowBytes(s.HeadDim))
 }
 
 // QueryWidth returns the elements of one token's queries, over all heads.

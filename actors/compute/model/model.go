@@ -117,7 +117,7 @@ func load(dev gpu.Device, files fs.FS, spec *Spec, opts Options, progress func(d
 func (o *Options) check(s *Spec, dev gpu.Info) error {
 	o.KV = cmp.Or(o.KV, dev.Compute)
 	if !slices.Contains(dev.KV, o.KV) {
-		return fmt.Errorf("model: %w: Options.KV is %v, %s has %v", gpu.ErrNotSupported, o.KV, dev.Name, dev.KV)
+		return fmt.Errorf("model: %w: keys and values in %v (Options.KV): %s has them in %v", gpu.ErrNotSupported, o.KV, dev.Name, dev.KV)
 	}
 	if o.ContextMax == 0 {
 		o.ContextMax = s.ContextMax

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math/bits"
 
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
@@ -15,121 +16,41 @@ const (
 	pageKeys = 16
 )
 
+// kvFormats are the element types of keys and values. Rows of int8 end with the scale of the row, a float32.
+var kvFormats = []format{formats[0], formats[2], {"I8", 1, func(from Mem, to VecVirtual) {
+	VPMOVSXBD(from, to)
+	VCVTDQ2PS(to, to)
+}}}
+
+const scaleBytes = 4
+
+// rowBytes returns a register with the bytes of a row of dim elements.
+func (f format) rowBytes(dim Register) Register {
+	row := GP64()
+	switch f.size {
+	case 1:
+		LEAQ(Mem{Base: dim, Disp: scaleBytes}, row)
+	default:
+		MOVQ(dim, row)
+		SHLQ(U8(bits.TrailingZeros(uint(f.size))), row)
+	}
+	return row
+}
+
 func (t isa) attentionKernels() {
-	for _, f := range formats {
-		if f.name != "F16" {
-			t.transpose(f)
-		}
+	for _, f := range kvFormats {
+		t.transpose(f)
 	}
 	for _, rows := range t.rows {
 		t.scores(rows)
 	}
 	t.softmax()
 	t.finish()
-	for _, f := range formats {
-		if f.name == "F16" {
-			continue
-		}
+	for _, f := range kvFormats {
 		for _, rows := range t.rows {
 			t.mix(f, rows)
 		}
 	}
-}
-
-// transpose turns the 16 keys of a page around, a square of lanes at a time.
-func (t isa) transpose(f format) {
-	t.begin("transpose"+f.name, "(dst *float32, src, ahead *byte, dim int)",
-		"is an entry of tier.transpose; dim is a positive multiple of 16.")
-	dst, src, ahead, dim := pointer("dst"), pointer("src"), pointer("ahead"), number("dim")
-	row, row3, at := GP64(), GP64(), GP64()
-	MOVQ(dim, row)
-	SHLQ(U8(map[int]uint8{2: 1, 4: 2}[f.size]), row)
-	LEAQ(Mem{Base: row, Index: row, Scale: 2}, row3)
-	// columns turns some columns around, a vector of elements of size bytes at a time.
-	columns := func(size int, load func(Mem, VecVirtual), store func(column int, v VecVirtual, first int)) {
-		MOVQ(src.Base, at)
-		for first := 0; first < pageKeys; first += t.lanes {
-			v := t.vectors(t.lanes)
-			for i := 0; i < t.lanes; i += 4 {
-				load(Mem{Base: at}, v[i])
-				load(Mem{Base: at, Index: row, Scale: 1}, v[i+1])
-				load(Mem{Base: at, Index: row, Scale: 2}, v[i+2])
-				load(Mem{Base: at, Index: row3, Scale: 1}, v[i+3])
-				LEAQ(Mem{Base: at, Index: row, Scale: 4}, at)
-			}
-			for line := 0; line < t.lanes*t.lanes*size; line += 64 {
-				PREFETCHT0(ahead)
-				ADDQ(U8(64), ahead.Base)
-			}
-			for i, column := range t.square(v) {
-				store(i, column, first)
-			}
-		}
-		ADDQ(U32(uint32(t.lanes*size)), src.Base)
-	}
-	if f.name == "BF16" {
-		// Two elements turn around as one of 32 bits, which halves the work, and come apart afterwards.
-		loop("pairs", dim, 2*t.lanes, func() {
-			columns(4, func(m Mem, v VecVirtual) { VMOVUPS(m, v) }, func(i int, pair VecVirtual, first int) {
-				low := t.vector()
-				VPSLLD(U8(16), pair, low)
-				VPSRLD(U8(16), pair, pair)
-				VPSLLD(U8(16), pair, pair)
-				VMOVUPS(low, dst.Offset(4*(pageKeys*2*i+first)))
-				VMOVUPS(pair, dst.Offset(4*(pageKeys*(2*i+1)+first)))
-			})
-			ADDQ(U32(uint32(4*pageKeys*2*t.lanes)), dst.Base)
-		})
-	}
-	loop("columns", dim, t.lanes, func() {
-		columns(f.size, f.load, func(i int, column VecVirtual, first int) { VMOVUPS(column, dst.Offset(4*(pageKeys*i+first))) })
-		ADDQ(U32(uint32(4*pageKeys*t.lanes)), dst.Base)
-	})
-	end()
-}
-
-// square transposes as many vectors as a vector has lanes: first 4 by 4 inside each quarter,
-// then the quarters.
-func (t isa) square(v []VecVirtual) []VecVirtual {
-	for i := 0; i < t.lanes; i += 4 {
-		t.quarters(v[i : i+4])
-	}
-	out := make([]VecVirtual, t.lanes)
-	// v[4*i+j] now holds, in quarter q, column 4*q+j of rows 4*i to 4*i+3.
-	for j := range 4 {
-		if t.lanes == 8 {
-			low, high := YMM(), YMM()
-			VPERM2F128(U8(0x20), v[4+j], v[j], low)
-			VPERM2F128(U8(0x31), v[4+j], v[j], high)
-			out[j], out[4+j] = low, high
-			continue
-		}
-		evenLow, evenHigh := ZMM(), ZMM()
-		VSHUFF32X4(U8(0x88), v[4+j], v[j], evenLow)     // quarters 0 and 2 of rows 0 to 7
-		VSHUFF32X4(U8(0x88), v[12+j], v[8+j], evenHigh) // and of rows 8 to 15
-		VSHUFF32X4(U8(0xdd), v[4+j], v[j], v[j])        // quarters 1 and 3
-		VSHUFF32X4(U8(0xdd), v[12+j], v[8+j], v[8+j])
-		for q, pair := range [][2]VecVirtual{{evenLow, evenHigh}, {v[j], v[8+j]}} {
-			first, second := ZMM(), ZMM()
-			VSHUFF32X4(U8(0x88), pair[1], pair[0], first)
-			VSHUFF32X4(U8(0xdd), pair[1], pair[0], second)
-			out[4*q+j], out[4*(q+2)+j] = first, second
-		}
-	}
-	return out
-}
-
-// quarters transposes 4 by 4 inside each quarter of four vectors.
-func (t isa) quarters(v []VecVirtual) {
-	pairs := t.vectors(4)
-	VUNPCKLPS(v[1], v[0], pairs[0])
-	VUNPCKHPS(v[1], v[0], pairs[1])
-	VUNPCKLPS(v[3], v[2], pairs[2])
-	VUNPCKHPS(v[3], v[2], pairs[3])
-	VUNPCKLPD(pairs[2], pairs[0], v[0])
-	VUNPCKHPD(pairs[2], pairs[0], v[1])
-	VUNPCKLPD(pairs[3], pairs[1], v[2])
-	VUNPCKHPD(pairs[3], pairs[1], v[3])
 }
 
 // scores multiplies rows of queries with transposed keys: one chain of multiply-adds per score,
@@ -378,12 +299,7 @@ func (t isa) mix(f format, rows int) {
 	row := GP64() // bytes of a row of sums
 	MOVQ(dim, row)
 	SHLQ(U8(2), row)
-	valueRow := row
-	if f.name == "BF16" {
-		valueRow = GP64()
-		MOVQ(dim, valueRow)
-		SHLQ(U8(1), valueRow)
-	}
+	valueRow := f.rowBytes(dim)
 	column := GP64() // bytes into a row of values
 	XORQ(column, column)
 	for _, width := range halvings(max(1, min(8, t.accumulators()/rows))) {
@@ -425,10 +341,15 @@ func (t isa) mixPages(f format, rows, width int, acc []VecVirtual, column, value
 	weights, pages, first, left := pointer("weights"), pointer("pages"), number("first"), number("n")
 	LEAQ(Mem{Base: weights.Base, Index: first, Scale: 4}, weights.Base)
 	value, count, page := GP64(), GP64(), fmt.Sprintf("page%d", width)
+	var end Mem // of a row's elements
 	Label(page)
 	MOVQ(first, value)
 	IMULQ(valueRow, value)
 	ADDQ(pages, value)
+	if f.size == 1 {
+		end.Base = number("dim")
+		ADDQ(value, end.Base)
+	}
 	ADDQ(column, value)
 	MOVQ(U32(pageKeys), count)
 	SUBQ(first, count)
@@ -438,8 +359,19 @@ func (t isa) mixPages(f format, rows, width int, acc []VecVirtual, column, value
 	XORQ(first, first)
 	ADDQ(U8(8), pages.Base)
 	loop(fmt.Sprintf("values%d", width), count, 1, func() {
+		var scale VecVirtual
+		if f.size == 1 {
+			scale = t.vector()
+			VBROADCASTSS(end, scale)
+			ADDQ(valueRow, end.Base)
+		}
 		t.outerRows(rows, width, acc, func(row int) Mem { return weights.Offset(4 * keyTile * row) },
-			func(i int, to VecVirtual) { f.load(Mem{Base: value, Disp: i * t.lanes * f.size}, to) })
+			func(i int, to VecVirtual) {
+				f.load(Mem{Base: value, Disp: i * t.lanes * f.size}, to)
+				if f.size == 1 {
+					VMULPS(scale, to, to)
+				}
+			})
 		ADDQ(U8(4), weights.Base)
 		ADDQ(valueRow, value)
 	})

@@ -82,6 +82,63 @@ func (t isa) narrow() {
 	end()
 }
 
+// codes rounds a row to 8 bits with one scale.
+func (t isa) codes() {
+	t.begin("codes", "(codes *byte, x *float32, n int, largest *float32)", "is tier.codes for n elements, a positive multiple of 16.")
+	codes, x, n, largest := pointer("codes"), pointer("x"), number("n"), pointer("largest")
+	absolute, limit := t.constantBits("codesAbsolute", 0x7fffffff), t.constant("codesLimit", 127)
+	top := t.vector()
+	t.zero(top)
+	loop("largest", n, t.lanes, func() {
+		v := t.vector()
+		VMOVUPS(x, v)
+		if t.lanes == 16 {
+			VPANDD(absolute, v, v)
+		} else {
+			VPAND(absolute, v, v)
+		}
+		VPMAXUD(v, top, top) // absolute values order like their bits, and NaN is above all
+		ADDQ(U32(uint32(t.bytes())), x.Base)
+	})
+	other := YMM()
+	if t.lanes == 16 {
+		VEXTRACTI64X4(U8(1), top, other)
+		VPMAXUD(other, top.AsY(), top.AsY())
+	}
+	VEXTRACTI128(U8(1), top.AsY(), other.AsX())
+	VPMAXUD(other.AsX(), top.AsX(), top.AsX())
+	for _, swap := range []uint8{0b01001110, 0b10110001} {
+		VPSHUFD(U8(swap), top.AsX(), other.AsX())
+		VPMAXUD(other.AsX(), top.AsX(), top.AsX())
+	}
+	VMOVD(top.AsX(), largest)
+	VPBROADCASTD(top.AsX(), top)
+	factor := t.vector()
+	VMOVUPS(limit, factor)
+	VDIVPS(top, factor, factor)
+	x, n = pointer("x"), number("n")
+	loop("round", n, 16, func() {
+		v := t.vectors(16 / t.lanes)
+		for i := range v {
+			VMULPS(x.Offset(i*t.bytes()), factor, v[i])
+			VCVTPS2DQ(v[i], v[i])
+		}
+		if t.lanes == 16 {
+			VPMOVSDB(v[0], codes)
+		} else {
+			upper := XMM()
+			VPACKSSDW(v[1], v[0], v[0])
+			VPERMQ(U8(0xd8), v[0], v[0])
+			VEXTRACTI128(U8(1), v[0], upper)
+			VPACKSSWB(upper, v[0].AsX(), upper)
+			VMOVDQU(upper, codes)
+		}
+		ADDQ(U8(64), x.Base)
+		ADDQ(U8(16), codes.Base)
+	})
+	end()
+}
+
 // prefetch asks for memory that is used soon.
 func (t isa) prefetch() {
 	t.begin("prefetch", "(p *byte, n int)", "is tier.prefetch for n bytes.")

@@ -54,6 +54,7 @@ func main() {
 	target.divide()
 	target.rotate()
 	target.narrow()
+	target.codes()
 	target.prefetch()
 	target.readLoop()
 	target.fmaLoop()
