@@ -189,7 +189,7 @@ func (a *Actor) state() *schemas.ComputeState {
 // handle is how other actors see a tensor of this one: they can name it, not read it.
 func (a *Actor) handle(device string, t gpu.Tensor) schemas.TensorHandle {
 	h := schemas.TensorHandle{Node: a.actor.Node().ID(), Device: device, ID: uint64(t.ID), Generation: t.Generation,
-		DType: t.DType.String(), ByteOffset: int64(t.Offset * t.DType.Size()), Owner: a.actor.Instance()}
+		DType: t.DType.String(), ByteOffset: int64(t.ByteOffset()), Owner: a.actor.Instance()}
 	for _, n := range t.Dims[:t.Rank] {
 		h.Shape = append(h.Shape, int64(n))
 	}
