@@ -32,6 +32,8 @@ type Config struct {
 	Handover *Handover
 	// Vocabulary is what guides are compiled against; it is asked for with the first. nil: there are no guides.
 	Vocabulary func() (*guide.Vocabulary, error)
+	// SubmitKernels lets others submit kernels in source.
+	SubmitKernels bool
 	// Lost is told, once, when the device can no longer be used; the scheduler knows by then. nil: nobody is.
 	Lost func(*schemas.Error)
 }
@@ -85,7 +87,7 @@ func New(node *bus.Node, mb bus.Mailbox, cfg Config, dev gpu.Device, m *model.Mo
 	bus.Handle(a.actor, schemas.ComputeInfo, mb, func(context.Context, *schemas.InfoRequest) (*schemas.ComputeState, error) {
 		return a.state(), nil
 	})
-	bus.Handle(a.actor, schemas.Kernels, mb, a.kernels)
+	a.serveKernels()
 	bus.HandleTry(a.actor, mb, a.trials(), a.ailments)
 	a.inTurn = func(f func()) { bus.Run(mb, a.actor, func(context.Context) { f() }) }
 	if cfg.Handover != nil {
@@ -194,30 +196,4 @@ func (a *Actor) handle(device string, t gpu.Tensor) schemas.TensorHandle {
 		h.Shape = append(h.Shape, int64(n))
 	}
 	return h
-}
-
-func (a *Actor) kernels(_ context.Context, req *schemas.KernelsRequest) (*schemas.KernelsReply, error) {
-	if req.Select != "" {
-		if err := a.exec.dev.Select(gpu.Op(req.Op), req.Select); err != nil {
-			return nil, schemas.Errorf(schemas.KindNotFound, "kernels", "%v", err).WithParam("select").
-				WithHint("ask without select to list what there is")
-		}
-		a.log.Info().Str("op", req.Op).Str("implementation", req.Select).Msg("kernel selected")
-	}
-	return &schemas.KernelsReply{Kernels: a.list(req.Op, false)}, nil
-}
-
-// list describes the implementations of op (all ops if ""), only the active ones on request.
-func (a *Actor) list(op string, activeOnly bool) (list []schemas.KernelInfo) {
-	for _, o := range gpu.Ops {
-		if op != "" && op != string(o) {
-			continue
-		}
-		for _, k := range a.exec.dev.Implementations(o) {
-			if k.Active || !activeOnly {
-				list = append(list, schemas.KernelInfo{Op: string(o), Name: k.Name, Doc: k.Doc, Active: k.Active})
-			}
-		}
-	}
-	return list
 }

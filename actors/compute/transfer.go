@@ -7,7 +7,7 @@ import (
 	"github.com/troupe-engine/troupe/schemas"
 )
 
-// jobsMax bounds the copies of KV blocks that wait on a device, between its steps.
+// jobsMax bounds what waits to be done on a device between its steps: copies of KV blocks, choices of kernels.
 const jobsMax = 4
 
 // work is what the device does next: a step, or a job between two steps.
@@ -21,7 +21,7 @@ func (a *Actor) queueJob(job func()) *schemas.Error {
 	x := a.exec
 	if x.jobs.Add(1) > jobsMax {
 		x.jobs.Add(-1)
-		return schemas.Errorf(schemas.KindOverloaded, "copy KV", "%d copies are queued already", jobsMax)
+		return schemas.Errorf(schemas.KindOverloaded, "queue job", "%d jobs between steps are queued already", jobsMax)
 	}
 	x.queue <- work{job: func() {
 		defer x.jobs.Add(-1)
