@@ -201,50 +201,64 @@ func BenchmarkSample(b *testing.B) {
 	}
 }
 
-// BenchmarkAttention reports the rate of multiply-adds as GFLOP/s, and for decode also the KV
-// bytes read, for 32 query and 8 KV heads of 128.
+// BenchmarkAttention reports the rate of multiply-adds as GFLOP/s, and for decode also the KV bytes read, for 32 query
+// and 8 KV heads of 128. Pools of several layers take turns, so that no cache holds the keys and values of a decode.
 func BenchmarkAttention(b *testing.B) {
 	const heads, kvHeads, dim, block = 32, 8, 128, 16
-	for _, c := range []struct{ tokens, context int }{{1, 512}, {1, 4096}, {128, 128}, {512, 512}} {
-		b.Run(fmt.Sprintf("T=%d/context=%d", c.tokens, c.context), func(b *testing.B) {
-			d := open(b, Options{})
-			alloc := func(dtype gpu.DType, dims ...int) gpu.Tensor {
-				t, err := d.Alloc(dtype, dims...)
-				if err != nil {
-					b.Fatal(err)
+	const total = 96 << 20 // bytes of all layers
+	for _, c := range []struct{ tokens, context int }{{1, 512}, {1, 8192}, {128, 128}, {512, 512}, {512, 8192}} {
+		for _, kv := range []gpu.DType{gpu.F32, gpu.BF16, gpu.I8} {
+			b.Run(fmt.Sprintf("T=%d/context=%d/%v", c.tokens, c.context, kv), func(b *testing.B) {
+				d := open(b, Options{})
+				defer closeAll(d)
+				blocks := c.context / block
+				out, q := benchAlloc(b, d, c.tokens, heads*dim), benchAlloc(b, d, c.tokens, heads*dim)
+				ints := func(values []int32, dims ...int) gpu.Tensor {
+					t, err := d.Alloc(gpu.I32, dims...)
+					if err != nil {
+						b.Fatal(err)
+					}
+					copy(d.Int32s(t), values)
+					return t
 				}
-				return t
-			}
-			blocks := c.context / block
-			a := &gpu.Attention{
-				Out: alloc(gpu.F32, c.tokens, heads*dim), Q: alloc(gpu.F32, c.tokens, heads*dim), Heads: heads,
-				KPool: alloc(gpu.F32, blocks, kvHeads, block, dim), VPool: alloc(gpu.F32, blocks, kvHeads, block, dim),
-				BlockTables: alloc(gpu.I32, 1, blocks), Slots: alloc(gpu.I32, 1), QueryStart: alloc(gpu.I32, 2),
-				Positions: alloc(gpu.I32, c.tokens), Scale: 0.1,
-			}
-			for i := range blocks {
-				d.Int32s(a.BlockTables)[i] = int32(i)
-			}
-			d.Int32s(a.QueryStart)[1] = int32(c.tokens)
-			pairs := 0
-			for t := range c.tokens {
-				d.Int32s(a.Positions)[t] = int32(c.context - c.tokens + t)
-				pairs += c.context - c.tokens + t + 1
-			}
-			for b.Loop() {
-				if err := d.Launch(gpu.OpAttention, a); err != nil {
-					b.Fatal(err)
+				table, positions, pairs := make([]int32, blocks), make([]int32, c.tokens), 0
+				for i := range table {
+					table[i] = int32(i)
 				}
-			}
-			ns := float64(b.Elapsed().Nanoseconds()) / float64(b.N)
-			b.ReportMetric(float64(4*pairs*heads*dim)/ns, "GFLOP/s")
-			if c.tokens == 1 {
-				b.ReportMetric(float64(2*4*c.context*kvHeads*dim)/ns, "KV-GB/s")
-			}
-			for x := range d.table.All() {
-				d.Free(x)
-			}
-			d.Close()
-		})
+				for t := range positions {
+					positions[t] = int32(c.context - c.tokens + t)
+					pairs += c.context - c.tokens + t + 1
+				}
+				layer := gpu.Attention{Out: out, Q: q, Heads: heads, BlockTables: ints(table, 1, blocks), Slots: ints([]int32{0}, 1),
+					QueryStart: ints([]int32{0, int32(c.tokens)}, 2), Positions: ints(positions, c.tokens), Scale: 0.1}
+				var layers []gpu.Attention
+				bytes := 0
+				for size := 0; size < total; size += bytes {
+					for _, pool := range []*gpu.Tensor{&layer.KPool, &layer.VPool} {
+						var err error
+						if *pool, err = d.Alloc(kv, blocks, kvHeads, block, dim); err != nil {
+							b.Fatal(err)
+						}
+						for raw := d.bytes(*pool); len(raw) > 0; raw = raw[1:] {
+							raw[0] = 1 // memory that was never written is not read either
+						}
+					}
+					bytes = layer.KPool.Bytes() + layer.VPool.Bytes()
+					layers = append(layers, layer)
+				}
+				var took samples
+				for i := 0; b.Loop(); i++ {
+					took = append(took, seconds(func() {
+						if err := d.Launch(gpu.OpAttention, &layers[i%len(layers)]); err != nil {
+							b.Fatal(err)
+						}
+					}))
+				}
+				b.ReportMetric(float64(4*pairs*heads*dim)/took.median()/1e9, "GFLOP/s")
+				if c.tokens == 1 {
+					b.ReportMetric(float64(bytes)/took.median()/1e9, "KV-GB/s")
+				}
+			})
+		}
 	}
 }
