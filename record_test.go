@@ -26,11 +26,14 @@ var recordDuration = flag.Duration("record.duration", 3*time.Second, "how long T
 
 // recordLoad loads an engine with everything: streams, aborts, bad requests, bursts, n > 1, preemption. It records the second
 // half of the time, so that the recording begins while requests run.
-func recordLoad(t *testing.T, path string, opts recording.Options) {
+func recordLoad(t *testing.T, path string, opts recording.Options, changes ...func(*Options)) {
 	t.Helper()
 	e := openOn(t, network{}, func(o *Options) {
 		o.BlockSize, o.KVBlocks, o.SequencesMax, o.TokensStepMax = 8, 64, 12, 64
 		o.RequestsMax, o.WaitingMax = 32, 24
+		for _, change := range changes {
+			change(o)
+		}
 	})
 	c := clientOf(t, e)
 	ctx, cancel := context.WithTimeout(context.Background(), *recordDuration+time.Minute)
@@ -90,13 +93,7 @@ func TestRecordAndReplay(t *testing.T) {
 	same, other := &replay.Scheduler{}, &replay.Scheduler{Change: func(c *scheduler.Config) { c.Policy = "shortest" }}
 	same.Report.Actor, other.Report.Actor = name, name
 	memory := &replay.Memory{Scheduler: name}
-	engine := &replay.Engine{Scheduler: name, Open: func(p *schemas.SchedulerCheckpoint, m *recording.Manifest) (replay.Compute, error) {
-		dev, err := OpenDevice(Options{Device: "cpu"})
-		if err != nil {
-			return nil, err
-		}
-		return replay.OpenCompute(dev, defaultmodel.Name, defaultmodel.Files(), p, gpu.DTypeByName(m.Schedulers[0].Compute.KV[0].DType), "", zerolog.Nop())
-	}}
+	engine := replayEngine(name)
 	feed(t, path, same.Take, other.Take, memory.Take, engine.Take)
 	if err := engine.Close(); err != nil {
 		t.Error(err)
@@ -114,6 +111,35 @@ func TestRecordAndReplay(t *testing.T) {
 	} else {
 		d := other.Report.Divergences[0]
 		t.Logf("another policy differs first at step %d: %s; %s; because %s", d.Step, d.Recorded, d.Replayed, d.Why)
+	}
+}
+
+// replayEngine computes again what the default model did, with keys and values as they were.
+func replayEngine(scheduler string) *replay.Engine {
+	return &replay.Engine{Scheduler: scheduler, Open: func(p *schemas.SchedulerCheckpoint, m *recording.Manifest) (replay.Compute, error) {
+		dev, err := OpenDevice(Options{Device: "cpu"})
+		if err != nil {
+			return nil, err
+		}
+		return replay.OpenCompute(dev, defaultmodel.Name, defaultmodel.Files(), p, gpu.DTypeByName(m.Schedulers[0].Compute.KV[0].DType), "", zerolog.Nop())
+	}}
+}
+
+// TestRecordAndReplayInt8: with keys and values of 8 bits, which preemption computes anew, prefixes share and forks copy,
+// the same tokens come again.
+func TestRecordAndReplayInt8(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "int8.troupe")
+	recordLoad(t, path, recording.Options{Source: "test"}, func(o *Options) { o.KVDType = "int8" })
+	engine := replayEngine("scheduler." + string(replicaInstance))
+	feed(t, path, engine.Take)
+	if err := engine.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, d := range engine.Report.Divergences {
+		t.Errorf("nothing was changed, but %+v", d)
+	}
+	if engine.Report.Tokens < 30 {
+		t.Error("too little was replayed")
 	}
 }
 
