@@ -8,6 +8,7 @@ import (
 
 	"github.com/troupe-engine/troupe/actors/memory"
 	"github.com/troupe-engine/troupe/actors/scheduler"
+	"github.com/troupe-engine/troupe/internal/machine"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -214,9 +215,9 @@ const hostTimeSteps = 512
 func (c *BusConfig) hostTime(ctx context.Context, step time.Duration, cost *StepCost) (float64, error) {
 	l := newStepLoad(step, cost.Depth, c.Sequences, hostTimeSteps)
 	l.device.sleeps = true
-	used := cpuTime()
+	used := machine.CPUTime()
 	err := l.run(ctx, cost)
-	return float64((cpuTime() - used).Nanoseconds()) / 1e3 / float64(l.output), err
+	return float64((machine.CPUTime() - used).Nanoseconds()) / 1e3 / float64(l.output), err
 }
 
 func (l *stepLoad) run(ctx context.Context, cost *StepCost) error {

@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/defaultmodel"
@@ -148,19 +147,5 @@ func TestCPUConfigRefuses(t *testing.T) {
 	}
 	if c := DefaultCPUConfig(); c.Validate() != nil {
 		t.Error("the defaults are refused")
-	}
-}
-
-// TestWatch: what this process burns is not others'.
-func TestWatch(t *testing.T) {
-	w, own := beginWatch(), cpuTime()
-	for time.Since(w.began) < 50*time.Millisecond {
-		_ = strings.Repeat("x", 1000)
-	}
-	if share := w.others(cpuTime() - own); share < 0 || share > 1 {
-		t.Errorf("others used %v", share)
-	}
-	if share := (watch{began: w.began, busy: w.busy - time.Minute, known: w.known}).others(0); w.known && share < 0.9 {
-		t.Errorf("a minute of others' time is a share of %v", share)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/troupe-engine/troupe/actors/compute/model"
 	"github.com/troupe-engine/troupe/internal/gguf/checkpoint"
+	"github.com/troupe-engine/troupe/internal/machine"
 )
 
 // cpuModel measures one file, driven as the engine drives it.
@@ -119,22 +120,22 @@ func (d *cpuModel) try(ctx context.Context, t *CPUTest) (a attempt, err error) {
 	if err := ctx.Err(); err != nil {
 		return a, err
 	}
-	w, own := beginWatch(), cpuTime()
+	w, own := machine.Begin(), machine.CPUTime()
 	took, err := d.run(t)
 	if err != nil {
 		return a, err
 	}
 	tokens := float64(t.Sequences * t.Tokens)
-	a.rate, a.cpu, a.others = tokens/took.wall.Seconds(), 1e3*took.cpu.Seconds()/tokens, w.others(cpuTime()-own)
+	a.rate, a.cpu, a.others = tokens/took.wall.Seconds(), 1e3*took.cpu.Seconds()/tokens, w.Others(machine.CPUTime()-own)
 	if d.peer == nil {
 		return a, nil
 	}
-	w, own = beginWatch(), cpuTime()
+	w, own = machine.Begin(), machine.CPUTime()
 	var used time.Duration
 	if a.peer, used, err = d.peer.run(ctx, d.path, t); err != nil {
 		return a, err
 	}
-	a.others = max(a.others, w.others(used+cpuTime()-own))
+	a.others = max(a.others, w.Others(used+machine.CPUTime()-own))
 	return a, nil
 }
 
@@ -162,10 +163,10 @@ func (d *cpuModel) run(t *CPUTest) (taken, error) {
 	if err := d.dev.Sync(); err != nil {
 		return taken{}, err
 	}
-	began, cpu := time.Now(), cpuTime()
+	began, cpu := time.Now(), machine.CPUTime()
 	if t.Kind == "prefill" {
 		err := errors.Join(d.feed(0, 0, t.Tokens, rng), d.dev.Sync())
-		return taken{time.Since(began), cpuTime() - cpu}, err
+		return taken{time.Since(began), machine.CPUTime() - cpu}, err
 	}
 	for i := range t.Tokens {
 		d.begin()
@@ -177,7 +178,7 @@ func (d *cpuModel) run(t *CPUTest) (taken, error) {
 		}
 	}
 	err := d.dev.Sync()
-	return taken{time.Since(began), cpuTime() - cpu}, err
+	return taken{time.Since(began), machine.CPUTime() - cpu}, err
 }
 
 // feed runs count tokens of a sequence from a position on, in steps of at most cpuStepTokens.

@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/troupe-engine/troupe"
+	"github.com/troupe-engine/troupe/internal/machine"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -253,11 +254,11 @@ func RunServe(ctx context.Context, cfg ServeConfig) (*ServeReport, error) {
 
 // measure sends a load and evaluates what came of it.
 func (b *bench) measure(ctx context.Context, requests []request, concurrency int) *ServeReport {
-	before, cpu := b.ledger(ctx), cpuTime()
+	before, cpu := b.ledger(ctx), machine.CPUTime()
 	outcomes, took := b.drive(ctx, requests, concurrency)
 	r := b.cfg.evaluate(outcomes, took)
 	if b.engine != nil {
-		r.CPUSeconds = (cpuTime() - cpu).Seconds()
+		r.CPUSeconds = (machine.CPUTime() - cpu).Seconds()
 	}
 	if after := b.ledger(ctx); before != nil && after != nil {
 		r.Ledger = since(after, before)

@@ -1,4 +1,4 @@
-package bench
+package machine
 
 import (
 	"os"
@@ -8,22 +8,23 @@ import (
 	"time"
 )
 
-// watch tells what share of the processors others used while something ran: what is measured beside them is not what
+// Watch tells what share of the processors others used while something ran: what is measured beside them is not what
 // a program can do.
-type watch struct {
+type Watch struct {
 	began time.Time
 	busy  time.Duration // of all processors, by everybody
 	known bool
 }
 
-func beginWatch() watch {
-	busy, known := machineBusy()
-	return watch{time.Now(), busy, known}
+// Begin begins to watch.
+func Begin() Watch {
+	busy, known := allBusy()
+	return Watch{time.Now(), busy, known}
 }
 
-// others returns the share, given the processor time that was one's own; 0 where the system does not say.
-func (w watch) others(own time.Duration) float64 {
-	busy, known := machineBusy()
+// Others returns the share since then, given the processor time that was one's own; 0 where the system does not say.
+func (w Watch) Others(own time.Duration) float64 {
+	busy, known := allBusy()
 	if !known || !w.known {
 		return 0
 	}
@@ -31,9 +32,9 @@ func (w watch) others(own time.Duration) float64 {
 	return min(1, max(0, float64(busy-w.busy-own)/float64(max(all, 1))))
 }
 
-// machineBusy reads how long processors have not been idle from the first line of /proc/stat, in hundredths of a
+// allBusy reads how long processors have not been idle from the first line of /proc/stat, in hundredths of a
 // second: user, nice, system, idle, iowait, irq, softirq, steal.
-func machineBusy() (time.Duration, bool) {
+func allBusy() (time.Duration, bool) {
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0, false
