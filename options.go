@@ -72,6 +72,7 @@ type Options struct {
 	BodyBytesMax        int64         `yaml:"body_bytes_max" doc:"bytes of an HTTP request's body; 0 is what a NATS message holds"`
 	ConnectionsMax      int           `yaml:"connections_max" doc:"TCP connections of the HTTP API at once"`
 	APIKeys             string        `yaml:"api_keys" doc:"API keys, separated by commas, or @ and a file with one per line; without any, everybody may use the API"`
+	AdminKeys           string        `yaml:"admin_keys" doc:"API keys that moreover allow what enable_kernel_submit offers over HTTP; like api_keys"`
 	KeylessPaths        string        `yaml:"keyless_paths" doc:"HTTP paths that need no API key, separated by commas"`
 	KeyRequestsMax      int           `yaml:"key_requests_max" doc:"requests at once with one API key; more are refused with 429; 0 is no limit"`
 	CORSOrigins         string        `yaml:"cors_origins" doc:"origins whose web pages may use the API, separated by commas; * is all"`
@@ -79,7 +80,8 @@ type Options struct {
 
 	ToolFormat string `yaml:"tool_format" doc:"how the model writes calls of functions: auto (as its chat template says), hermes, llama3, mistral or mistral-args"`
 
-	EnableFaults bool `yaml:"enable_faults" doc:"DANGER: let whoever may use /debug or the bus lose, delay, repeat and refuse the actors' messages (troupe faults); requests fail on purpose then"`
+	EnableFaults       bool `yaml:"enable_faults" doc:"DANGER: let whoever may use /debug or the bus lose, delay, repeat and refuse the actors' messages (troupe faults); requests fail on purpose then"`
+	EnableKernelSubmit bool `yaml:"enable_kernel_submit" doc:"DANGER: let whoever may use the bus, or /debug with an admin key, run CUDA code of theirs on the GPU (troupe kernels submit): it can read all of the engine's device memory, answer wrongly, and end the device"`
 
 	LogLevel  string `yaml:"log_level" doc:"trace, debug, info, warn or error"`
 	LogFormat string `yaml:"log_format" doc:"console or json"`
@@ -164,7 +166,7 @@ func (o *Options) Validate() error {
 // validateHTTP refuses to serve everybody on the network unless that was asked for.
 func (o *Options) validateHTTP() error {
 	host, _, err := net.SplitHostPort(o.HTTP)
-	if err != nil || o.HTTP == "none" || o.APIKeys != "" || o.InsecureHTTP || !o.Plays(RoleGateway) {
+	if err != nil || o.HTTP == "none" || o.APIKeys+o.AdminKeys != "" || o.InsecureHTTP || !o.Plays(RoleGateway) {
 		return nil //nolint:nilerr // a wrong address is told by whoever listens
 	}
 	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {

@@ -149,7 +149,7 @@ func (e *Engine) openReplica(progress func(done, total int64)) error {
 	e.replica, err = replica.Open(e.node, dev, replica.Config{Name: e.instance(replicaInstance), ModelName: e.model.Name, Files: e.model.Files,
 		ContextMax: o.ContextMax, SequencesMax: o.SequencesMax, WaitingMax: o.WaitingMax, TokensStepMax: o.TokensStepMax,
 		BlockSize: o.BlockSize, KVBlocks: o.KVBlocks, KVBytesMax: o.KVBytesMax, PipelineDepth: o.PipelineDepth, Policy: o.Policy, StepCosts: costs, Shadow: o.Shadow, Quantize: quants[o.Quant], KV: kvTypes[o.KVDType], KVAsStored: o.KVDType == "auto", RandomSeed: uint64(o.RandomWeights),
-		PrefixCacheOff: !o.PrefixCache, Eviction: o.Eviction, Apart: e.network.remoteOnly, StepTimeMax: e.network.stepTimeMax, Progress: progress,
+		PrefixCacheOff: !o.PrefixCache, Eviction: o.Eviction, Apart: e.network.remoteOnly, SubmitKernels: o.EnableKernelSubmit, StepTimeMax: e.network.stepTimeMax, Progress: progress,
 		TokenBytes: e.tokenBytes(), Weights: e.model.WeightsDigest, Lost: e.loseDevice}, e.log)
 	return err
 }
@@ -186,6 +186,10 @@ func (e *Engine) startGateway() error {
 	if err != nil {
 		return err
 	}
+	admins, err := gateway.ParseAPIKeys(o.AdminKeys)
+	if err != nil {
+		return schemas.Errorf(schemas.KindInvalid, "configuration", "admin_keys: %v", err).WithParam("admin_keys")
+	}
 	tokenizer := e.instance(tokenizerInstance)
 	if o.Tokenizers == TokenizersShared {
 		tokenizer = ""
@@ -193,7 +197,7 @@ func (e *Engine) startGateway() error {
 	g, err := gateway.New(e.node, gateway.Config{Instance: e.instance(gatewayInstance), Scheduler: e.instance(replicaInstance), Tokenizer: tokenizer, Cluster: e.clusterConfig(),
 		ModelName: e.model.Name, Defaults: e.samplingDefaults(), RequestsMax: o.RequestsMax, OutputTokensDefault: int32(o.OutputTokensDefault),
 		OutputTokensMax: int32(o.OutputTokensMax), PromptTokensMax: int32(o.PromptTokensMax), BodyBytesMax: o.BodyBytesMax,
-		ConnectionsMax: o.ConnectionsMax, APIKeys: keys, KeylessPaths: splitList(o.KeylessPaths), KeyRequestsMax: o.KeyRequestsMax, WaitMax: o.WaitMax,
+		ConnectionsMax: o.ConnectionsMax, APIKeys: keys, AdminKeys: admins, KeylessPaths: splitList(o.KeylessPaths), KeyRequestsMax: o.KeyRequestsMax, WaitMax: o.WaitMax,
 		CORSOrigins: splitList(o.CORSOrigins), ToolFormat: toolFormat(o.ToolFormat), StallTimeMax: e.network.stallTimeMax, Health: e.health, Log: e.log})
 	if err != nil {
 		return err

@@ -51,8 +51,9 @@ type Config struct {
 	RandomSeed     uint64        // draws the weights instead of reading them; 0 reads them
 	Observe        compute.Observer
 	// TokenBytes is what each token adds to a text, nil for special ones: guides need it. nil: there are no guides.
-	TokenBytes func() [][]byte
-	Progress   func(done, total int64) // weight bytes loaded
+	TokenBytes    func() [][]byte
+	Progress      func(done, total int64) // weight bytes loaded
+	SubmitKernels bool                    // others may submit kernels in source
 	// Lost is told, once, when the device can no longer be used; nil: nobody is.
 	Lost func(*schemas.Error)
 	// Weights computes the digest of the checkpoint when somebody asks for it; nil: it is not known.
@@ -168,7 +169,7 @@ func (r *Replica) start(node *bus.Node, cfg Config, spec *model.Spec, blockBytes
 	}
 	vocabulary := cfg.vocabulary(spec)
 	r.newCompute = func() *compute.Actor {
-		return compute.New(node, forCompute, compute.Config{Replica: cfg.Name, ModelName: cfg.ModelName, Observe: cfg.Observe, Vocabulary: vocabulary, Weights: cfg.Weights, Lost: cfg.Lost}, r.dev, r.Model, log)
+		return compute.New(node, forCompute, compute.Config{Replica: cfg.Name, ModelName: cfg.ModelName, Observe: cfg.Observe, Vocabulary: vocabulary, Weights: cfg.Weights, SubmitKernels: cfg.SubmitKernels, Lost: cfg.Lost}, r.dev, r.Model, log)
 	}
 	if r.memory, err = r.newMemory(); err != nil {
 		return err
