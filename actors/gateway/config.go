@@ -29,6 +29,7 @@ type Config struct {
 	Cluster *Cluster // route to all replicas that report, and go on elsewhere when one is lost; nil: work with Scheduler alone
 
 	APIKeys      []string // over HTTP every request must carry one of them; none lets everybody in
+	AdminKeys    []string // are API keys, and moreover allow what others do not: submitting kernels
 	KeylessPaths []string // need no key, nor do the paths below them. Default /health and /metrics
 	CORSOrigins  []string // whose pages may use the API: "https://example.org", or "*" for all
 
@@ -133,7 +134,7 @@ func (c *Config) Validate() *schemas.Error {
 			return bad(fmt.Sprintf("CORSOrigins[%d]", i), origin, "* or an origin such as https://example.org")
 		}
 	}
-	if err := checkKeys(c.APIKeys); err != nil {
+	if err := checkKeys(slices.Concat(c.APIKeys, c.AdminKeys)); err != nil {
 		return schemas.AsError(err, "configure gateway")
 	}
 	for name, d := range map[string]time.Duration{"WaitMax": c.WaitMax, "HeaderTimeMax": c.HeaderTimeMax, "BodyTimeMax": c.BodyTimeMax,

@@ -23,8 +23,11 @@ const (
 // changing it, and (true) what may also be changed by POST.
 var debugVerbs = map[string]bool{
 	"gateway.state": false, "tokenizer.state": false, "scheduler.state": false, "scheduler.info": false, "scheduler.policy": true, "scheduler.shadow": true,
-	"memory.state": false, "memory.eviction": true, "compute.state": false, "compute.kernels": true,
+	"memory.state": false, "memory.eviction": true, "compute.state": false, "compute.kernels": true, submitKernel: true,
 }
+
+// submitKernel is the verb that only admins may use, and that takes its time.
+const submitKernel = "compute.submit_kernel"
 
 func init() {
 	for _, e := range schemas.Endpoints() {
@@ -88,13 +91,21 @@ func (g *Gateway) serveDebugVerb(w http.ResponseWriter, r *http.Request) {
 		g.writeError(w, schemas.Errorf(schemas.KindNotFound, "debug", "there is no /debug/%s/%s", clip(service), clip(verb)).WithHint("GET /debug lists what there is"))
 		return
 	}
+	limit := debugAskTimeMax
+	if service+"."+verb == submitKernel {
+		if err := g.mayAdminister(r.Context(), r.URL.Path); err != nil {
+			g.writeError(w, err)
+			return
+		}
+		limit = schemas.SubmitKernel.Timeout
+	}
 	instance, body, ok := g.debugRequest(w, r, g.debugInstance(service), mayChange)
 	switch {
 	case !ok:
 	case verb == "counters":
 		g.serveCounters(w, r, service, instance)
 	default:
-		g.askActor(r.Context(), w, schemas.SubjectPrefix+service+"."+verb+"."+string(instance), body)
+		g.askActor(r.Context(), w, schemas.SubjectPrefix+service+"."+verb+"."+string(instance), body, limit)
 	}
 }
 
@@ -137,7 +148,7 @@ func (g *Gateway) serveFaults(w http.ResponseWriter, r *http.Request) {
 		g.writeError(w, schemas.Errorf(schemas.KindUnsupported, "faults", "faults are not enabled on node %s", node).WithHint("start it with --enable-faults"))
 		return
 	}
-	g.askActor(r.Context(), w, schemas.Faults.Subject(node), body)
+	g.askActor(r.Context(), w, schemas.Faults.Subject(node), body, debugAskTimeMax)
 }
 
 // serveExamples shows a message for each thing that a service can be asked.
@@ -217,8 +228,8 @@ func (g *Gateway) debugInstance(service string) schemas.Instance {
 	return g.cfg.Scheduler
 }
 
-func (g *Gateway) askActor(ctx context.Context, w http.ResponseWriter, subject string, body []byte) {
-	ctx, cancel := context.WithTimeout(ctx, debugAskTimeMax)
+func (g *Gateway) askActor(ctx context.Context, w http.ResponseWriter, subject string, body []byte, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	m := nats.NewMsg(subject)
 	m.Header.Set(headerContentType, "application/json")

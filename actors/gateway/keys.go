@@ -84,27 +84,40 @@ func (ring keyring) name(key string) (string, bool) {
 	return "key-" + hex.EncodeToString(digest[:6]), found == 1
 }
 
-type keyName struct{} // of a context's value: the name of the request's key
+type (
+	keyName  struct{} // of a context's value: the name of the request's key
+	adminKey struct{} // likewise: whether it is an admin key
+)
 
 func keyOf(ctx context.Context) string {
 	name, _ := ctx.Value(keyName{}).(string)
 	return name
 }
 
+// mayAdminister refuses requests without an admin key where there are keys at all.
+func (g *Gateway) mayAdminister(ctx context.Context, what string) *schemas.Error {
+	if admin, _ := ctx.Value(adminKey{}).(bool); admin || len(g.cfg.APIKeys)+len(g.cfg.AdminKeys) == 0 {
+		return nil
+	}
+	return schemas.Errorf(schemas.KindUnauthorized, schemas.OpKey, "%s takes an admin key", what).WithHint("send one of those that the engine was given as admin_keys (--admin-keys)")
+}
+
 // withKeys lets requests through that carry an API key, as "Authorization: Bearer KEY", or need none.
 func (g *Gateway) withKeys(next http.Handler) http.Handler {
-	if len(g.cfg.APIKeys) == 0 {
+	admins := newKeyring(g.cfg.AdminKeys)
+	ring := append(newKeyring(g.cfg.APIKeys), admins...)
+	if len(ring) == 0 {
 		return next
 	}
-	ring := newKeyring(g.cfg.APIKeys)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if g.keyless(r.URL.Path) {
+		scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		key = strings.TrimSpace(key)
+		if key == "" && g.keyless(r.URL.Path) {
 			next.ServeHTTP(w, r)
 			return
 		}
-		scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		name, known := ring.name(strings.TrimSpace(key))
-		if !strings.EqualFold(scheme, "Bearer") || !known {
+		name, known := ring.name(key)
+		if known = known && strings.EqualFold(scheme, "Bearer"); !known && !g.keyless(r.URL.Path) {
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			detail := "the API key is not known here"
 			if key == "" {
@@ -113,7 +126,11 @@ func (g *Gateway) withKeys(next http.Handler) http.Handler {
 			g.writeError(w, schemas.Errorf(schemas.KindUnauthorized, schemas.OpKey, "%s", detail).WithHint("send the header Authorization: Bearer KEY"))
 			return
 		}
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), keyName{}, name)))
+		if known {
+			_, admin := admins.name(key)
+			r = r.WithContext(context.WithValue(context.WithValue(r.Context(), keyName{}, name), adminKey{}, admin))
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,6 +67,36 @@ func TestAPIKeys(t *testing.T) {
 	resp, body := request(t, server.Client(), "POST", server.URL+"/v1/completions", `{"prompt":"a"}`, "Authorization", "Bearer sk-second-key")
 	if r := <-e.submitted; resp.StatusCode != 200 || !strings.HasPrefix(r.User, "key-") || strings.Contains(r.User, "second") {
 		t.Errorf("%d %s; the scheduler was told user %q", resp.StatusCode, body, r.User)
+	}
+}
+
+// Kernels are submitted with admin keys alone, which are API keys otherwise; where there are no keys, by everybody.
+func TestAdminKeys(t *testing.T) {
+	e := startEngine(t, nil)
+	_, open := startGateway(t, e, nil)
+	_, keyed := startGateway(t, e, func(c *Config) {
+		c.Instance, c.APIKeys, c.AdminKeys, c.KeylessPaths = "gateway1", []string{"sk-first-key"}, []string{"sk-admin-key"}, []string{"/debug"}
+	})
+	_, adminOnly := startGateway(t, e, func(c *Config) { c.Instance, c.AdminKeys = "gateway2", []string{"sk-admin-key"} })
+	_, noAdmin := startGateway(t, e, func(c *Config) { c.Instance, c.APIKeys = "gateway3", []string{"sk-first-key"} })
+	const submit, list = "/debug/compute/submit_kernel", "/debug/compute/kernels"
+	for _, c := range []struct {
+		server    *httptest.Server
+		path, key string
+		status    int // 503: it was let through, to an engine that has no such actor
+	}{
+		{open, submit, "", 503}, {keyed, submit, "sk-admin-key", 503}, {adminOnly, submit, "sk-admin-key", 503},
+		{keyed, submit, "sk-first-key", 401}, {keyed, submit, "", 401}, {adminOnly, submit, "", 401}, {noAdmin, submit, "sk-first-key", 401}, {noAdmin, submit, "", 401},
+		{keyed, "/debug/compute/%73ubmit_kernel", "", 401}, {noAdmin, "/debug//compute/submit_kernel", "sk-first-key", 401},
+		{noAdmin, list, "sk-first-key", 503}, {adminOnly, list, "sk-admin-key", 503}, {adminOnly, list, "sk-first-key", 401},
+	} {
+		resp, body := request(t, c.server.Client(), "POST", c.server.URL+c.path, "{}", "Authorization", "Bearer "+c.key, "Content-Type", "application/json")
+		if resp.StatusCode != c.status {
+			t.Errorf("%s with %q: %d %s, want %d", c.path, c.key, resp.StatusCode, body, c.status)
+		}
+	}
+	if resp, body := request(t, keyed.Client(), "GET", keyed.URL+"/v1/models", "", "Authorization", "Bearer sk-admin-key"); resp.StatusCode != 200 {
+		t.Errorf("an admin key is no API key: %d %s", resp.StatusCode, body)
 	}
 }
 
