@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/troupe-engine/troupe/actors/compute"
 	"github.com/troupe-engine/troupe/actors/compute/model"
 	"github.com/troupe-engine/troupe/actors/gateway"
 	"github.com/troupe-engine/troupe/actors/tokenizer"
@@ -33,6 +34,13 @@ const (
 const (
 	TokenizersOwn    = "own"
 	TokenizersShared = "shared"
+)
+
+// Values of Options.Phase.
+const (
+	PhaseBoth    = "both"
+	PhasePrefill = schemas.PhasePrefill
+	PhaseDecode  = schemas.PhaseDecode
 )
 
 // roles are all of them, in data-path order.
@@ -70,6 +78,12 @@ func (o *Options) validateCluster() error {
 		return bad("tokenizers", o.Tokenizers, "own where the node neither attaches nor lets others join (attach, leaf)")
 	case !o.Clustered() && !(o.Plays(RoleGateway) && o.Plays(RoleReplica)):
 		return bad("actors", o.Actors, "all of them where the node neither attaches nor lets others join (attach, leaf)")
+	case o.Phase != PhaseBoth && o.Phase != PhasePrefill && o.Phase != PhaseDecode:
+		return bad("phase", o.Phase, "both, prefill or decode")
+	case o.Phase != PhaseBoth && !(o.Clustered() && o.Plays(RoleReplica)):
+		return bad("phase", o.Phase, "both where no replica works together with others (attach, leaf)")
+	case o.Phase != PhaseBoth && !o.PrefixCache:
+		return bad("phase", o.Phase, "both without prefix_cache, in which handed-over KV is found")
 	case o.ReplicaSilence < 2*cluster.ReportEvery:
 		return bad("replica_silence", o.ReplicaSilence, fmt.Sprintf("at least %s: replicas report every %s", 2*cluster.ReportEvery, cluster.ReportEvery))
 	}
@@ -101,6 +115,9 @@ func (e *Engine) join() error {
 	cfg := cluster.Config{Model: e.model.Name, HTTP: e.HTTPURL(), Log: e.log}
 	if e.replica != nil {
 		cfg.Replica = e.instance(replicaInstance)
+		if e.opts.Phase != PhaseBoth {
+			cfg.Phase = e.opts.Phase
+		}
 		var err error
 		if cfg.Numerics, err = numerics(e.model.Files, &e.opts, e.replica.Device().Info()); err != nil {
 			return err
@@ -147,6 +164,27 @@ func (e *Engine) generation() (*model.Spec, error) {
 		return e.replica.Model.Spec(), nil
 	}
 	return model.ReadSpec(e.model.Files)
+}
+
+// handover is how the replica's KV goes to others, or comes from them; nil if it does not.
+func (e *Engine) handover(dev gpu.Info) (*compute.Handover, error) {
+	o := &e.opts
+	if o.Phase == PhaseBoth {
+		return nil, nil
+	}
+	security := e.security()
+	config, err := security.Peers("replica", "hub", "admin")
+	if err != nil {
+		return nil, err
+	}
+	return &compute.Handover{Phase: o.Phase, Listen: o.KVListen, TLS: config, Insecure: o.InsecureNetwork, Identity: func(ctx context.Context) (string, error) {
+		name, err := numerics(e.model.Files, o, dev)
+		if err != nil || o.RandomWeights != 0 {
+			return name, err
+		}
+		digest, err := e.model.WeightsDigest(ctx)
+		return name + " " + digest, err
+	}}, nil
 }
 
 // numericsBytesMax is how much of each file's beginning is looked at: the header of a weight file and some weights.

@@ -21,7 +21,7 @@ import (
 	"github.com/troupe-engine/troupe/schemas"
 )
 
-// childVariable makes the test binary a node of its own: "NAME ADDRESS ACTORS" attaches it.
+// childVariable makes the test binary a node of its own: "NAME ADDRESS ACTORS [PHASE]" attaches it.
 const childVariable = "TROUPE_TEST_ATTACH"
 
 func TestMain(m *testing.M) {
@@ -50,6 +50,9 @@ func runChild(attach string) int {
 	part := strings.Fields(attach)
 	opts := clusterOptions()
 	opts.Node, opts.Attach, opts.Actors, opts.HTTP = part[0], part[1], part[2], "none"
+	if len(part) > 3 {
+		opts.Phase = part[3]
+	}
 	return runUntilInputEnds(opts)
 }
 
@@ -191,13 +194,19 @@ type ask struct {
 // while: tokens come one by one.
 func asks(t *testing.T, seed uint64, count, tokens int) []ask {
 	t.Helper()
+	return asksOf(t, seed, count, tokens, 3)
+}
+
+// asksOf are asks with prompts of at least so many words.
+func asksOf(t *testing.T, seed uint64, count, tokens, wordsMin int) []ask {
+	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 21))
 	alone := openEngine(t, func(o *Options) { o.Threads, o.KVBlocks = 1, 1024 })
 	words := strings.Fields("Once upon a time there was an old king who had three sons and a daughter in the house by the sea")
 	list := make([]ask, count)
 	for i := range list {
 		var prompt []string
-		for range 3 + rng.IntN(20) {
+		for range wordsMin + rng.IntN(20) {
 			prompt = append(prompt, words[rng.IntN(len(words))])
 		}
 		body := map[string]any{"prompt": strings.Join(prompt, " "), "max_tokens": tokens/2 + rng.IntN(tokens/2), "ignore_eos": true, "seed": rng.IntN(1000), "stream": true}

@@ -146,11 +146,15 @@ func (e *Engine) openReplica(progress func(done, total int64)) error {
 	if err != nil {
 		return err
 	}
+	handover, err := e.handover(dev.Info())
+	if err != nil {
+		return errors.Join(err, dev.Close())
+	}
 	e.replica, err = replica.Open(e.node, dev, replica.Config{Name: e.instance(replicaInstance), ModelName: e.model.Name, Files: e.model.Files,
 		ContextMax: o.ContextMax, SequencesMax: o.SequencesMax, WaitingMax: o.WaitingMax, TokensStepMax: o.TokensStepMax,
 		BlockSize: o.BlockSize, KVBlocks: o.KVBlocks, KVBytesMax: o.KVBytesMax, PipelineDepth: o.PipelineDepth, Policy: o.Policy, StepCosts: costs, Shadow: o.Shadow, Quantize: quants[o.Quant], KV: kvTypes[o.KVDType], KVAsStored: o.KVDType == "auto", RandomSeed: uint64(o.RandomWeights),
 		PrefixCacheOff: !o.PrefixCache, Eviction: o.Eviction, Apart: e.network.remoteOnly, SubmitKernels: o.EnableKernelSubmit, StepTimeMax: e.network.stepTimeMax, Progress: progress,
-		TokenBytes: e.tokenBytes(), Weights: e.model.WeightsDigest, Lost: e.loseDevice}, e.log)
+		TokenBytes: e.tokenBytes(), Weights: e.model.WeightsDigest, Handover: handover, Lost: e.loseDevice}, e.log)
 	return err
 }
 

@@ -33,14 +33,14 @@ func Roles() []Role {
 	credit := creditSubject("*")
 	roles := []Role{
 		{Name: "replica", Doc: "a node with a scheduler, a memory manager and a computation manager",
-			Publish:   append([]string{schemas.Tokens.Subject("*"), schemas.ReplicaReports.Subject("")}, node.Publish...),
+			Publish:   append([]string{schemas.Tokens.Subject("*"), schemas.ReplicaReports.Subject(""), schemas.OfferKV.Subject("*")}, node.Publish...),
 			Subscribe: slices.Concat(served("scheduler", "memory", "compute"), node.Subscribe)},
 		{Name: "tokenizer", Doc: "a node that turns text into tokens and back",
 			Publish:   append([]string{schemas.Deltas.Subject("*"), schemas.CancelSeqs.Subject("*")}, node.Publish...),
 			Subscribe: append(served("tokenizer"), node.Subscribe...)},
 		{Name: "gateway", Doc: "a node that takes requests from clients and streams the answers",
 			Publish: slices.Concat([]string{schemas.Submit.Subject("*"), schemas.CancelSeqs.Subject("*"), schemas.Engine.Subject("*"), schemas.SchedulerInfo.Subject("*"),
-				schemas.Compile.Subject("*"), schemas.ComputeInfo.Subject("*"), schemas.Prefixes.Subject("*"), schemas.MemoryInfo.Subject("*"),
+				schemas.Compile.Subject("*"), schemas.FetchKV.Subject("*"), schemas.ComputeInfo.Subject("*"), schemas.Prefixes.Subject("*"), schemas.MemoryInfo.Subject("*"),
 				schemas.Encode.Subject("*"), schemas.Decode.Subject("*"), schemas.CloseSessions.Subject("*"), schemas.TokenizerInfo.Subject("*"),
 				schemas.SubjectPrefix + "cancel.*"}, node.Publish),
 			Subscribe: slices.Concat(served("gateway", "tokenizer"), offer, []string{schemas.ReplicaReports.Subject(""), credit}, node.Subscribe)},

@@ -101,6 +101,8 @@ var matrix = map[string]struct{ publish, subscribe string }{
 	"inf.v1.memory.state":                                {"observer", ""},
 	"inf.v1.memory.state.x":                              {"gateway observer", "replica"},
 	"inf.v1.compute.compile.x":                           {"gateway", "replica"},
+	"inf.v1.compute.fetch.x":                             {"gateway", "replica"},
+	"inf.v1.compute.offer.x":                             {"replica", "replica"},
 	"inf.v1.compute.state":                               {"observer", ""},
 	"inf.v1.compute.state.x":                             {"gateway observer", "replica"},
 	"inf.v1.gateway.deltas.x":                            {"tokenizer", "gateway"},

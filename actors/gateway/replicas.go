@@ -46,10 +46,12 @@ type replica struct {
 	submit  *bus.Ref[schemas.SubmitRequest, schemas.SubmitReply]
 	cancel  *bus.Ref[schemas.CancelRequest, schemas.CancelReply]
 	compile *bus.Ref[schemas.CompileRequest, schemas.CompileReply]
+	fetch   *bus.Ref[schemas.KVFetchRequest, schemas.KVFetchReply]
 	gone    context.Context // ends when it is given up, with the reason; nil if it never is
 
-	// Of a cluster. Guarded by replicas.mu, but for numerics and incarnation, which do not change.
+	// Of a cluster. Guarded by replicas.mu, but for numerics, phase and incarnation, which do not change.
 	numerics    string // see schemas.ReplicaReport
+	phase       string // likewise
 	incarnation uint64
 	giveUp      context.CancelCauseFunc
 	ask         *bus.Ref[schemas.InfoRequest, schemas.EngineInfo]
@@ -68,7 +70,7 @@ type replica struct {
 
 func newReplica(node *bus.Node, name schemas.Instance) *replica {
 	return &replica{name: name, submit: bus.NewRef(node, schemas.Submit, name), cancel: bus.NewRef(node, schemas.CancelSeqs, name),
-		compile: bus.NewRef(node, schemas.Compile, name), ask: bus.NewRef(node, schemas.Engine, name), prefixes: bus.NewRef(node, schemas.Prefixes, name)}
+		compile: bus.NewRef(node, schemas.Compile, name), fetch: bus.NewRef(node, schemas.FetchKV, name), ask: bus.NewRef(node, schemas.Engine, name), prefixes: bus.NewRef(node, schemas.Prefixes, name)}
 }
 
 // lost is why the replica was given up, or nil.
@@ -105,10 +107,12 @@ type replicas struct {
 	mu     sync.Mutex
 	router *routing.Router
 	known  map[schemas.Instance]*replica
-	came   chan struct{}               // closed when one can take requests again, and replaced
-	odd    map[schemas.Instance]int    // reports that were refused, by sender
-	stuck  map[schemas.Instance]uint64 // progress of those that were given up for having made none
-	moved  uint64                      // requests that went on elsewhere
+	came   chan struct{}                                    // closed when one can take requests again, and replaced
+	odd    map[schemas.Instance]int                         // reports that were refused, by sender
+	stuck  map[schemas.Instance]uint64                      // progress of those that were given up for having made none
+	moved  uint64                                           // requests that went on elsewhere
+	handed struct{ requests, failed, blocks, bytes uint64 } // from prefill to decode
+	phased int                                              // known replicas that are for one phase alone
 	closed bool
 	losses uint64 // replicas that were given up
 
@@ -200,7 +204,7 @@ func (rs *replicas) hear(from schemas.Instance, m *schemas.ReplicaReport, now ti
 		return nil
 	}
 	r := rs.known[from]
-	if r != nil && (r.incarnation != m.Incarnation || r.numerics != m.Numerics || m.Leaving) {
+	if r != nil && (r.incarnation != m.Incarnation || r.numerics != m.Numerics || r.phase != m.Phase || m.Leaving) {
 		reason := "it was restarted"
 		if m.Leaving {
 			reason = "it is leaving"
@@ -222,7 +226,10 @@ func (rs *replicas) hear(from schemas.Instance, m *schemas.ReplicaReport, now ti
 			return schemas.Errorf(schemas.KindOverloaded, "hear report", "%d replicas are known already", len(rs.known))
 		}
 		r = newReplica(rs.g.node, from)
-		r.incarnation, r.numerics, r.progressed = m.Incarnation, m.Numerics, now
+		r.incarnation, r.numerics, r.phase, r.progressed = m.Incarnation, m.Numerics, m.Phase, now
+		if r.phase != "" {
+			rs.phased++
+		}
 		r.gone, r.giveUp = context.WithCancelCause(context.Background())
 		rs.known[from] = r
 	}
@@ -248,6 +255,8 @@ func checkReport(from schemas.Instance, m *schemas.ReplicaReport) *schemas.Error
 		return bad("replica", m.Replica, "the sender, "+string(from))
 	case m.BlockSize < 1:
 		return bad("block_size", m.BlockSize, "at least 1")
+	case m.Phase != "" && m.Phase != schemas.PhasePrefill && m.Phase != schemas.PhaseDecode:
+		return bad("phase", clip(m.Phase), "prefill, decode or nothing")
 	case m.SequencesMax < 1:
 		return bad("sequences_max", m.SequencesMax, "at least 1")
 	case m.Waiting < 0 || m.Running < 0 || m.QueuedTokens < 0 || m.FreeBlocks < 0 || m.Blocks < 0:
@@ -383,6 +392,9 @@ func (rs *replicas) look(now time.Time) {
 // drop gives a replica up. What runs there moves.
 func (rs *replicas) drop(r *replica, reason string) {
 	delete(rs.known, r.name)
+	if r.phase != "" {
+		rs.phased--
+	}
 	rs.router.Remove(r.name)
 	rs.losses++
 	rs.g.log.Warn().Str("replica", string(r.name)).Str("reason", reason).Msg("a replica is given up")

@@ -20,6 +20,7 @@ type replicasMetric struct {
 type replicasCount struct {
 	replicas, draining, waiting, running int
 	moved, lost                          uint64
+	handed, handoversFailed, handedBytes uint64
 }
 
 func newReplicasCollector(rs *replicas) *replicasCollector {
@@ -32,6 +33,9 @@ func newReplicasCollector(rs *replicas) *replicasCollector {
 		{desc("replicas_requests_running", "Sequences that run at any replica, by their reports."), prometheus.GaugeValue, func(c *C) float64 { return float64(c.running) }},
 		{desc("replicas_lost_total", "Replicas that were given up: silent, cut off, stuck, restarted or leaving."), prometheus.CounterValue, func(c *C) float64 { return float64(c.lost) }},
 		{desc("requests_moved_total", "Requests that went on at another replica."), prometheus.CounterValue, func(c *C) float64 { return float64(c.moved) }},
+		{desc("requests_handed_over_total", "Requests that went on at a replica for decode."), prometheus.CounterValue, func(c *C) float64 { return float64(c.handed) }},
+		{desc("handovers_failed_total", "Hand-overs of KV that failed; it was computed again."), prometheus.CounterValue, func(c *C) float64 { return float64(c.handoversFailed) }},
+		{desc("handed_over_bytes_total", "KV that was handed over."), prometheus.CounterValue, func(c *C) float64 { return float64(c.handedBytes) }},
 	}}
 }
 
@@ -53,7 +57,7 @@ func (c *replicasCollector) Collect(ch chan<- prometheus.Metric) {
 func (rs *replicas) count() replicasCount {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	c := replicasCount{moved: rs.moved, lost: rs.losses}
+	c := replicasCount{moved: rs.moved, lost: rs.losses, handed: rs.handed.requests, handoversFailed: rs.handed.failed, handedBytes: rs.handed.bytes}
 	for _, r := range rs.known {
 		if r.info == nil {
 			continue

@@ -56,7 +56,7 @@ func (rs *replicas) choose(q *routing.Request, numerics string) (*replica, *sche
 			}
 		}
 	}
-	ticket, err := rs.router.Route(q)
+	ticket, err := rs.route(q, numerics != "")
 	if err != nil {
 		if len(rs.router.Replicas()) == 0 {
 			err = schemas.Errorf(schemas.KindUnavailable, "route", "no replica is there").WithHint("try again later; `troupe nodes` lists who is")
@@ -66,6 +66,21 @@ func (rs *replicas) choose(q *routing.Request, numerics string) (*replica, *sche
 	}
 	r := rs.known[ticket.Replica]
 	return r, r.info, ticket, nil
+}
+
+// route prefers replicas that are for the phase in which a request is: its prompt is to be computed, or it goes on.
+func (rs *replicas) route(q *routing.Request, goesOn bool) (*routing.Ticket, *schemas.Error) {
+	if rs.phased > 0 {
+		phase, preferred := schemas.PhasePrefill, *q
+		if goesOn {
+			phase = schemas.PhaseDecode
+		}
+		preferred.Avoid = rs.forPhase(phase, q.Avoid)
+		if ticket, err := rs.router.Route(&preferred); err == nil {
+			return ticket, nil
+		}
+	}
+	return rs.router.Route(q)
 }
 
 // blockSize is the one to name prompts' blocks by; 0 if there is nothing to choose between.
@@ -98,6 +113,8 @@ type placement struct {
 	output  [][]int32      // per choice; nil without a router; guarded by requests.mu
 	broken  *schemas.Error // a sequence failed where the part is, and may go on elsewhere; guarded by requests.mu
 	faults  int            // how often that was so
+	passage *passage       // to a replica for decode; nil: there is none under way
+	tries   int            // of such passages
 	strikes int            // losses of a device or process in a row that it was there for, without a token since; guarded by requests.mu
 	alone   bool           // it holds the suspects' turn; guarded by requests.mu
 	session
@@ -110,6 +127,9 @@ func (p *part) follow(choice int, gained int32, token int32) {
 	}
 	if p.tokens[choice] == 0 {
 		p.flight.g.replicas.started(p.ticket)
+		if p.replica.phase == schemas.PhasePrefill {
+			p.flight.wakeLost()
+		}
 	}
 	p.strikes = 0
 	p.acquit()
@@ -142,9 +162,11 @@ func (rs *replicas) leave(p *part) {
 	}
 	rs.g.requests.acquit(p)
 	if p.ticket != nil {
-		rs.mu.Lock()
-		rs.router.Done(p.ticket)
-		rs.mu.Unlock()
+		rs.release(p.ticket)
+	}
+	if p.passage != nil {
+		rs.release(p.passage.ticket)
+		p.passage = nil
 	}
 }
 
@@ -200,6 +222,9 @@ func (f *flight) rescue() *schemas.Error {
 			f.g.replicas.blame(p.replica, why, time.Now())
 		}
 		if why == nil {
+			if err := f.passOn(i); err != nil {
+				return err
+			}
 			continue
 		}
 		if err := f.move(i, why); err != nil {
@@ -249,16 +274,7 @@ func (f *flight) move(i int, why *schemas.Error) *schemas.Error {
 	if err := f.placeAgain(p, f.requests[i], old, numerics, why); err != nil {
 		return err
 	}
-	r := *f.requests[i]
-	r.Request, r.Resume = p.id, resume
-	f.requests[i] = &r
-	spec := f.job.detok
-	spec.Gateway, spec.Resume = g.cfg.Instance, resume
-	if _, err := f.encodePart(p, &schemas.EncodeRequest{Request: p.id, Tokens: r.Tokens, Detok: &spec}); err != nil {
-		return f.reason(err, "encode")
-	}
-	r.Tokenizer = p.tokenizer.name
-	if err := f.compile(p, &r); err != nil {
+	if err := f.prepare(i, resume); err != nil {
 		return err
 	}
 	g.replicas.mu.Lock()
@@ -268,16 +284,40 @@ func (f *flight) move(i int, why *schemas.Error) *schemas.Error {
 	return nil
 }
 
+// prepare makes what a part is submitted as at its new place, and opens a session for its text.
+func (f *flight) prepare(i int, resume *schemas.Resumed) *schemas.Error {
+	p, r := f.parts[i], *f.requests[i]
+	r.Request, r.Resume = p.id, resume
+	f.requests[i] = &r
+	spec := f.job.detok
+	spec.Gateway, spec.Resume = f.g.cfg.Instance, resume
+	if _, err := f.encodePart(p, &schemas.EncodeRequest{Request: p.id, Tokens: r.Tokens, Detok: &spec}); err != nil {
+		return f.reason(err, "encode")
+	}
+	r.Tokenizer = p.tokenizer.name
+	return f.compile(p, &r)
+}
+
 // rename gives a part another id and returns what is known of its answers under the old one, nil if that is
 // nothing; whole is false if tokens are missing in it.
 func (q *requests) rename(p *part, id schemas.RequestID) (resume *schemas.Resumed, whole bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.readdress(p, id)
+	return p.resumed()
+}
+
+// readdress gives a part another id. Guarded by mu.
+func (q *requests) readdress(p *part, id schemas.RequestID) {
 	delete(q.parts, p.id)
 	p.id = id
 	if _, flying := q.flights[p.flight]; flying {
 		q.parts[id] = p
 	}
+}
+
+// resumed is what is known of a part's answers; see rename. Guarded by requests.mu.
+func (p *part) resumed() (resume *schemas.Resumed, whole bool) {
 	whole = true
 	r := &schemas.Resumed{}
 	for c, ended := range p.ended {

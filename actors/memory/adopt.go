@@ -54,11 +54,10 @@ func (c *Core) adopt(req *schemas.KVAdoptRequest) (*adoption, *schemas.Error) {
 		return nil, schemas.Errorf(schemas.KindInvalid, "adopt", "%d tokens for %d blocks of %d", len(req.Tokens), int64(req.First)+int64(req.Count), size).WithParam("tokens")
 	case c.cfg.PrefixCacheOff:
 		return nil, schemas.Errorf(schemas.KindUnsupported, "adopt", "the prefix cache is off")
+	case c.step == 0:
+		return nil, schemas.Errorf(schemas.KindUnsupported, "adopt", "no step has been planned yet, and the first forgets everything")
 	}
 	a := &adoption{reply: &schemas.KVAdoptReply{}}
-	if c.step == 0 {
-		return a, nil // the first request begins a new epoch, which forgets everything
-	}
 	held := []schemas.BlockID(nil)
 	parent := noName
 	for n := range c.walk(req.Tokens, req.Salt) {

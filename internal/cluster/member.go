@@ -28,6 +28,7 @@ type Config struct {
 	Replica  schemas.Instance // of this node; "" is none
 	Model    string
 	Numerics string         // see schemas.ReplicaReport
+	Phase    string         // likewise
 	HTTP     string         // base URL of this node's API, "" if there is none
 	Requests func() int32   // of this node's gateway; nil if there is none
 	Log      zerolog.Logger // of trouble with reporting
@@ -195,7 +196,7 @@ func (m *Member) tellReplica(leaving bool) {
 		Model: m.cfg.Model, Numerics: m.cfg.Numerics, BlockSize: m.engine.BlockSize, Blocks: m.engine.Blocks, ContextMax: m.engine.ContextMax,
 		SequencesMax: m.engine.SequencesMax, Draining: m.draining.Load(), Leaving: leaving, Waiting: state.Waiting, Running: state.Running,
 		QueuedTokens: state.QueuedTokens, FreeBlocks: changes.Available, Progress: state.Tokens + state.Prefilled,
-		Since: m.serial, Serial: changes.Serial, Added: changes.Added, Removed: changes.Removed}
+		Since: m.serial, Serial: changes.Serial, Added: changes.Added, Removed: changes.Removed, Phase: m.cfg.Phase}
 	if changes.All || len(r.Added)+len(r.Removed) > changesMax {
 		r.Since, r.Added, r.Removed = 0, nil, nil // who needs them asks
 	}

@@ -56,6 +56,8 @@ type Config struct {
 	SubmitKernels bool                    // others may submit kernels in source
 	// Lost is told, once, when the device can no longer be used; nil: nobody is.
 	Lost func(*schemas.Error)
+	// Handover says how KV blocks go to other replicas or come from them; nil: they do not.
+	Handover *compute.Handover
 	// Weights computes the digest of the checkpoint when somebody asks for it; nil: it is not known.
 	Weights func(context.Context) (string, error)
 }
@@ -169,7 +171,7 @@ func (r *Replica) start(node *bus.Node, cfg Config, spec *model.Spec, blockBytes
 	}
 	vocabulary := cfg.vocabulary(spec)
 	r.newCompute = func() *compute.Actor {
-		return compute.New(node, forCompute, compute.Config{Replica: cfg.Name, ModelName: cfg.ModelName, Observe: cfg.Observe, Vocabulary: vocabulary, Weights: cfg.Weights, SubmitKernels: cfg.SubmitKernels, Lost: cfg.Lost}, r.dev, r.Model, log)
+		return compute.New(node, forCompute, compute.Config{Replica: cfg.Name, ModelName: cfg.ModelName, Observe: cfg.Observe, Vocabulary: vocabulary, Weights: cfg.Weights, Handover: cfg.Handover, SubmitKernels: cfg.SubmitKernels, Lost: cfg.Lost}, r.dev, r.Model, log)
 	}
 	if r.memory, err = r.newMemory(); err != nil {
 		return err
