@@ -200,6 +200,7 @@ type Info struct {
 	MemoryTotal int64   `json:"memory_total"` // bytes
 	MemoryFree  int64   `json:"memory_free"`  // bytes that an allocation could get now
 	OwnMemory   bool    `json:"own_memory"`   // the memory is the device's and not the host's
+	Synchronous bool    `json:"-"`            // an operation is done when its launch returns
 	Compute     DType   `json:"-"`            // element type of activations and logits
 	KV          []DType `json:"-"`            // element types that KV pools may have
 	Experts     []DType `json:"-"`            // quantized types that moe_experts takes

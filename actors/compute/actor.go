@@ -67,7 +67,7 @@ type Actor struct {
 func New(node *bus.Node, mb bus.Mailbox, cfg Config, dev gpu.Device, m *model.Model, log zerolog.Logger) *Actor {
 	a := &Actor{cfg: cfg, done: bus.NewRef(node, schemas.StepDone, cfg.Replica),
 		log: log.With().Str("actor", "compute."+string(cfg.Replica)).Logger(),
-		exec: &executor{dev: dev, model: m, guides: newGuides(cfg.Vocabulary), tables: newTables(m.Options()), observe: cfg.Observe,
+		exec: &executor{dev: dev, model: m, synchronous: dev.Info().Synchronous, guides: newGuides(cfg.Vocabulary), tables: newTables(m.Options()), observe: cfg.Observe,
 			queue: make(chan work, QueuedMax+jobsMax), launched: make(chan *launch, QueuedMax)}}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	subject := schemas.Execute.Subject(cfg.Replica)

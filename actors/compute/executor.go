@@ -27,6 +27,8 @@ type executor struct {
 	batch   batch
 	observe Observer
 
+	synchronous bool // the device is done when launch returns
+
 	suffers  func() time.Duration // asked for every step: by how much the device is to be slower; nil: never
 	stopping <-chan struct{}      // ends such waits
 	loses    func() bool          // asked for every step: whether the device is to be lost; nil: never
@@ -51,6 +53,7 @@ type launch struct {
 	result  *schemas.StepResult
 	began   time.Time
 	ready   time.Time   // its inputs were on their way to the device
+	done    time.Time   // zero: when its results have been read
 	tokens  gpu.Fetched // [len(rows)] I32; nil if none
 	rows    []int32     // plan rows that sampled a token
 	ruled   []*ruled    // of them; empty if none has rules
@@ -75,6 +78,9 @@ func (x *executor) run() {
 // start launches a plan; finish must follow.
 func (x *executor) start(p *schemas.StepPlan) *launch {
 	l := x.launch(p)
+	if x.synchronous { // who reads the results may be late: the device's threads can have all processors
+		l.done = time.Now()
+	}
 	x.running.Add(1)
 	return l
 }
@@ -240,7 +246,10 @@ func (x *executor) finish(l *launch) *schemas.StepResult {
 		r.Error.Step = r.Step
 		r.Row, r.Token, r.Logprobs, r.Embeddings, r.Failed = nil, nil, nil, nil, nil
 	}
-	done := time.Now()
+	done := l.done
+	if done.IsZero() {
+		done = time.Now()
+	}
 	if x.idleAt.IsZero() {
 		x.idleAt = l.began
 	}

@@ -111,7 +111,7 @@ func (d *Device) Info() gpu.Info {
 		total = min(total, d.limit)
 		free = max(0, min(free, d.limit-d.table.Stats().Bytes))
 	}
-	return gpu.Info{Name: "cpu:0", Description: d.description, MemoryTotal: total, MemoryFree: free, Compute: gpu.F32, KV: []gpu.DType{gpu.F32, gpu.BF16, gpu.I8},
+	return gpu.Info{Name: "cpu:0", Description: d.description, MemoryTotal: total, MemoryFree: free, Synchronous: true, Compute: gpu.F32, KV: []gpu.DType{gpu.F32, gpu.BF16, gpu.I8},
 		Experts: slices.Collect(maps.Keys(quantFormats))}
 }
 
