@@ -43,7 +43,7 @@ func ChooseDevice(opts Options) (dev gpu.Device, why string, err error) {
 		if err != nil {
 			return nil, "", err
 		}
-		d, err := cpu.Open(cpu.Options{Threads: opts.Threads, Compute: computeTypes[opts.Compute], WeightsDir: dir})
+		d, err := cpu.Open(cpu.Options{Threads: opts.Threads, Compute: computeTypes[opts.Compute], WeightsDir: dir, WeightsDirBytesMax: opts.WeightsCacheBytesMax})
 		if err != nil {
 			return nil, "", err
 		}

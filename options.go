@@ -44,13 +44,14 @@ type Options struct {
 	ReplicaSilence  time.Duration `yaml:"replica_silence" doc:"a replica that has not reported for so long is given up, and its requests go on elsewhere"`
 	Store           string        `yaml:"store" doc:"directory in which the embedded NATS server keeps streams (JetStream), for troupe record --stream; empty has none"`
 
-	Device        string `yaml:"device" doc:"auto, cpu or cuda; auto is cuda if such a device opens, otherwise cpu"`
-	Compute       string `yaml:"compute" doc:"f32, or bf16: on CUDA activations, keys and values are bf16, which is several times as fast; on the CPU products with bf16 weights round activations to it, which is up to twice as fast"`
-	Quant         string `yaml:"quant" doc:"quantize weights while they load: off, q8 or q4 (blocks of 32 with 8 or 4 bits), or fp8 (8-bit floats, on CUDA with --compute bf16); ones that are quantized already stay as they are"`
-	KVDType       string `yaml:"kv_dtype" doc:"type of keys and values: auto is the checkpoint's own where the device has it, otherwise that of compute; f32 is what goldens are held to, int8 (CPU) takes a quarter of its memory"`
-	WeightsCache  string `yaml:"weights_cache" doc:"directory with packed weights that processes on this machine share, Linux only: off, auto (in the user's cache directory) or a path; who can write to it decides what models answer"`
-	RandomWeights int64  `yaml:"random_weights" doc:"draw the weights at random from this seed, to measure a shape: the model's directory then needs a config.json and a tokenizer alone; 0 reads them"`
-	Threads       int    `yaml:"threads" doc:"CPU threads that compute; 0 is all"`
+	Device               string `yaml:"device" doc:"auto, cpu or cuda; auto is cuda if such a device opens, otherwise cpu"`
+	Compute              string `yaml:"compute" doc:"f32, or bf16: on CUDA activations, keys and values are bf16, which is several times as fast; on the CPU products with bf16 weights round activations to it, which is up to twice as fast"`
+	Quant                string `yaml:"quant" doc:"quantize weights while they load: off, q8 or q4 (blocks of 32 with 8 or 4 bits), or fp8 (8-bit floats, on CUDA with --compute bf16); ones that are quantized already stay as they are"`
+	KVDType              string `yaml:"kv_dtype" doc:"type of keys and values: auto is the checkpoint's own where the device has it, otherwise that of compute; f32 is what goldens are held to, int8 (CPU) takes a quarter of its memory"`
+	WeightsCache         string `yaml:"weights_cache" doc:"directory with packed weights that processes on this machine share, Linux only: off, auto (in the user's cache directory) or a path; who can write to it decides what models answer"`
+	WeightsCacheBytesMax int64  `yaml:"weights_cache_bytes_max" doc:"bytes that weights_cache keeps: beyond them, what was used last longest ago goes; 0 is no bound"`
+	RandomWeights        int64  `yaml:"random_weights" doc:"draw the weights at random from this seed, to measure a shape: the model's directory then needs a config.json and a tokenizer alone; 0 reads them"`
+	Threads              int    `yaml:"threads" doc:"CPU threads that compute; 0 is all"`
 
 	ContextMax    int    `yaml:"context_max" doc:"tokens of prompt and output together; 0 is the model's limit"`
 	SequencesMax  int    `yaml:"sequences_max" doc:"sequences running at once"`
@@ -97,7 +98,11 @@ var kvTypes = map[string]gpu.DType{"auto": 0, "f32": gpu.F32, "bf16": gpu.BF16, 
 
 // DefaultOptions serve the model that ships with the binary on this machine only.
 func DefaultOptions() Options {
+<<<<<<< HEAD
 	return Options{HTTP: "127.0.0.1:8000", Actors: strings.Join(roles, ","), Tokenizers: TokenizersOwn, Phase: PhaseBoth, KVListen: "127.0.0.1:0", Routing: routing.PolicyDefault, ReplicaSilence: 1500 * time.Millisecond, Device: "auto", Compute: "f32", Quant: "off", KVDType: "auto", WeightsCache: "off", SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
+=======
+	return Options{HTTP: "127.0.0.1:8000", Actors: strings.Join(roles, ","), Tokenizers: TokenizersOwn, Routing: routing.PolicyDefault, ReplicaSilence: 1500 * time.Millisecond, Device: "auto", Compute: "f32", Quant: "off", KVDType: "auto", WeightsCache: "off", WeightsCacheBytesMax: 64 << 30, SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
+>>>>>>> 6606d3e (x)
 		TokensStepMax: replica.TokensStepDefault, BlockSize: replica.BlockSizeDefault, PrefixCache: true, Eviction: "lru", Policy: replica.PolicyDefault,
 		PipelineDepth: replica.DepthDefault, RequestsMax: 512, WaitMax: 10 * time.Second, OutputTokensDefault: 256, ConnectionsMax: 16384,
 		KeylessPaths: "/health,/metrics", Grace: 30 * time.Second, ToolFormat: "auto", LogLevel: "info", LogFormat: "console"}
@@ -132,6 +137,8 @@ func (o *Options) Validate() error {
 		return bad("random_weights", o.RandomWeights, "a seed above 0, or 0 to read the weights")
 	case o.KVBytesMax < 0:
 		return bad("kv_bytes_max", o.KVBytesMax, "0 or more bytes")
+	case o.WeightsCacheBytesMax < 0:
+		return bad("weights_cache_bytes_max", o.WeightsCacheBytesMax, "0 or more bytes")
 	case o.TokensStepMax < o.SequencesMax:
 		return bad("tokens_step_max", o.TokensStepMax, "at least sequences_max, so that every running sequence can decode in a step")
 	case o.BodyBytesMax < 0:

@@ -21,6 +21,7 @@ func TestOptionsThatMakeNoSenseAreRefusedByName(t *testing.T) {
 		"a queue beyond int32":     {func(o *Options) { o.WaitingMax = math.MaxInt32 + 1 }, "waiting_max"},
 		"negative blocks":          {func(o *Options) { o.KVBlocks = -1 }, "kv_blocks"},
 		"negative bytes":           {func(o *Options) { o.KVBytesMax = -1 }, "kv_bytes_max"},
+		"negative cache":           {func(o *Options) { o.WeightsCacheBytesMax = -1 }, "weights_cache_bytes_max"},
 		"no pipeline":              {func(o *Options) { o.PipelineDepth = 0 }, "pipeline_depth"},
 		"deeper than compute":      {func(o *Options) { o.PipelineDepth = 9 }, "pipeline_depth"},
 		"a budget below sequences": {func(o *Options) { o.TokensStepMax = o.SequencesMax - 1 }, "tokens_step_max"},

@@ -28,6 +28,9 @@ type Options struct {
 	// WeightsDir, if not empty, is a directory for packed weights, which processes then share: see panels.go. Who can
 	// write to it decides what models compute.
 	WeightsDir string
+	// WeightsDirBytesMax bounds what WeightsDir keeps; 0 is no bound. What was used last longest ago goes first, but
+	// nothing that was used since the device is open.
+	WeightsDirBytesMax int64
 }
 
 // Device is the CPU as a gpu.Device. See the package comment.
@@ -38,8 +41,8 @@ type Device struct {
 	table       gpu.Table[*buffer]
 	ops         *gpu.Registry[Kernel]
 	pool        *pool
-	pairs       bool   // Options.Compute is BF16
-	weightsDir  string // Options.WeightsDir
+	pairs       bool  // Options.Compute is BF16
+	shelf       shelf // Options.WeightsDir
 	closed      atomic.Bool
 	work        workspace
 }
@@ -77,7 +80,8 @@ func Open(o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := openWeightsDir(o.WeightsDir); err != nil {
+	kept, err := openShelf(o.WeightsDir, o.WeightsDirBytesMax)
+	if err != nil {
 		return nil, err
 	}
 	d := &Device{
@@ -86,7 +90,7 @@ func Open(o Options) (*Device, error) {
 		limit:       o.MemoryLimitBytes,
 		pool:        newPool(threads),
 		pairs:       o.Compute == gpu.BF16,
-		weightsDir:  o.WeightsDir,
+		shelf:       kept,
 		ops:         gpu.NewRegistry[Kernel]("cpu"),
 	}
 	if d.pairs {

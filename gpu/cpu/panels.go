@@ -9,8 +9,6 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
-
-	"github.com/troupe-engine/troupe/gpu"
 )
 
 // Packed weights can lie in files that every process maps, so that processes that run a model share one copy, and a
@@ -21,12 +19,14 @@ import (
 //	48  CRC-32C of the panels, uint32
 //	56  size of the panels, uint64
 //
-// It gets its name when it is complete. What is damaged, cut short or of another layout is made anew.
+// It gets its name when it is complete. What is damaged, cut short or of another layout is made anew. Its time of
+// modification is that of its last use.
 
 const (
 	panelsMagic      = "troupe panels 1\n" // the number changes with any layout of panels
 	panelsHeader     = 4096
 	panelsExtension  = ".panels"
+	partExtension    = ".part"  // of a file that is not complete
 	panelsBytesMin   = 64 << 10 // smaller matrices are not worth a file
 	digestChunkBytes = 1 << 20
 )
@@ -36,29 +36,17 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // errNoFile says that a matrix gets no file, as when the disk is full: it is packed into memory then.
 var errNoFile = errors.New("cpu: no file for packed weights")
 
-// openWeightsDir makes the directory for packed weights if it is not there.
-func openWeightsDir(dir string) error {
-	if dir == "" {
-		return nil
-	}
-	if !panelsSupported {
-		return fmt.Errorf("%w: cpu: Options.WeightsDir: packed weights are shared on Linux only; leave it empty", gpu.ErrNotSupported)
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("cpu: Options.WeightsDir: %w", err)
-	}
-	return nil
-}
-
 // sharedPanels returns the memory of m packed from parts, mapped from its file; the file is made if it is not there.
 func (d *Device) sharedPanels(m *matrix, parts [][]byte) (*buffer, error) {
 	digest := d.panelsDigest(m, parts)
-	path := filepath.Join(d.weightsDir, hex.EncodeToString(digest[:])+panelsExtension)
+	path := filepath.Join(d.shelf.dir, hex.EncodeToString(digest[:])+panelsExtension)
 	size := m.panels() * m.panelBytes()
 	if b := openPanels(path, digest, size); b != nil {
+		d.shelf.used(path)
 		return b, nil
 	}
-	file, err := os.CreateTemp(d.weightsDir, ".*.part")
+	d.shelf.makeRoom(int64(panelsHeader + size))
+	file, err := os.CreateTemp(d.shelf.dir, ".*"+partExtension)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoFile, err)
 	}
@@ -149,7 +137,7 @@ func (p *digestTask) run(_, from, to int) {
 // pack returns memory with m packed from parts: shared with other processes if the device does that, or else its own.
 func (d *Device) pack(m *matrix, parts [][]byte) (*buffer, error) {
 	size := m.panels() * m.panelBytes()
-	if d.weightsDir != "" && size >= panelsBytesMin {
+	if d.shelf.dir != "" && size >= panelsBytesMin {
 		if err := d.admit(int64(size)); err != nil {
 			return nil, err
 		}
