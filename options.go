@@ -98,11 +98,7 @@ var kvTypes = map[string]gpu.DType{"auto": 0, "f32": gpu.F32, "bf16": gpu.BF16, 
 
 // DefaultOptions serve the model that ships with the binary on this machine only.
 func DefaultOptions() Options {
-<<<<<<< HEAD
-	return Options{HTTP: "127.0.0.1:8000", Actors: strings.Join(roles, ","), Tokenizers: TokenizersOwn, Phase: PhaseBoth, KVListen: "127.0.0.1:0", Routing: routing.PolicyDefault, ReplicaSilence: 1500 * time.Millisecond, Device: "auto", Compute: "f32", Quant: "off", KVDType: "auto", WeightsCache: "off", SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
-=======
-	return Options{HTTP: "127.0.0.1:8000", Actors: strings.Join(roles, ","), Tokenizers: TokenizersOwn, Routing: routing.PolicyDefault, ReplicaSilence: 1500 * time.Millisecond, Device: "auto", Compute: "f32", Quant: "off", KVDType: "auto", WeightsCache: "off", WeightsCacheBytesMax: 64 << 30, SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
->>>>>>> 6606d3e (x)
+	return Options{HTTP: "127.0.0.1:8000", Actors: strings.Join(roles, ","), Tokenizers: TokenizersOwn, Phase: PhaseBoth, KVListen: "127.0.0.1:0", Routing: routing.PolicyDefault, ReplicaSilence: 1500 * time.Millisecond, Device: "auto", Compute: "f32", Quant: "off", KVDType: "auto", WeightsCache: "off", WeightsCacheBytesMax: 64 << 30, SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
 		TokensStepMax: replica.TokensStepDefault, BlockSize: replica.BlockSizeDefault, PrefixCache: true, Eviction: "lru", Policy: replica.PolicyDefault,
 		PipelineDepth: replica.DepthDefault, RequestsMax: 512, WaitMax: 10 * time.Second, OutputTokensDefault: 256, ConnectionsMax: 16384,
 		KeylessPaths: "/health,/metrics", Grace: 30 * time.Second, ToolFormat: "auto", LogLevel: "info", LogFormat: "console"}
