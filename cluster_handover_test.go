@@ -1,7 +1,14 @@
 package troupe
 
 import (
+	"context"
+	"errors"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/schemas"
 )
 
 // startPhase attaches a replica that is for one phase of requests.
@@ -25,16 +32,175 @@ func TestPromptsAndAnswersApart(t *testing.T) {
 			ways(t)
 			startPhase(t, hub, "p", PhasePrefill)
 			startPhase(t, hub, "d", PhaseDecode)
-			askTogether(t, hub, list[:4], func() {}) // before the first step nothing can be handed over
+			askTogether(t, hub, list[:4], func() {}) // before its first step a replica takes nothing
 			askTogether(t, hub, list[4:], func() {})
 			moved, failed, blocks := hub.gateway.HandedOver()
-			t.Logf("%d requests handed over with %d blocks, %d failed", moved, blocks, failed)
-			if moved < 20 || blocks < 20 || failed > 4 {
-				t.Errorf("%d requests were handed over with %d blocks, %d not", moved, blocks, failed)
+			t.Logf("%d requests handed over with %d blocks, %d without", moved, blocks, failed)
+			if moved < 16 || blocks < 100 || failed > 4 {
+				t.Errorf("%d requests were handed over with %d blocks, %d without", moved, blocks, failed)
 			}
 			if hub.gateway.Moved() > 0 {
 				t.Errorf("%d requests moved for other reasons", hub.gateway.Moved())
 			}
 		})
+	}
+}
+
+// With hardly room for what runs, blocks that are handed over are evicted before and after, on both sides, and steps are planned
+// in between. Nothing of it shows in the answers, also where all actors are processes of their own and messages are lost.
+func TestHandoversUnderPressure(t *testing.T) {
+	list := asksOf(t, 32, 24, 80, 100)
+	for name, n := range map[string]network{
+		"one process each": {},
+		"actors apart":     {remoteOnly: true},
+		"bad network": {remoteOnly: true, attemptTimeMax: 100 * time.Millisecond, faults: &schemas.FaultPlan{Seed: 5, Rules: []schemas.FaultRule{
+			{Kind: schemas.FaultDrop, Subject: "inf.v1.memory.>", Probability: 0.02}, {Kind: schemas.FaultDrop, Subject: "inf.v1.compute.>", Probability: 0.02},
+			{Kind: schemas.FaultDelay, Subject: "inf.v1.memory.adopt.>", Probability: 0.2, DelayUs: 150_000}, {Kind: schemas.FaultDelay, Subject: "inf.v1.compute.import.>", Probability: 0.2, DelayUs: 150_000}}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hub := openOn(t, network{}, func(o *Options) {
+				*o = clusterOptions()
+				o.HTTP, o.Leaf, o.Actors = "127.0.0.1:0", "127.0.0.1:0", RoleGateway
+			})
+			for _, phase := range []string{PhasePrefill, PhaseDecode} {
+				openOn(t, n, func(o *Options) {
+					*o = clusterOptions()
+					o.HTTP, o.Attach, o.Actors, o.Node, o.Phase, o.KVBlocks = "none", hub.LeafURL(), RoleReplica, phase, phase, 40
+				})
+			}
+			waitFor(t, "both are known", func() bool { return len(reports(t, hub)) == 2 })
+			for range 2 {
+				askTogether(t, hub, list, func() {})
+			}
+			moved, failed, blocks := hub.gateway.HandedOver()
+			t.Logf("%d requests handed over with %d blocks, %d without", moved, blocks, failed)
+			if moved == 0 || blocks == 0 {
+				t.Error("nothing was handed over")
+			}
+			for _, replica := range []schemas.Instance{PhasePrefill, PhaseDecode} {
+				waitFor(t, "no block is left behind", func() bool {
+					state, err := bus.NewRef(hub.node, schemas.MemoryInfo, replica).Call(t.Context(), &schemas.InfoRequest{})
+					return err == nil && state.Used == 0 && state.Free+state.Cached == 40
+				})
+			}
+		})
+	}
+}
+
+// Either side may die at any moment.
+func TestEitherPhaseMayDie(t *testing.T) {
+	list := asksOf(t, 33, 16, 300, 100)
+	hub := startHub(t, nil)
+	startPhase(t, hub, "p1", PhasePrefill)
+	startPhase(t, hub, "d1", PhaseDecode)
+	prefill, decode := startPhase(t, hub, "p2", PhasePrefill), startPhase(t, hub, "d2", PhaseDecode)
+	askTogether(t, hub, list[:4], func() {})
+	askTogether(t, hub, list, func() {
+		waitFor(t, "answers have begun", func() bool { r := reports(t, hub); return r["d2"].Progress > 100 && r["p2"].Progress > 100 })
+		prefill.kill()
+		decode.kill()
+	})
+	askTogether(t, hub, list[:8], func() {})
+	waitFor(t, "two are left", func() bool { return len(reports(t, hub)) == 2 })
+	handed, failed, blocks := hub.gateway.HandedOver()
+	t.Logf("%d requests handed over with %d blocks, %d without; %d moved", handed, blocks, failed, hub.gateway.Moved())
+	if handed == 0 || hub.gateway.Moved() == 0 {
+		t.Error("nothing was tested")
+	}
+}
+
+// Where a phase has no replica, those for the other do its work, and replicas whose tokens might differ take nothing.
+func TestOnePhaseAlone(t *testing.T) {
+	list := asksOf(t, 34, 6, 60, 60)
+	for _, phase := range []string{PhasePrefill, PhaseDecode} {
+		hub := startHub(t, nil)
+		startPhase(t, hub, phase, phase)
+		if phase == PhasePrefill {
+			stranger := openEngine(t, func(o *Options) {
+				*o = clusterOptions()
+				o.HTTP, o.Attach, o.Actors, o.Node, o.Phase, o.KVDType = "none", hub.LeafURL(), RoleReplica, "stranger", PhaseDecode, "bf16"
+			})
+			waitFor(t, "the stranger is known", func() bool { return reports(t, hub)[string(stranger.node.ID())] != nil })
+		}
+		askTogether(t, hub, list, func() {})
+		if handed, _, _ := hub.gateway.HandedOver(); handed > 0 {
+			t.Errorf("%d requests were handed over", handed)
+		}
+	}
+}
+
+// What asks for KV and must not have it gets a reason, and what cannot be is refused.
+func TestHandoversAreRefused(t *testing.T) {
+	hub := startHub(t, nil)
+	for _, phase := range []string{PhasePrefill, PhaseDecode} {
+		startPhase(t, hub, phase, phase)
+	}
+	complete(t, hub, `{"prompt":"Once upon a time there was a king who had three sons and a daughter in the house by the sea","max_tokens":40,"ignore_eos":true}`)
+	tokens := make(schemas.I32, 32)
+	offer := bus.NewRef(hub.node, schemas.OfferKV, PhasePrefill)
+	fetch := bus.NewRef(hub.node, schemas.FetchKV, PhaseDecode)
+	adopt := bus.NewRef(hub.node, schemas.AdoptKV, PhaseDecode)
+	fill := bus.NewRef(hub.node, schemas.ImportKV, PhaseDecode)
+	for name, c := range map[string]struct {
+		call func(context.Context) error
+		says string
+	}{
+		"another model": {func(ctx context.Context) error {
+			_, err := offer.Call(ctx, &schemas.KVOfferRequest{Tokens: tokens, Identity: "x"})
+			return err
+		}, "keys and values would be others"},
+		"from nobody": {func(ctx context.Context) error {
+			_, err := fetch.Call(ctx, &schemas.KVFetchRequest{Tokens: tokens})
+			return err
+		}, "expected another replica"},
+		"from itself": {func(ctx context.Context) error {
+			_, err := fetch.Call(ctx, &schemas.KVFetchRequest{From: PhaseDecode, Tokens: tokens})
+			return err
+		}, "expected another replica"},
+		"from the absent": {func(ctx context.Context) error {
+			_, err := fetch.Call(ctx, &schemas.KVFetchRequest{From: "absent", Tokens: tokens})
+			return err
+		}, "offer.absent"},
+		"from a bad name": {func(ctx context.Context) error {
+			_, err := fetch.Call(ctx, &schemas.KVFetchRequest{From: "a.>", Tokens: tokens})
+			return err
+		}, "instance"},
+		"without content": {func(ctx context.Context) error {
+			_, err := adopt.Call(ctx, &schemas.KVAdoptRequest{Tokens: tokens, Count: 2, Ticket: 9})
+			return err
+		}, "ticket 9"},
+		"without ticket": {func(ctx context.Context) error {
+			_, err := fill.Call(ctx, &schemas.KVImportRequest{Ticket: 9, Blocks: schemas.I32{1 << 30}})
+			return err
+		}, "ticket 9"},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		err := c.call(ctx)
+		cancel()
+		var e *schemas.Error
+		if !errors.As(err, &e) || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v; want %q", name, err, c.says)
+		}
+	}
+	state, err := bus.NewRef(hub.node, schemas.MemoryInfo, PhaseDecode).Call(t.Context(), &schemas.InfoRequest{})
+	if err != nil || state.Used != 0 {
+		t.Errorf("%+v, %v", state, err)
+	}
+	found, err := bus.NewRef(hub.node, schemas.FindKV, PhaseDecode).Call(t.Context(), &schemas.KVFindRequest{Tokens: tokens})
+	if err != nil || len(found.Blocks) != 0 {
+		t.Errorf("blocks without content are found: %+v, %v", found, err)
+	}
+	for _, bad := range []func(*Options){
+		func(o *Options) { o.Phase = "both, please" },
+		func(o *Options) { o.Phase = PhaseDecode },
+		func(o *Options) { o.Phase, o.Leaf, o.PrefixCache = PhaseDecode, "127.0.0.1:0", false },
+		func(o *Options) { o.Phase, o.Leaf, o.Actors = PhasePrefill, "127.0.0.1:0", RoleGateway },
+	} {
+		o := DefaultOptions()
+		bad(&o)
+		var e *schemas.Error
+		if err := o.Validate(); !errors.As(err, &e) || e.Param != "phase" {
+			t.Errorf("%+v: %v", o, err)
+		}
 	}
 }
