@@ -45,12 +45,18 @@ type Device struct {
 	lost    atomic.Pointer[Error] // the error that ruined the context
 }
 
-var _ gpu.Device = (*Device)(nil)
+var (
+	_ gpu.Device    = (*Device)(nil)
+	_ gpu.Submitter = (*Device)(nil)
+	_ gpu.Sharer    = (*Device)(nil)
+)
 
 // buffer is the payload of an allocation.
 type buffer struct {
-	block  block
-	weight *matrix // of a packed weight
+	block    block
+	weight   *matrix // of a packed weight
+	exported bool    // other processes may use it: its memory is not for another tensor
+	mapping  uintptr // where another process's memory is mapped, of which block is a part; 0 for memory of this one
 }
 
 // Open returns the GPU as a device. It fails with gpu.ErrNotSupported, and says what it looked
@@ -276,6 +282,10 @@ func (d *Device) reserve(bytes int64) (*buffer, error) {
 func (d *Device) Free(t gpu.Tensor) {
 	b := d.table.Free(t)
 	d.work.forget(b)
+	if b.exported || b.mapping != 0 {
+		d.unshare(b)
+		return
+	}
 	d.heap.put(b.block)
 }
 

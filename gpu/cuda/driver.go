@@ -22,6 +22,8 @@ type driver struct {
 	cuModuleLoadData, cuModuleUnload, cuModuleGetFunction, cuFuncSetAttribute, cuLaunchKernel uintptr
 	cuLaunchKernelEx, cuStreamBeginCapture, cuStreamEndCapture                                uintptr
 	cuGraphInstantiate, cuGraphLaunch, cuGraphExecDestroy, cuGraphDestroy                     uintptr
+	cuDeviceGetUuid, cuMemGetAddressRange                                                     uintptr
+	cuIpcGetMemHandle, cuIpcOpenMemHandle, cuIpcCloseMemHandle                                uintptr
 }
 
 // symbols pairs every field with the function's name in the library.
@@ -44,6 +46,8 @@ func (d *driver) symbols() map[string]*uintptr {
 		"cuLaunchKernelEx": &d.cuLaunchKernelEx, "cuStreamBeginCapture_v2": &d.cuStreamBeginCapture, "cuStreamEndCapture": &d.cuStreamEndCapture,
 		"cuGraphInstantiateWithFlags": &d.cuGraphInstantiate, "cuGraphLaunch": &d.cuGraphLaunch,
 		"cuGraphExecDestroy": &d.cuGraphExecDestroy, "cuGraphDestroy": &d.cuGraphDestroy,
+		"cuDeviceGetUuid": &d.cuDeviceGetUuid, "cuMemGetAddressRange_v2": &d.cuMemGetAddressRange,
+		"cuIpcGetMemHandle": &d.cuIpcGetMemHandle, "cuIpcOpenMemHandle_v2": &d.cuIpcOpenMemHandle, "cuIpcCloseMemHandle": &d.cuIpcCloseMemHandle,
 	}
 }
 
