@@ -90,6 +90,13 @@ type CPUTest struct {
 	Rates     []float64 `json:"rounds_tokens_per_s"`
 	CPU       []float64 `json:"rounds_cpu_ms_per_token"` // processor time, of all threads
 	Others    []float64 `json:"rounds_others"`           // share of the processors that others used meanwhile
+	// What a loop that only reads the weights of a step does, run in turn, of a decode without tokens before. No program
+	// that reads them once a token decodes faster: a peer with a share s of it is outrun 1/s times at the most.
+	WeightBytes int64     `json:"weight_bytes,omitempty"` // as the device has packed them
+	Reads       []float64 `json:"rounds_read_gb_per_s,omitempty"`
+	Share       float64   `json:"share_of_reads,omitempty"` // medians of the rounds
+	PeerShare   float64   `json:"peer_share_of_reads,omitempty"`
+
 	PeerRate  float64   `json:"peer_tokens_per_s,omitempty"`
 	PeerRates []float64 `json:"peer_rounds_tokens_per_s,omitempty"`
 	Ratio     float64   `json:"ratio,omitempty"` // median of the rounds' ratios, ours over the peer's

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/troupe-engine/troupe/actors/compute/model"
+	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/gguf/checkpoint"
 	"github.com/troupe-engine/troupe/internal/machine"
 )
@@ -94,7 +95,7 @@ func (d *cpuModel) plan(name string, bytes int64) model.Options {
 const othersMax = 0.05
 
 // attempt is one run of a test, here and at the peer, and the larger share that others used meanwhile.
-type attempt struct{ rate, peer, others, cpu float64 }
+type attempt struct{ rate, peer, others, cpu, read float64 }
 
 // round adds an attempt that others disturbed little or, if there is none, the one they disturbed least.
 func (d *cpuModel) round(ctx context.Context, t *CPUTest) error {
@@ -109,6 +110,9 @@ func (d *cpuModel) round(ctx context.Context, t *CPUTest) error {
 		}
 	}
 	t.Rates, t.Others, t.CPU = append(t.Rates, best.rate), append(t.Others, best.others), append(t.CPU, best.cpu)
+	if best.read > 0 {
+		t.Reads = append(t.Reads, best.read)
+	}
 	if best.peer > 0 {
 		t.PeerRates = append(t.PeerRates, best.peer)
 	}
@@ -127,6 +131,9 @@ func (d *cpuModel) try(ctx context.Context, t *CPUTest) (a attempt, err error) {
 	}
 	tokens := float64(t.Sequences * t.Tokens)
 	a.rate, a.cpu, a.others = tokens/took.wall.Seconds(), 1e3*took.cpu.Seconds()/tokens, w.Others(machine.CPUTime()-own)
+	if a.read, err = d.readRate(t); err != nil {
+		return a, err
+	}
 	if d.peer == nil {
 		return a, nil
 	}
@@ -137,6 +144,38 @@ func (d *cpuModel) try(ctx context.Context, t *CPUTest) (a attempt, err error) {
 	}
 	a.others = max(a.others, w.Others(used+machine.CPUTime()-own))
 	return a, nil
+}
+
+// readTime is how long the weights are read for a rate.
+const readTime = 250 * time.Millisecond
+
+// readRate returns the GB/s of a loop that reads what a step of a test has read, or 0 where that is more than weights or
+// the device has no such loop.
+func (d *cpuModel) readRate(t *CPUTest) (float64, error) {
+	if t.Kind != "decode" || t.Sequences > 1 || t.Depth > 0 {
+		return 0, nil
+	}
+	ceilings, err := d.cpuBench.dev.Ceilings()
+	if errors.Is(err, gpu.ErrNotSupported) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	began, read := time.Now(), int64(0)
+	for time.Since(began) < readTime {
+		t.WeightBytes = 0
+		for _, args := range d.m.Launches() {
+			switch a := args.(type) {
+			case *gpu.MatMul:
+				t.WeightBytes += int64(ceilings.Read(a.W))
+			case *gpu.MoEExperts: // which ones a token goes through is not known here
+				return 0, nil
+			}
+		}
+		read += t.WeightBytes
+	}
+	return float64(read) / time.Since(began).Seconds() / 1e9, nil
 }
 
 // taken is how long something took, and the processor time.
@@ -196,6 +235,15 @@ func (d *cpuModel) feed(sequence, from, count int, rng *rand.Rand) error {
 // summarize fills in what follows from the rounds.
 func (t *CPUTest) summarize() {
 	t.Rate, t.PeerRate = median(t.Rates), median(t.PeerRates)
+	var shares, peers []float64
+	for i, read := range t.Reads {
+		step := float64(t.WeightBytes) / 1e9 / read // seconds, at least
+		shares = append(shares, t.Rates[i]*step)
+		if len(t.PeerRates) > 0 {
+			peers = append(peers, t.PeerRates[i]*step)
+		}
+	}
+	t.Share, t.PeerShare = median(shares), median(peers)
 	var ratios []float64
 	for i, p := range t.PeerRates { // of every round, or of none
 		ratios = append(ratios, t.Rates[i]/p)

@@ -41,6 +41,9 @@ func (r *CPUReport) WriteText(w io.Writer) error {
 		}
 		flush(t, p)
 		p.line("Medians of %d rounds, least and most.", r.Rounds)
+		for i := range r.Tests {
+			r.Tests[i].writeShare(p)
+		}
 		if share := r.others(); share > othersMax {
 			p.line("Others used up to %.0f %% of the processors meanwhile: the figures say little.", 100*share)
 		}
@@ -49,6 +52,17 @@ func (r *CPUReport) WriteText(w io.Writer) error {
 		p.line("Ratios are ours over those of %s, run in turn.", r.Peer)
 	}
 	return p.err
+}
+
+// writeShare says what part of the rate at which weights can be read a decode has.
+func (t *CPUTest) writeShare(p *printer) {
+	if t.Share == 0 {
+		return
+	}
+	p.line("%s: its %d MB of weights are read at %.1f GB/s at best; decode has %.2f of it.", t.Model, t.WeightBytes/1e6, median(t.Reads), t.Share)
+	if t.PeerShare > 0 {
+		p.line("  The peer has %.2f: at most %.2f times its rate is possible.", t.PeerShare, 1/t.PeerShare)
+	}
 }
 
 // what says which test it is.
