@@ -78,7 +78,7 @@ func newRootCommand() *cobra.Command {
 	root := &cobra.Command{Use: "troupe", Short: "An LLM inference engine of actors on a NATS message bus.",
 		SilenceUsage: true, SilenceErrors: true, CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	root.AddCommand(newServeCommand(), newRunCommand(), newChatCommand(), newBatchCommand(), newModelsCommand(), newPullCommand(), newQuantizeCommand(), newEvalCommand(), newVerifyCommand(), newPolicyCommand(), newFaultsCommand(), newConformCommand(), newRecordCommand(), newReplayCommand(),
+	root.AddCommand(newServeCommand(), newRunCommand(), newChatCommand(), newBatchCommand(), newModelsCommand(), newPullCommand(), newQuantizeCommand(), newEvalCommand(), newVerifyCommand(), newPolicyCommand(), newFaultsCommand(), newKernelsCommand(), newConformCommand(), newRecordCommand(), newReplayCommand(),
 		newSchemaCommand(), newDoctorCommand(), newBenchCommand(), newAttachCommand(), newNodesCommand(), newClusterCommand(), newDrainCommand(), newKeysCommand(), newHealthCommand(), newSimulateCommand(), newProfileCommand(), newVersionCommand())
 	root.SetUsageTemplate(strings.NewReplacer(
 		".LocalFlags.FlagUsages", "(.LocalFlags.FlagUsagesWrapped 80)",

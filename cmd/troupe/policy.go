@@ -85,6 +85,11 @@ func ask[Reply any](ctx context.Context, p *policyCommand, subject string, reque
 
 // askActor sends a request to an actor of a running engine in JSON and reads the reply.
 func askActor[Reply any](ctx context.Context, address *engineAddress, command, subject string, request any) (*Reply, error) {
+	return askActorFor[Reply](ctx, policyAskMax, address, command, subject, request)
+}
+
+// askActorFor is askActor for what may take longer.
+func askActorFor[Reply any](ctx context.Context, limit time.Duration, address *engineAddress, command, subject string, request any) (*Reply, error) {
 	conn, err := address.connect(command)
 	if err != nil {
 		return nil, err
@@ -95,7 +100,7 @@ func askActor[Reply any](ctx context.Context, address *engineAddress, command, s
 	if m.Data, err = json.Marshal(request); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, policyAskMax)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	answer, err := conn.RequestMsgWithContext(ctx, m)
 	if err != nil {
