@@ -27,7 +27,7 @@ func newBenchOverloadCommand() *cobra.Command {
 	f.StringVar(&c.BaseURL, "base-url", "", "HTTP API of a running engine")
 	f.StringVar(&c.ServeConfig.Model, "served-model-name", "", "model in requests; default: what is served")
 	f.Float64Var(&c.Factor, "factor", c.Factor, "offered rate against the sustainable one")
-	f.DurationVar(&c.Phase, "phase", c.Phase, "how long the peak, the overload and the calm before and after take")
+	f.DurationVar(&c.Phase, "phase-time", c.Phase, "how long the peak, the overload and the calm before and after take")
 	f.IntVar(&c.Rounds, "rounds", c.Rounds, "rounds of all that")
 	f.IntVar(&c.MaxConcurrency, "max-concurrency", c.MaxConcurrency, "requests at once that find the peak")
 	f.IntVar(&c.RandomInputLen, "random-input-len", c.RandomInputLen, "tokens of a random prompt")

@@ -11,7 +11,7 @@ import (
 
 // The whole command: an engine in a process of its own with this command's options, whose processor time is told apart.
 func TestBenchOverloadStartsAnEngine(t *testing.T) {
-	cmd := process(t, "bench", "overload", "--json", "--quiet", "--rounds=1", "--phase=1s", "--factor=8", "--max-concurrency=8",
+	cmd := process(t, "bench", "overload", "--json", "--quiet", "--rounds=1", "--phase-time=1s", "--factor=8", "--max-concurrency=8",
 		"--random-input-len=8", "--random-output-len=16", "--requests-max=8", "--sequences-max=8")
 	var stderr strings.Builder
 	cmd.Stderr = &stderr

@@ -52,7 +52,7 @@ func (c *OverloadConfig) Validate() error {
 	case !(c.Factor > 1 && c.Factor <= 1000):
 		return bad("factor", c.Factor, "more than 1, at most 1000")
 	case c.Phase < time.Second || c.Phase > 10*time.Minute:
-		return bad("phase", c.Phase, "1s to 10m")
+		return bad("phase-time", c.Phase, "1s to 10m")
 	case c.Rounds < 1 || c.Rounds > 1000:
 		return bad("rounds", c.Rounds, "1 to 1000")
 	case c.MaxConcurrency < 1:
@@ -108,7 +108,7 @@ func (b *bench) overload(ctx context.Context, cfg OverloadConfig, round uint64) 
 	r := &OverloadRound{Peak: peak, Sustainable: peak / float64(cfg.RandomOutputLen), PeakCPU: <-cpu}
 	if peak == 0 {
 		return nil, schemas.Errorf(schemas.KindUnavailable, "bench overload", "nothing was completed within %s: %v", phase, firstError(outcomes)).
-			WithHint("choose a longer --phase or a smaller --random-output-len")
+			WithHint("choose a longer --phase-time or a smaller --random-output-len")
 	}
 	calm, offered := calmShare*r.Sustainable, cfg.Factor*r.Sustainable
 	r.Offered = offered

@@ -85,7 +85,7 @@ func TestOverload(t *testing.T) {
 func TestOverloadConfigIsRefused(t *testing.T) {
 	for param, change := range map[string]func(*OverloadConfig){
 		"factor":           func(c *OverloadConfig) { c.Factor = math.NaN() },
-		"phase":            func(c *OverloadConfig) { c.Phase = 0 },
+		"phase-time":       func(c *OverloadConfig) { c.Phase = 0 },
 		"rounds":           func(c *OverloadConfig) { c.Rounds = 0 },
 		"max-concurrency":  func(c *OverloadConfig) { c.MaxConcurrency = 0 },
 		"random-input-len": func(c *OverloadConfig) { c.RandomInputLen = 0 },
