@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -17,18 +18,24 @@ type against struct {
 	model  string
 	loads  []float64
 	rounds int
+	others float64
+	budget time.Duration
 }
 
 const (
-	againstRequests = 120
-	againstRounds   = 3
+	againstRequests = 100
+	againstRounds   = 5
+	againstOthers   = 0.03
+	againstBudget   = 150 * time.Second
 )
 
 func (a *against) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&a.on, "against-live", false, "serve a sample of --trace with a live engine in this process, too, and compare")
 	f.StringVar(&a.model, "model", "", "with --against-live, what that engine serves; default: the model that ships with troupe")
-	f.Float64SliceVar(&a.loads, "loads", []float64{0.3, 0.6, 0.85}, "with --against-live, loads as parts of what the engine can do")
+	f.Float64SliceVar(&a.loads, "loads", []float64{0.3, 0.6, 0.8}, "with --against-live, loads as parts of what the engine can do")
 	f.IntVar(&a.rounds, "rounds", againstRounds, "with --against-live, how often each load runs")
+	f.Float64Var(&a.others, "others-max", againstOthers, "with --against-live, what runs while others use more of the processors than this share runs again")
+	f.DurationVar(&a.budget, "budget", againstBudget, "with --against-live, nothing runs again later than this")
 }
 
 func (a *against) run(cmd *cobra.Command, s *simulateCommand) error {
@@ -50,7 +57,7 @@ func (a *against) run(cmd *cobra.Command, s *simulateCommand) error {
 	if requests == 0 {
 		requests = min(againstRequests, len(t.Requests))
 	}
-	r, err := reality.Run(cmd.Context(), e, reality.Config{Trace: t, Requests: requests, Loads: a.loads, Rounds: a.rounds, Seed: s.seed,
+	r, err := reality.Run(cmd.Context(), e, reality.Config{Trace: t, Requests: requests, Loads: a.loads, Rounds: a.rounds, OthersMax: a.others, Budget: a.budget, Seed: s.seed,
 		Progress: func(line string) { s.say(cmd, line) }})
 	if err != nil {
 		return schemas.AsError(err, "against live")

@@ -27,7 +27,7 @@ type Session struct {
 	random   *rand.Rand
 	sent     int // workloads
 	steps    []Step
-	requests []float64 // nanoseconds from a client to the first step and back
+	requests []float64 // as a Sample's
 }
 
 // Open begins a session. The seed is that of the loads' lengths.
@@ -56,42 +56,64 @@ func (s *Session) Send(ctx context.Context, t *traces.Trace) ([]Outcome, error) 
 // Steps are those that ran since the last call, or the last round.
 func (s *Session) Steps() ([]Step, error) { return s.watcher.Take() }
 
+// Sample is what loads cost.
+type Sample struct {
+	Steps    []Step
+	requests []float64 // nanoseconds from a client to the first step and back
+}
+
 // Round sends every load once. Several rounds make one profile, the better the more.
 func (s *Session) Round(ctx context.Context) error {
-	if _, err := s.watcher.Take(); err != nil { // what others have sent
-		return err
+	sample, err := s.Part(ctx, 0, 1)
+	if err == nil {
+		s.Keep(sample)
 	}
-	for _, l := range loads(s.info, s.random) {
+	return err
+}
+
+// Part sends one of so many parts of a round's loads, and returns what they cost.
+func (s *Session) Part(ctx context.Context, part, parts int) (*Sample, error) {
+	if _, err := s.watcher.Take(); err != nil { // what others have sent
+		return nil, err
+	}
+	sample := &Sample{}
+	for i, l := range loads(s.info, s.random) {
+		if i%parts != part {
+			continue
+		}
 		if s.Progress != nil {
 			s.Progress(l.name)
 		}
 		outcomes, err := s.Send(ctx, &l.trace)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		ran, err := s.watcher.Take()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for i := range outcomes {
 			if err := outcomes[i].Err; err != nil {
-				return fmt.Errorf("profile: %s: %w", l.name, err)
+				return nil, fmt.Errorf("profile: %s: %w", l.name, err)
 			}
 		}
 		if l.single {
-			s.requests = append(s.requests, around(outcomes, ran)...)
+			sample.requests = append(sample.requests, around(outcomes, ran)...)
 			continue
 		}
-		s.steps = append(s.steps, ran...)
+		sample.Steps = append(sample.Steps, ran...)
 	}
-	return nil
+	return sample, nil
 }
 
-// WarmUp sends every load once and forgets what it cost.
+// Keep takes a sample into the profile.
+func (s *Session) Keep(sample *Sample) {
+	s.steps, s.requests = append(s.steps, sample.Steps...), append(s.requests, sample.requests...)
+}
+
+// WarmUp sends every load once and forgets what it cost: a device's first steps compile kernels, or touch memory.
 func (s *Session) WarmUp(ctx context.Context) error {
-	steps, requests := s.steps, s.requests
-	err := s.Round(ctx)
-	s.steps, s.requests = steps, requests
+	_, err := s.Part(ctx, 0, 1)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"github.com/troupe-engine/troupe/internal/profile"
 	"github.com/troupe-engine/troupe/internal/profile/measure"
+	"github.com/troupe-engine/troupe/internal/simulate"
 )
 
 // machinePace is how fast a device was while it served a load, in relation to its profile: what others did on the
@@ -61,4 +62,19 @@ func (m *machinePace) Done(begin, ns int64) int64 {
 		i++
 	}
 	return m.begin[i] + int64((want-m.work[i])/m.speed[i])
+}
+
+// slowed is a pace at which all takes longer by a factor: evenly if pace is nil.
+type slowed struct {
+	factor float64
+	pace   simulate.Pace
+}
+
+// Done implements simulate.Pace.
+func (s slowed) Done(begin, ns int64) int64 {
+	ns = int64(s.factor * float64(ns))
+	if s.pace == nil {
+		return begin + ns
+	}
+	return s.pace.Done(begin, ns)
 }

@@ -3,10 +3,11 @@ package reality
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
+	"time"
 
 	"github.com/troupe-engine/troupe"
+	"github.com/troupe-engine/troupe/internal/machine"
 	"github.com/troupe-engine/troupe/internal/profile"
 	"github.com/troupe-engine/troupe/internal/profile/measure"
 	"github.com/troupe-engine/troupe/internal/simulate"
@@ -20,8 +21,12 @@ type Config struct {
 	Requests int       // of the trace, from its beginning
 	Loads    []float64 // parts of what the engine can do at most, each between 0 and 2
 	Rounds   int
-	Seed     uint64
-	Progress func(string) // may be nil
+	// OthersMax is the share of the processors that others may use while something is measured; what they disturb more is
+	// measured again as long as Budget, which counts from the start, is not over.
+	OthersMax float64
+	Budget    time.Duration
+	Seed      uint64
+	Progress  func(string) // may be nil
 }
 
 // Validate names the first field that makes no sense.
@@ -40,53 +45,16 @@ func (c *Config) Validate() error {
 	}
 	for _, l := range c.Loads {
 		if !(l > 0 && l <= 2) {
-			return bad("loads", l, "parts of what the engine can do at most, as in 0.3,0.6,0.85")
+			return bad("loads", l, "parts of what the engine can do at most, as in 0.3,0.6,0.8")
 		}
 	}
+	if !(c.OthersMax >= 0 && c.OthersMax <= 1) {
+		return bad("others-max", c.OthersMax, "a share from 0 to 1")
+	}
+	if c.Budget < 0 {
+		return bad("budget", c.Budget, "a time, as in 150s")
+	}
 	return nil
-}
-
-// Figure is one quantity at one load: the median over rounds of the live engine, its range, and what simulations say. Errors
-// are relative to the live engine, and medians of those of the rounds.
-type Figure struct {
-	Name string  `json:"name"`
-	Live float64 `json:"live"`
-	Low  float64 `json:"live_low"`
-	High float64 `json:"live_high"`
-	// Simulated is with a profile measured by loads of all shapes, in which every step takes the mean.
-	Simulated      float64 `json:"simulated"`
-	SimulatedError float64 `json:"simulated_error"`
-	// Learned is with a profile learned from the steps of the other rounds, too, and as uneven a pace as the machine had then.
-	Learned      float64 `json:"learned"`
-	LearnedError float64 `json:"learned_error"`
-	// Paced is with the pace of the round itself: what it gets wrong is the simulator's own.
-	Paced      float64 `json:"paced"`
-	PacedError float64 `json:"paced_error"`
-	// RepeatError is the median of how far a round of the live engine is from the median of the other rounds: nothing that
-	// knows only those can be closer.
-	RepeatError float64 `json:"repeat_error"`
-}
-
-// Load is one load's figures.
-type Load struct {
-	Part    float64  `json:"load"` // of what the engine can do at most
-	Rate    float64  `json:"request_rate"`
-	Figures []Figure `json:"figures"`
-}
-
-// Report compares simulator and engine.
-type Report struct {
-	Trace   string      `json:"trace"`
-	Prompts int         `json:"num_prompts"`
-	Rounds  int         `json:"rounds"`
-	Scale   float64     `json:"scale"` // lengths of the trace are divided by it
-	Profile string      `json:"profile"`
-	Fit     profile.Fit `json:"fit"`
-	Loads   []Load      `json:"loads"`
-	Within  float64     `json:"largest_simulated_error"`
-	Learned float64     `json:"largest_learned_error"`
-	Paced   float64     `json:"largest_paced_error"`
-	Repeat  float64     `json:"largest_repeat_error"`
 }
 
 // Run serves the trace's requests with a live engine and with the simulator. Nobody else may use the engine.
@@ -98,50 +66,39 @@ func Run(ctx context.Context, e *troupe.Engine, cfg Config) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	say := cfg.Progress
-	if say == nil {
-		say = func(string) {}
+	if cfg.Progress == nil {
+		cfg.Progress = func(string) {}
 	}
 	m, err := measure.Open(ctx, e, cfg.Seed)
 	if err != nil {
 		return nil, err
 	}
 	defer m.Close()
-	say("measuring what steps cost")
+	r := &run{cfg: cfg, session: m, until: time.Now().Add(cfg.Budget)}
+	cfg.Progress("a first round of loads, which does not count")
+	if err := m.WarmUp(ctx); err != nil {
+		return nil, err
+	}
+	cfg.Progress("measuring what steps cost")
 	if err := m.Round(ctx); err != nil {
 		return nil, err
 	}
-	p, err := m.Profile()
-	if err != nil {
+	engine := configOf(info)
+	if engine.Profile, err = m.Profile(); err != nil {
 		return nil, err
 	}
 	base, scale := sample(cfg.Trace, cfg.Requests, info.ContextMax)
-	engine := configOf(info)
-	engine.Profile = p
-	paced, err := pace(ctx, base, engine, cfg.Loads)
-	if err != nil {
+	if r.traces, err = pace(ctx, base, engine, cfg.Loads); err != nil {
 		return nil, err
 	}
-	live := make([][]served, len(cfg.Loads))
-	for round := range cfg.Rounds {
-		for i, t := range paced {
-			say(fmt.Sprintf("round %d of %d: the live engine at a load of %g", round+1, cfg.Rounds, cfg.Loads[i]))
-			f, err := serve(ctx, m, t)
-			if err != nil {
-				return nil, err
-			}
-			live[i] = append(live[i], f)
-		}
-		say("measuring what steps cost")
-		if err := m.Round(ctx); err != nil {
-			return nil, err
-		}
+	if err := r.rounds(ctx); err != nil {
+		return nil, err
 	}
 	if engine.Profile, err = m.Profile(); err != nil {
 		return nil, err
 	}
-	c := comparison{cfg: cfg, engine: engine, learn: m.Profile}
-	return c.report(ctx, paced, live, scale)
+	c := comparison{run: r, engine: engine, learn: m.Profile}
+	return c.report(ctx, scale)
 }
 
 // configOf is the simulator's configuration of a live engine.
@@ -193,36 +150,106 @@ func pace(ctx context.Context, base *traces.Trace, engine simulate.Config, loads
 	return list, nil
 }
 
-// figures are what is compared, in the order of names.
-type figures [5]float64
+// run is a comparison under way.
+type run struct {
+	cfg     Config
+	session *measure.Session
+	traces  []*traces.Trace // of the loads
+	until   time.Time       // nothing is repeated later
 
-var names = [5]string{"output tokens/s", "TTFT p50 ms", "TTFT p90 ms", "TPOT p50 ms", "TPOT p90 ms"}
+	live     [][]*served // of each load, by rounds
+	attempts int
+}
 
 // served is what came of a load on the live engine.
 type served struct {
 	figures
-	steps []measure.Step
-	first int64 // nanoseconds until the first request was sent
+	steps         []measure.Step
+	first         time.Duration   // until the first request was sent
+	before, after *measure.Sample // parts of the profile around it
+	others        float64         // largest share of the processors that others used meanwhile, and while before was measured
 }
 
+// rounds serves every load in each round, with a part of the profile before each and after the last.
+func (r *run) rounds(ctx context.Context) error {
+	r.live = make([][]*served, len(r.traces))
+	var last *served // waits for what comes after it
+	for round := range r.cfg.Rounds {
+		for i := range r.traces {
+			r.cfg.Progress(fmt.Sprintf("round %d of %d: the live engine at a load of %g", round+1, r.cfg.Rounds, r.cfg.Loads[i]))
+			best, err := r.undisturbed(ctx, i, &last)
+			if err != nil {
+				return err
+			}
+			r.live[i] = append(r.live[i], best)
+		}
+	}
+	_, err := r.part(ctx, 0, &last)
+	return err
+}
+
+// undisturbed serves a load until others disturb it little or there is no time left, and then takes the attempt that they
+// disturbed least.
+func (r *run) undisturbed(ctx context.Context, i int, last **served) (best *served, err error) {
+	for best == nil || best.others > r.cfg.OthersMax && time.Now().Before(r.until) {
+		r.attempts++
+		s, err := r.part(ctx, i, last)
+		if err != nil {
+			return nil, err
+		}
+		watch, own := machine.Begin(), machine.CPUTime()
+		if err := s.serve(ctx, r.session, r.traces[i]); err != nil {
+			return nil, err
+		}
+		s.others = max(s.others, watch.Others(machine.CPUTime()-own))
+		*last = s
+		if best == nil || s.others < best.others {
+			best = s
+		}
+	}
+	return best, nil
+}
+
+// part measures a part of the profile: after the last load that was served, and before another.
+func (r *run) part(ctx context.Context, i int, last **served) (*served, error) {
+	watch, own := machine.Begin(), machine.CPUTime()
+	sample, err := r.session.Part(ctx, i, len(r.traces))
+	if err != nil {
+		return nil, err
+	}
+	s := &served{before: sample, others: watch.Others(machine.CPUTime() - own)}
+	if s.others <= r.cfg.OthersMax {
+		r.session.Keep(sample)
+	}
+	if *last != nil {
+		(*last).after = sample
+	}
+	return s, nil
+}
+
+// figures are what is compared, in the order of names.
+type figures [5]float64
+
+var names = [len(figures{})]string{"output tokens/s", "TTFT p50 ms", "TTFT p90 ms", "TPOT p50 ms", "TPOT p90 ms"}
+
 // serve sends a load to the live engine.
-func serve(ctx context.Context, m *measure.Session, t *traces.Trace) (f served, err error) {
+func (f *served) serve(ctx context.Context, m *measure.Session, t *traces.Trace) error {
 	if _, err := m.Steps(); err != nil {
-		return f, err
+		return err
 	}
 	outcomes, err := m.Send(ctx, t)
 	if err != nil {
-		return f, err
+		return err
 	}
 	if f.steps, err = m.Steps(); err != nil {
-		return f, err
+		return err
 	}
-	f.first = outcomes[0].Sent.Nanoseconds()
+	f.first = outcomes[0].Sent
 	var ttft, tpot []float64
 	tokens, last := 0, 0.0
 	for i, o := range outcomes {
 		if o.Err != nil {
-			return f, fmt.Errorf("against live: request %d: %w", i, o.Err)
+			return fmt.Errorf("against live: request %d: %w", i, o.Err)
 		}
 		tokens += o.Tokens
 		last = max(last, o.Last.Seconds())
@@ -232,135 +259,25 @@ func serve(ctx context.Context, m *measure.Session, t *traces.Trace) (f served, 
 		}
 	}
 	f.figures = figures{float64(tokens) / last, quantile(ttft, 0.5), quantile(ttft, 0.9), quantile(tpot, 0.5), quantile(tpot, 0.9)}
-	return f, nil
+	return nil
 }
 
-// comparison holds simulations to what came of the rounds.
-type comparison struct {
-	cfg    Config
-	engine simulate.Config
-	learn  func(more ...measure.Step) (*profile.Profile, error) // from the session's steps and more
-}
-
-// paceSeeds is how many times the machine's pace is played from different places.
-const paceSeeds = 9
-
-func (c *comparison) report(ctx context.Context, paced []*traces.Trace, live [][]served, scale float64) (*Report, error) {
-	out := &Report{Trace: c.cfg.Trace.Name, Prompts: c.cfg.Requests, Rounds: c.cfg.Rounds, Scale: scale, Profile: c.engine.Profile.Name, Fit: c.engine.Profile.Fit}
-	learned, err := c.learnRounds(live)
-	if err != nil {
-		return nil, err
-	}
-	for i, t := range paced {
-		simulated, err := simulatedFigures(ctx, c.engine, t)
-		if err != nil {
-			return nil, err
-		}
-		var with, from []figures
-		for round, l := range live[i] {
-			at := c.engine
-			at.Pace = newMachinePace(c.engine.Profile, l.steps, l.first+int64(c.engine.Profile.Serving.RequestNs/2))
-			f, err := simulatedFigures(ctx, at, t)
-			if err != nil {
-				return nil, err
-			}
-			with = append(with, f)
-			at.Pace, at.Profile, at.RecordedPace = nil, learned[round], true
-			if f, err = overSeeds(ctx, at, t); err != nil {
-				return nil, err
-			}
-			from = append(from, f)
-		}
-		l := Load{Part: c.cfg.Loads[i], Rate: float64(len(t.Requests)-1) / (float64(t.Requests[len(t.Requests)-1].ArrivalNs) / 1e9)}
-		for j := range names {
-			f := figure(j, live[i], simulated, from, with)
-			out.Within, out.Learned = max(out.Within, math.Abs(f.SimulatedError)), max(out.Learned, math.Abs(f.LearnedError))
-			out.Paced, out.Repeat = max(out.Paced, math.Abs(f.PacedError)), max(out.Repeat, f.RepeatError)
-			l.Figures = append(l.Figures, f)
-		}
-		out.Loads = append(out.Loads, l)
-	}
-	return out, nil
-}
-
-// learnRounds makes a profile for each round of what ran in the others: no simulation knows the round that it foretells.
-func (c *comparison) learnRounds(live [][]served) ([]*profile.Profile, error) {
-	list := make([]*profile.Profile, c.cfg.Rounds)
-	for round := range list {
-		var others []measure.Step
-		for i := range live {
-			for k := range live[i] {
-				if k != round {
-					others = append(others, live[i][k].steps...)
-				}
-			}
-		}
-		p, err := c.learn(others...)
-		if err != nil {
-			return nil, err
-		}
-		if len(others) > 0 { // the pace is that of serving these loads
-			seen := make([]profile.Observation, len(others))
-			for i, s := range others {
-				seen[i] = profile.Observation{Shape: s.Shape, Ns: float64(s.Busy)}
-			}
-			p.Pace = profile.PaceOf(p.Terms, seen)
-		}
-		list[round] = p
-	}
-	return list, nil
-}
-
-// overSeeds is the median of simulations that go through the recorded pace from different places.
-func overSeeds(ctx context.Context, engine simulate.Config, t *traces.Trace) (f figures, err error) {
-	var values [len(f)][]float64
-	for seed := range uint64(paceSeeds) {
-		engine.Seed = seed
-		one, err := simulatedFigures(ctx, engine, t)
-		if err != nil {
-			return f, err
-		}
-		for j, v := range one {
-			values[j] = append(values[j], v)
-		}
-	}
-	for j := range f {
-		f[j] = quantile(values[j], 0.5)
-	}
-	return f, nil
-}
-
-// figure compares the j-th figure of the rounds.
-func figure(j int, live []served, simulated figures, learned, paced []figures) Figure {
-	var values, from, with, errs, fromErrs, withErrs, repeatErrs []float64
-	for k := range live {
-		v := live[k].figures[j]
-		values, from, with = append(values, v), append(from, learned[k][j]), append(with, paced[k][j])
-		if v <= 0 {
+// slowness is how much longer than by the profile the steps took that were measured right before and after a load: what is
+// known of the machine's speed without a look at the load itself.
+func (f *served) slowness(p *profile.Profile) float64 {
+	var want, took float64
+	for _, s := range []*measure.Sample{f.before, f.after} {
+		if s == nil {
 			continue
 		}
-		errs, fromErrs, withErrs = append(errs, simulated[j]/v-1), append(fromErrs, learned[k][j]/v-1), append(withErrs, paced[k][j]/v-1)
-		var others []float64
-		for o := range live {
-			if o != k {
-				others = append(others, live[o].figures[j])
-			}
-		}
-		if len(others) > 0 {
-			repeatErrs = append(repeatErrs, math.Abs(quantile(others, 0.5)/v-1))
+		for _, step := range s.Steps {
+			want, took = want+float64(p.StepNs(step.Shape)), took+float64(step.Busy)
 		}
 	}
-	return Figure{Name: names[j], Live: quantile(values, 0.5), Low: quantile(values, 0), High: quantile(values, 1),
-		Simulated: simulated[j], SimulatedError: quantile(errs, 0.5), Learned: quantile(from, 0.5), LearnedError: quantile(fromErrs, 0.5),
-		Paced: quantile(with, 0.5), PacedError: quantile(withErrs, 0.5), RepeatError: quantile(repeatErrs, 0.5)}
-}
-
-func simulatedFigures(ctx context.Context, engine simulate.Config, t *traces.Trace) (figures, error) {
-	r, err := simulate.Run(ctx, engine, t)
-	if err != nil {
-		return figures{}, err
+	if want <= 0 || took <= 0 {
+		return 1
 	}
-	return figures{r.OutputThroughput, r.TTFT.Median, r.TTFT.P90, r.TPOT.Median, r.TPOT.P90}, nil
+	return took / want
 }
 
 // quantile sorts values and interpolates linearly; 0 for none.

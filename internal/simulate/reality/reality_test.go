@@ -8,6 +8,9 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/rs/zerolog"
+
+	"github.com/troupe-engine/troupe"
 	"github.com/troupe-engine/troupe/internal/profile"
 	"github.com/troupe-engine/troupe/internal/profile/measure"
 	"github.com/troupe-engine/troupe/internal/simulate"
@@ -50,19 +53,21 @@ func TestASimulationComparedWithItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var live [][]served
+	ran := &run{cfg: cfg, traces: paced}
 	for _, p := range paced {
-		r, err := simulate.Run(ctx, engine, p)
+		f, err := simulatedFigures(ctx, engine, p)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := figures{r.OutputThroughput, r.TTFT.Median, r.TTFT.P90, r.TPOT.Median, r.TPOT.P90}
-		live = append(live, []served{{figures: f}, {figures: f}})
+		ran.live = append(ran.live, []*served{{figures: f}, {figures: f, others: 0.02}})
 	}
-	c := comparison{cfg: cfg, engine: engine, learn: func(...measure.Step) (*profile.Profile, error) { return engine.Profile, nil }}
-	r, err := c.report(ctx, paced, live, 1)
-	if err != nil || r.Within != 0 || r.Learned != 0 || r.Paced > 1e-6 || r.Repeat != 0 || len(r.Loads) != 2 {
+	c := comparison{run: ran, engine: engine, learn: func(...measure.Step) (*profile.Profile, error) { return engine.Profile, nil }}
+	r, err := c.report(ctx, 1)
+	if err != nil || r.Simulated != 0 || r.Plain != 0 || r.Learned != 0 || r.Paced > 1e-6 || r.Repeat != 0 || len(r.Loads) != 2 || r.WithinTenth != 10 || r.Figures != 10 || r.Disturbed != 2 {
 		t.Fatalf("%+v, %v", r, err)
+	}
+	if s := r.Loads[0].Figures[3].Slope; s < 0.5 || s > 10 { // TPOT follows the steps, and more where they queue
+		t.Errorf("TPOT changes by %g %% for each that steps take longer", s)
 	}
 	if got := r.Loads[1].Rate / r.Loads[0].Rate; math.Abs(got-3) > 1e-6 {
 		t.Errorf("the rates are %g apart, want 3", got)
@@ -80,11 +85,75 @@ func TestASimulationComparedWithItself(t *testing.T) {
 
 func TestWhatCannotBeCompared(t *testing.T) {
 	for _, c := range []Config{{Requests: 1, Loads: []float64{1}, Rounds: 1}, {Requests: 41, Loads: []float64{1}, Rounds: 1}, {Requests: 9, Rounds: 1},
-		{Requests: 9, Loads: []float64{0}, Rounds: 1}, {Requests: 9, Loads: []float64{1}}} {
+		{Requests: 9, Loads: []float64{0}, Rounds: 1}, {Requests: 9, Loads: []float64{1}},
+		{Requests: 9, Loads: []float64{1}, Rounds: 1, OthersMax: 2}, {Requests: 9, Loads: []float64{1}, Rounds: 1, Budget: -1}} {
 		c.Trace = workload()
 		if err := c.Validate(); err == nil {
 			t.Errorf("%+v is taken", c)
 		}
+	}
+}
+
+// TestTheSpeedAroundARound: the simulation of a round goes at the speed that was measured before and after it, and then is
+// right about a machine that is slower than its profile.
+func TestTheSpeedAroundARound(t *testing.T) {
+	ctx := context.Background()
+	engine := simulate.DefaultConfig()
+	engine.Profile = &profile.Profile{Terms: profile.Terms{Tokens: profile.Curve{X: []float64{1, 512}, Y: []float64{1e6, 2e7}}}}
+	slower := *engine.Profile
+	slower.Terms.Tokens = profile.Curve{X: []float64{1, 512}, Y: []float64{1.5e6, 3e7}}
+	trace := workload()
+	at := engine
+	at.Profile = &slower
+	f, err := simulatedFigures(ctx, at, trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps := func(busy time.Duration) *measure.Sample {
+		return &measure.Sample{Steps: []measure.Step{{Shape: profile.Shape{Tokens: 1}, Busy: busy}}}
+	}
+	s := &served{figures: f, before: steps(time.Millisecond), after: steps(2 * time.Millisecond)}
+	if got := s.slowness(engine.Profile); got != 1.5 {
+		t.Fatalf("slower by %g, want 1.5", got)
+	}
+	if got := (&served{}).slowness(engine.Profile); got != 1 {
+		t.Errorf("slower by %g where nothing is known, want 1", got)
+	}
+	c := comparison{run: &run{cfg: Config{Trace: trace, Requests: 40, Loads: []float64{1}, Rounds: 1}, traces: []*traces.Trace{trace}, live: [][]*served{{s}}}, engine: engine,
+		learn: func(...measure.Step) (*profile.Profile, error) { return engine.Profile, nil }}
+	r, err := c.report(ctx, 1)
+	if err != nil || r.Simulated > 1e-6 || r.Plain < 0.3 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestDisturbedRunsRunAgain, but not longer than the budget allows, and the least disturbed one counts.
+func TestDisturbedRunsRunAgain(t *testing.T) {
+	opts := troupe.DefaultOptions()
+	opts.HTTP, opts.NATSListen, opts.Device = "none", "none", "cpu"
+	opts.SequencesMax, opts.ContextMax = 2, 128 // few loads
+	e, err := troupe.Open(t.Context(), opts, zerolog.Nop(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	m, err := measure.Open(t.Context(), e, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	trace := &traces.Trace{Requests: []traces.Request{{Input: 8, Output: 4}, {ArrivalNs: 1e6, Input: 8, Output: 4}}}
+	// Nobody can use less than nothing of the processors: every run is disturbed.
+	r := &run{cfg: Config{OthersMax: -1, Rounds: 1, Loads: []float64{1}, Progress: func(string) {}}, session: m, traces: []*traces.Trace{trace}, until: time.Now().Add(time.Second)}
+	if err := r.rounds(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.live[0]; r.attempts < 1 || time.Now().Before(r.until) || len(got) != 1 || got[0].before == nil || got[0].after == nil || len(got[0].steps) == 0 || got[0].figures[1] <= 0 {
+		t.Errorf("%d attempts, %+v", r.attempts, got)
+	}
+	r.cfg.OthersMax, r.attempts = 1, 0
+	if err := r.rounds(t.Context()); err != nil || r.attempts != 1 {
+		t.Errorf("%d attempts where all is quiet enough, %v", r.attempts, err)
 	}
 }
 

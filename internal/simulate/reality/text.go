@@ -3,6 +3,7 @@ package reality
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -10,25 +11,41 @@ import (
 // WriteText writes the comparison in at most 80 columns.
 func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %d requests, lengths divided by %.2f, %d rounds\nprofile: %d shapes of steps; their fit is off by %.1f %%: misfit %.1f, noise %.1f %%\n(single steps of a shape differ by %.0f %%)\n\n",
-		r.Trace, r.Prompts, r.Scale, r.Rounds, r.Fit.Points, 100*r.Fit.Mean, 100*r.Fit.Misfit, 100*r.Fit.Repeat, 100*r.Fit.Spread)
+	var slow, others []float64
+	for _, l := range r.Loads {
+		slow, others = append(slow, l.Slow...), append(others, l.Others...)
+	}
+	fmt.Fprintf(&b, "%s: %d requests, lengths divided by %.2f, %d rounds\n"+
+		"profile: %d shapes of steps; their fit is off by %.1f %%: misfit %.1f, noise %.1f %%\n(single steps of a shape differ by %.0f %%)\n"+
+		"rule, set before: what ran while others had more than %.0f %% of the processors runs\nagain; %d runs, %d of them counted, %d in spite of that. Others had %.1f %% at the\n"+
+		"median, %.1f %% at most. Around the rounds, steps took %.2f to %.2f times the\nprofile's mean.\n\n",
+		r.Trace, r.Prompts, r.Scale, r.Rounds, r.Fit.Points, 100*r.Fit.Mean, 100*r.Fit.Misfit, 100*r.Fit.Repeat, 100*r.Fit.Spread,
+		100*r.OthersMax, r.Attempts, len(others), r.Disturbed, 100*quantile(others, 0.5), 100*quantile(others, 1), slices.Min(slow), slices.Max(slow))
 	t := tabwriter.NewWriter(&b, 0, 0, 1, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "load\treq/s\tfigure\tlive\tlow\thigh\tmean\tlearned\tpaced\trepeat\t")
+	fmt.Fprintln(t, "load\treq/s\tfigure\tlive\tspread\tsim.\tratio\tlearned\tpaced\trepeat\tslope\t")
 	for _, l := range r.Loads {
 		for i, f := range l.Figures {
 			load, rate := "", ""
 			if i == 0 {
 				load, rate = fmt.Sprintf("%.2f", l.Part), fmt.Sprintf("%.1f", l.Rate)
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%.4g\t%.4g\t%.4g\t%+.0f%%\t%+.0f%%\t%+.0f%%\t%.0f%%\t\n", load, rate, f.Name, f.Live, f.Low, f.High,
-				100*f.SimulatedError, 100*f.LearnedError, 100*f.PacedError, 100*f.RepeatError)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%.4g\t%.0f%%\t%.4g\t%.2f\t%.2f\t%.2f\t%.0f%%\t%.1f\t\n", load, rate, f.Name, f.Live, 100*(f.High-f.Low)/max(f.Live, 1e-12),
+				f.Simulated, 1+f.SimulatedError, 1+f.LearnedError, 1+f.PacedError, 100*f.RepeatError, f.Slope)
 		}
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(&b, "\nErrors of simulations, medians over rounds: every step takes its mean; profile\nand pace learned from the other rounds; pace of the round itself. Repeat: how\nfar a live round is from the others. Largest: %.1f, %.1f, %.1f and %.1f %%.\n",
-		100*r.Within, 100*r.Learned, 100*r.Paced, 100*r.Repeat)
+	fmt.Fprintf(&b, "\n%d of %d figures are within 10 %% of the live engine.\n\n"+
+		"spread   between the live rounds, highest less lowest\n"+
+		"ratio    simulated to live, median over rounds: with the profile, at the speed\n"+
+		"         of the machine right before and after the round; largest error %.1f %%,\n"+
+		"         at the profile's mean speed %.1f %%\n"+
+		"learned  profile and pace also from the other rounds; largest error %.1f %%\n"+
+		"paced    pace of the round itself: the simulator's own errors, largest %.1f %%\n"+
+		"repeat   how far a live round is from the others; largest %.1f %%\n"+
+		"slope    per cent that the figure changes for each that steps take longer\n",
+		r.WithinTenth, r.Figures, 100*r.Simulated, 100*r.Plain, 100*r.Learned, 100*r.Paced, 100*r.Repeat)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
