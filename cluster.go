@@ -36,7 +36,7 @@ const (
 	TokenizersShared = "shared"
 )
 
-// Values of Options.Phase.
+// Values of Options.ReplicaPhase.
 const (
 	PhaseBoth    = "both"
 	PhasePrefill = schemas.PhasePrefill
@@ -78,12 +78,12 @@ func (o *Options) validateCluster() error {
 		return bad("tokenizers", o.Tokenizers, "own where the node neither attaches nor lets others join (attach, leaf)")
 	case !o.Clustered() && !(o.Plays(RoleGateway) && o.Plays(RoleReplica)):
 		return bad("actors", o.Actors, "all of them where the node neither attaches nor lets others join (attach, leaf)")
-	case o.Phase != PhaseBoth && o.Phase != PhasePrefill && o.Phase != PhaseDecode:
-		return bad("phase", o.Phase, "both, prefill or decode")
-	case o.Phase != PhaseBoth && !(o.Clustered() && o.Plays(RoleReplica)):
-		return bad("phase", o.Phase, "both where no replica works together with others (attach, leaf)")
-	case o.Phase != PhaseBoth && !o.PrefixCache:
-		return bad("phase", o.Phase, "both without prefix_cache, in which handed-over KV is found")
+	case o.ReplicaPhase != PhaseBoth && o.ReplicaPhase != PhasePrefill && o.ReplicaPhase != PhaseDecode:
+		return bad("replica_phase", o.ReplicaPhase, "both, prefill or decode")
+	case o.ReplicaPhase != PhaseBoth && !(o.Clustered() && o.Plays(RoleReplica)):
+		return bad("replica_phase", o.ReplicaPhase, "both where no replica works together with others (attach, leaf)")
+	case o.ReplicaPhase != PhaseBoth && !o.PrefixCache:
+		return bad("replica_phase", o.ReplicaPhase, "both without prefix_cache, in which handed-over KV is found")
 	case o.ReplicaSilence < 2*cluster.ReportEvery:
 		return bad("replica_silence", o.ReplicaSilence, fmt.Sprintf("at least %s: replicas report every %s", 2*cluster.ReportEvery, cluster.ReportEvery))
 	}
@@ -115,8 +115,8 @@ func (e *Engine) join() error {
 	cfg := cluster.Config{Model: e.model.Name, HTTP: e.HTTPURL(), Log: e.log}
 	if e.replica != nil {
 		cfg.Replica = e.instance(replicaInstance)
-		if e.opts.Phase != PhaseBoth {
-			cfg.Phase = e.opts.Phase
+		if e.opts.ReplicaPhase != PhaseBoth {
+			cfg.Phase = e.opts.ReplicaPhase
 		}
 		var err error
 		if cfg.Numerics, err = numerics(e.model.Files, &e.opts, e.replica.Device().Info()); err != nil {
@@ -169,7 +169,7 @@ func (e *Engine) generation() (*model.Spec, error) {
 // handover is how the replica's KV goes to others, or comes from them; nil if it does not.
 func (e *Engine) handover(dev gpu.Info) (*compute.Handover, error) {
 	o := &e.opts
-	if o.Phase == PhaseBoth {
+	if o.ReplicaPhase == PhaseBoth {
 		return nil, nil
 	}
 	security := e.security()
@@ -177,7 +177,7 @@ func (e *Engine) handover(dev gpu.Info) (*compute.Handover, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &compute.Handover{Phase: o.Phase, Listen: o.KVListen, TLS: config, Insecure: o.InsecureNetwork, Identity: func(ctx context.Context) (string, error) {
+	return &compute.Handover{Phase: o.ReplicaPhase, Listen: o.KVListen, TLS: config, Insecure: o.InsecureNetwork, Identity: func(ctx context.Context) (string, error) {
 		name, err := numerics(e.model.Files, o, dev)
 		if err != nil || o.RandomWeights != 0 {
 			return name, err

@@ -65,7 +65,7 @@ func TestHandoversUnderPressure(t *testing.T) {
 			for _, phase := range []string{PhasePrefill, PhaseDecode} {
 				openOn(t, n, func(o *Options) {
 					*o = clusterOptions()
-					o.HTTP, o.Attach, o.Actors, o.Node, o.Phase, o.KVBlocks = "none", hub.LeafURL(), RoleReplica, phase, phase, 40
+					o.HTTP, o.Attach, o.Actors, o.Node, o.ReplicaPhase, o.KVBlocks = "none", hub.LeafURL(), RoleReplica, phase, phase, 40
 				})
 			}
 			waitFor(t, "both are known", func() bool { return len(reports(t, hub)) == 2 })
@@ -118,7 +118,7 @@ func TestOnePhaseAlone(t *testing.T) {
 		if phase == PhasePrefill {
 			stranger := openEngine(t, func(o *Options) {
 				*o = clusterOptions()
-				o.HTTP, o.Attach, o.Actors, o.Node, o.Phase, o.KVDType = "none", hub.LeafURL(), RoleReplica, "stranger", PhaseDecode, "bf16"
+				o.HTTP, o.Attach, o.Actors, o.Node, o.ReplicaPhase, o.KVDType = "none", hub.LeafURL(), RoleReplica, "stranger", PhaseDecode, "bf16"
 			})
 			waitFor(t, "the stranger is known", func() bool { return reports(t, hub)[string(stranger.node.ID())] != nil })
 		}
@@ -191,15 +191,15 @@ func TestHandoversAreRefused(t *testing.T) {
 		t.Errorf("blocks without content are found: %+v, %v", found, err)
 	}
 	for _, bad := range []func(*Options){
-		func(o *Options) { o.Phase = "both, please" },
-		func(o *Options) { o.Phase = PhaseDecode },
-		func(o *Options) { o.Phase, o.Leaf, o.PrefixCache = PhaseDecode, "127.0.0.1:0", false },
-		func(o *Options) { o.Phase, o.Leaf, o.Actors = PhasePrefill, "127.0.0.1:0", RoleGateway },
+		func(o *Options) { o.ReplicaPhase = "both, please" },
+		func(o *Options) { o.ReplicaPhase = PhaseDecode },
+		func(o *Options) { o.ReplicaPhase, o.Leaf, o.PrefixCache = PhaseDecode, "127.0.0.1:0", false },
+		func(o *Options) { o.ReplicaPhase, o.Leaf, o.Actors = PhasePrefill, "127.0.0.1:0", RoleGateway },
 	} {
 		o := DefaultOptions()
 		bad(&o)
 		var e *schemas.Error
-		if err := o.Validate(); !errors.As(err, &e) || e.Param != "phase" {
+		if err := o.Validate(); !errors.As(err, &e) || e.Param != "replica_phase" {
 			t.Errorf("%+v: %v", o, err)
 		}
 	}

@@ -51,7 +51,7 @@ func runChild(attach string) int {
 	opts := clusterOptions()
 	opts.Node, opts.Attach, opts.Actors, opts.HTTP = part[0], part[1], part[2], "none"
 	if len(part) > 3 {
-		opts.Phase = part[3]
+		opts.ReplicaPhase = part[3]
 	}
 	return runUntilInputEnds(opts)
 }

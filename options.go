@@ -32,8 +32,8 @@ type Options struct {
 	Actors          string        `yaml:"actors" doc:"which actors run here, separated by commas: gateway, tokenizer, replica"`
 	Tokenizers      string        `yaml:"tokenizers" doc:"whose tokenizers a gateway uses: own, or shared, those of nodes that play tokenizer"`
 	Node            string        `yaml:"node" doc:"name of this node among those that work together; default: a random one"`
-	Phase           string        `yaml:"phase" doc:"what requests a replica is for: both; prefill computes prompts, and hands their KV over to replicas with decode, which go on from there"`
-	KVListen        string        `yaml:"kv_listen" doc:"address at which a replica with phase prefill hands KV over to other machines, host:port; none: through shared memory on this one alone"`
+	ReplicaPhase    string        `yaml:"replica_phase" doc:"what requests a replica is for: both; prefill computes prompts, and hands their KV over to replicas with decode, which go on from there"`
+	KVListen        string        `yaml:"kv_listen" doc:"address at which a replica with replica_phase prefill hands KV over to other machines, host:port; none: through shared memory on this one alone"`
 	Routing         string        `yaml:"routing" doc:"how gateways choose between replicas: prefix, least-loaded, two-choices or round-robin"`
 	Credentials     string        `yaml:"credentials" doc:"file with the nkey seed to join other nodes with; see troupe keys"`
 	TLSCA           string        `yaml:"tls_ca" doc:"PEM file with the authority that other nodes' certificates must be of"`
@@ -98,7 +98,7 @@ var kvTypes = map[string]gpu.DType{"auto": 0, "f32": gpu.F32, "bf16": gpu.BF16, 
 
 // DefaultOptions serve the model that ships with the binary on this machine only.
 func DefaultOptions() Options {
-	return Options{HTTP: "127.0.0.1:8000", Actors: strings.Join(roles, ","), Tokenizers: TokenizersOwn, Phase: PhaseBoth, KVListen: "127.0.0.1:0", Routing: routing.PolicyDefault, ReplicaSilence: 1500 * time.Millisecond, Device: "auto", Compute: "f32", Quant: "off", KVDType: "auto", WeightsCache: "off", WeightsCacheBytesMax: 64 << 30, SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
+	return Options{HTTP: "127.0.0.1:8000", Actors: strings.Join(roles, ","), Tokenizers: TokenizersOwn, ReplicaPhase: PhaseBoth, KVListen: "127.0.0.1:0", Routing: routing.PolicyDefault, ReplicaSilence: 1500 * time.Millisecond, Device: "auto", Compute: "f32", Quant: "off", KVDType: "auto", WeightsCache: "off", WeightsCacheBytesMax: 64 << 30, SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
 		TokensStepMax: replica.TokensStepDefault, BlockSize: replica.BlockSizeDefault, PrefixCache: true, Eviction: "lru", Policy: replica.PolicyDefault,
 		PipelineDepth: replica.DepthDefault, RequestsMax: 512, WaitMax: 10 * time.Second, OutputTokensDefault: 256, ConnectionsMax: 16384,
 		KeylessPaths: "/health,/metrics", Grace: 30 * time.Second, ToolFormat: "auto", LogLevel: "info", LogFormat: "console"}
