@@ -135,7 +135,11 @@ func TestHandoversAreRefused(t *testing.T) {
 	for _, phase := range []string{PhasePrefill, PhaseDecode} {
 		startPhase(t, hub, phase, phase)
 	}
-	complete(t, hub, `{"prompt":"Once upon a time there was a king who had three sons and a daughter in the house by the sea","max_tokens":40,"ignore_eos":true}`)
+	waitFor(t, "both have planned a step", func() bool {
+		complete(t, hub, `{"prompt":"Once upon a time there was a king who had three sons and a daughter in the house by the sea","max_tokens":300,"ignore_eos":true}`)
+		handed, _, _ := hub.gateway.HandedOver()
+		return handed > 0
+	})
 	tokens := make(schemas.I32, 32)
 	offer := bus.NewRef(hub.node, schemas.OfferKV, PhasePrefill)
 	fetch := bus.NewRef(hub.node, schemas.FetchKV, PhaseDecode)
