@@ -76,6 +76,8 @@ func (o *Options) validateCluster() error {
 		return bad("tokenizers", o.Tokenizers, "own or shared")
 	case o.Tokenizers == TokenizersShared && !o.Clustered():
 		return bad("tokenizers", o.Tokenizers, "own where the node neither attaches nor lets others join (attach, leaf)")
+	case o.Isolate && o.Clustered():
+		return bad("isolate", o.Isolate, "false among several nodes (attach, leaf): a node that attaches is a process of its own already")
 	case !o.Clustered() && !(o.Plays(RoleGateway) && o.Plays(RoleReplica)):
 		return bad("actors", o.Actors, "all of them where the node neither attaches nor lets others join (attach, leaf)")
 	case o.ReplicaPhase != PhaseBoth && o.ReplicaPhase != PhasePrefill && o.ReplicaPhase != PhaseDecode:
@@ -96,7 +98,7 @@ const joinTimeMax = 30 * time.Second
 // security is how this node and others know each other.
 func (e *Engine) security() bus.Security {
 	o := &e.opts
-	return bus.Security{Insecure: o.InsecureNetwork, CA: o.TLSCA, Cert: o.TLSCert, Key: o.TLSKey, Seed: o.Credentials, JoinTimeMax: joinTimeMax}
+	return bus.Security{Insecure: o.InsecureNetwork, CA: o.TLSCA, Cert: o.TLSCert, Key: o.TLSKey, Seed: o.Credentials, SeedText: e.isolated.seed, JoinTimeMax: joinTimeMax}
 }
 
 // instance is an actor's name: the usual one, or, on a node that joins others, the node's.
@@ -109,7 +111,7 @@ func (e *Engine) instance(usual schemas.Instance) schemas.Instance {
 
 // join makes the engine a member of its cluster.
 func (e *Engine) join() error {
-	if !e.opts.Clustered() {
+	if !e.clustered() {
 		return nil
 	}
 	cfg := cluster.Config{Model: e.model.Name, HTTP: e.HTTPURL(), Log: e.log}
@@ -136,10 +138,14 @@ func (e *Engine) join() error {
 
 // clusterConfig is how the gateway works with others; nil if there are none.
 func (e *Engine) clusterConfig() *gateway.Cluster {
-	if !e.opts.Clustered() {
+	if !e.clustered() {
 		return nil
 	}
-	return &gateway.Cluster{Routing: e.opts.Routing, SilenceMax: e.opts.ReplicaSilence}
+	c := &gateway.Cluster{Routing: e.opts.Routing, SilenceMax: e.opts.ReplicaSilence, MoveWaitMax: e.opts.RestartWaitMax}
+	if e.opts.Isolate {
+		e.isolateCluster(c)
+	}
+	return c
 }
 
 // tokenBytes is what each token adds to a text, for guides: the tokenizer's, where this node has one.
@@ -229,8 +235,16 @@ func numerics(files fs.FS, o *Options, dev gpu.Info) (string, error) {
 // Clustered reports whether the engine works together with others.
 func (e *Engine) Clustered() bool { return e.opts.Clustered() }
 
+// clustered reports whether the gateway works with replicas of other processes.
+func (e *Engine) clustered() bool { return e.opts.Clustered() || e.opts.Isolate }
+
 // LeafURL is where other nodes join this one; "" if they cannot.
-func (e *Engine) LeafURL() string { return e.node.LeafURL() }
+func (e *Engine) LeafURL() string {
+	if e.opts.Isolate {
+		return "" // it is for the replica's process alone
+	}
+	return e.node.LeafURL()
+}
 
 // leaveCluster lets what runs for other nodes' gateways end, or move, before this node goes.
 func (e *Engine) leaveCluster(ctx context.Context) error {

@@ -28,6 +28,12 @@ func TestMain(m *testing.M) {
 	if attach := os.Getenv(childVariable); attach != "" {
 		os.Exit(runChild(attach))
 	}
+	if os.Getenv(isolatedVariable) != "" {
+		os.Exit(runIsolated())
+	}
+	if os.Getenv(replicaVariable) != "" {
+		os.Exit(runReplica())
+	}
 	if os.Getenv(hubVariable) != "" {
 		os.Exit(runHub())
 	}

@@ -19,7 +19,12 @@ const lostTellTime = 200 * time.Millisecond
 func (e *Engine) Failed() <-chan error { return e.failed }
 
 // health says why the process should be replaced, or nil.
-func (e *Engine) health() *schemas.Error { return e.failure.Load() }
+func (e *Engine) health() *schemas.Error {
+	if p := e.isolated.process.Load(); p != nil {
+		return p.Health()
+	}
+	return e.failure.Load()
+}
 
 // loseDevice is told, by the computation manager, that the device can no longer be used.
 func (e *Engine) loseDevice(why *schemas.Error) { e.lost <- why }

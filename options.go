@@ -41,6 +41,8 @@ type Options struct {
 	TLSKey          string        `yaml:"tls_key" doc:"PEM file with the key to tls_cert"`
 	InsecureNetwork bool          `yaml:"insecure_network" doc:"DANGER: let NATS and other nodes in from beyond this machine without TLS and credentials; whoever reaches the port controls the engine"`
 	InsecureHTTP    bool          `yaml:"insecure_http" doc:"DANGER: serve HTTP beyond this machine without API keys; whoever reaches the port may use and debug the engine"`
+	Isolate         bool          `yaml:"isolate" doc:"run the replica in a process of its own, which is started again when it or its device fails; requests wait and go on. For a GPU in production"`
+	RestartWaitMax  time.Duration `yaml:"restart_wait_max" doc:"how long a request waits for another replica, or one that is started again, when its own is lost; 0 is 10s in a cluster and 2m with isolate"`
 	ReplicaSilence  time.Duration `yaml:"replica_silence" doc:"a replica that has not reported for so long is given up, and its requests go on elsewhere"`
 	Store           string        `yaml:"store" doc:"directory in which the embedded NATS server keeps streams (JetStream), for troupe record --stream; empty has none"`
 
@@ -139,6 +141,8 @@ func (o *Options) Validate() error {
 		return bad("tokens_step_max", o.TokensStepMax, "at least sequences_max, so that every running sequence can decode in a step")
 	case o.BodyBytesMax < 0:
 		return bad("body_bytes_max", o.BodyBytesMax, "0 or more bytes")
+	case o.RestartWaitMax < 0:
+		return bad("restart_wait_max", o.RestartWaitMax, "0, for the default, or a positive duration such as 1m")
 	case o.WaitMax < 0:
 		return bad("wait_max", o.WaitMax, "0, for no limit, or a positive duration such as 2s")
 	case o.Grace < 0:

@@ -12,11 +12,13 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
 	"github.com/troupe-engine/troupe/actors/gateway"
@@ -27,6 +29,7 @@ import (
 	"github.com/troupe-engine/troupe/internal/modelstore"
 	"github.com/troupe-engine/troupe/internal/recording"
 	"github.com/troupe-engine/troupe/internal/replica"
+	"github.com/troupe-engine/troupe/internal/supervise"
 	"github.com/troupe-engine/troupe/internal/toolcalls"
 	"github.com/troupe-engine/troupe/schemas"
 )
@@ -63,6 +66,8 @@ type Engine struct {
 	failure       atomic.Pointer[schemas.Error] // the same, once that is dealt with
 	background    sync.WaitGroup                // ends when closed is
 	network       network
+	isolated      isolated             // the replica's process, where it has one
+	registry      *prometheus.Registry // of metrics
 	closing       sync.Once
 	closed        chan struct{}
 	closeError    error // what Close found
@@ -75,6 +80,8 @@ type network struct {
 	attemptTimeMax time.Duration
 	stepTimeMax    time.Duration
 	stallTimeMax   time.Duration
+	supervise      supervise.Config // limits of the replica's process
+	replicaCommand func() *exec.Cmd // default: this program's
 }
 
 // Open loads the model and starts the engine; it returns when requests are served, or with the reason why
@@ -92,7 +99,7 @@ func Open(ctx context.Context, opts Options, log zerolog.Logger, progress func(d
 }
 
 func newEngine(opts Options, log zerolog.Logger) *Engine {
-	return &Engine{opts: opts, log: log, failed: make(chan error, 2), lost: make(chan *schemas.Error, 1), closed: make(chan struct{})}
+	return &Engine{opts: opts, log: log, registry: prometheus.NewRegistry(), failed: make(chan error, 2), lost: make(chan *schemas.Error, 1), closed: make(chan struct{})}
 }
 
 func (e *Engine) open(ctx context.Context, progress func(done, total int64)) error {
@@ -113,8 +120,8 @@ func (e *Engine) open(ctx context.Context, progress func(done, total int64)) err
 	for _, start := range []struct {
 		wanted bool
 		start  func() error
-	}{{e.opts.Plays(RoleReplica), func() error { return e.openReplica(progress) }}, {e.opts.needsTokenizer(), e.startTokenizer},
-		{e.opts.Plays(RoleGateway), e.startGateway}, {e.opts.Plays(RoleGateway), e.listen}, {true, e.join},
+	}{{e.opts.Plays(RoleReplica) && !e.opts.Isolate, func() error { return e.openReplica(progress) }}, {e.opts.needsTokenizer(), e.startTokenizer},
+		{e.opts.Plays(RoleGateway), e.startGateway}, {e.opts.Plays(RoleGateway), e.listen}, {true, e.join}, {e.opts.Isolate, func() error { return e.superviseReplica(ctx, progress) }},
 		{e.opts.Store != "", func() error { e.resumeStreams(ctx); return nil }}} {
 		if !start.wanted {
 			continue
@@ -175,7 +182,14 @@ func (e *Engine) startNode() error {
 	if err != nil {
 		return err
 	}
-	e.node, err = bus.Start(bus.Options{StoreDir: e.opts.Store, ID: schemas.NodeID(e.opts.Node), Config: config, Listen: e.opts.NATSListen, LeafListen: e.opts.Leaf, Leafs: splitList(e.opts.Attach), Security: e.security(), Log: e.log,
+	leaf := e.opts.Leaf
+	if e.opts.Isolate {
+		leaf = "127.0.0.1:0"
+		if e.isolated.public, e.isolated.seed, err = bus.NewKey(); err != nil {
+			return err
+		}
+	}
+	e.node, err = bus.Start(bus.Options{StoreDir: e.opts.Store, LeafKey: e.isolated.public, ID: schemas.NodeID(e.opts.Node), Config: config, Listen: e.opts.NATSListen, LeafListen: leaf, Leafs: splitList(e.opts.Attach), Security: e.security(), Log: e.log,
 		RemoteOnly: e.network.remoteOnly, Faults: e.network.faults, AttemptTimeMax: e.network.attemptTimeMax})
 	if err != nil || !e.opts.EnableFaults {
 		return err
@@ -202,7 +216,7 @@ func (e *Engine) startGateway() error {
 		ModelName: e.model.Name, Defaults: e.samplingDefaults(), RequestsMax: o.RequestsMax, OutputTokensDefault: int32(o.OutputTokensDefault),
 		OutputTokensMax: int32(o.OutputTokensMax), PromptTokensMax: int32(o.PromptTokensMax), BodyBytesMax: o.BodyBytesMax,
 		ConnectionsMax: o.ConnectionsMax, APIKeys: keys, AdminKeys: admins, KeylessPaths: splitList(o.KeylessPaths), KeyRequestsMax: o.KeyRequestsMax, WaitMax: o.WaitMax,
-		CORSOrigins: splitList(o.CORSOrigins), ToolFormat: toolFormat(o.ToolFormat), StallTimeMax: e.network.stallTimeMax, Health: e.health, Log: e.log})
+		CORSOrigins: splitList(o.CORSOrigins), ToolFormat: toolFormat(o.ToolFormat), StallTimeMax: e.network.stallTimeMax, Health: e.health, Registry: e.registry, Log: e.log})
 	if err != nil {
 		return err
 	}
@@ -306,7 +320,10 @@ func (e *Engine) Node() *bus.Node { return e.node }
 // Model is what the engine serves.
 func (e *Engine) Model() *modelstore.Model { return e.model }
 
-// Device is what the engine runs on; nil if it has no replica.
+// Plays reports whether the engine has a role.
+func (e *Engine) Plays(role string) bool { return e.opts.Plays(role) }
+
+// Device is what the engine runs on; nil if it has no replica in this process.
 func (e *Engine) Device() gpu.Device {
 	if e.replica == nil {
 		return nil
@@ -371,6 +388,9 @@ func (e *Engine) close() error {
 	}
 	if e.server != nil {
 		errs = append(errs, e.server.Close())
+	}
+	if p := e.isolated.process.Load(); p != nil {
+		p.Stop(0) // the gateway has drained
 	}
 	if e.replica != nil {
 		errs = append(errs, e.closeReplica())

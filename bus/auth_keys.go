@@ -97,6 +97,23 @@ func MakeKeys(cfg KeysConfig) (Keys, error) {
 	return keys, nil
 }
 
+// NewKey makes an nkey for one process to join another: the public part for Options.LeafKey, the seed for
+// Security.SeedText.
+func NewKey() (public, seed string, err error) {
+	pair, err := nkeys.CreateUser()
+	if err != nil {
+		return "", "", fmt.Errorf("bus: make a key: %w", err)
+	}
+	raw, err := pair.Seed()
+	if err != nil {
+		return "", "", fmt.Errorf("bus: make a key: %w", err)
+	}
+	if public, err = pair.PublicKey(); err != nil {
+		return "", "", fmt.Errorf("bus: make a key: %w", err)
+	}
+	return public, string(raw), nil
+}
+
 // hubConfig is the NATS configuration of the node that others join. Its --leaf says where.
 func hubConfig(dir string, roles []Role, public map[string]string) string {
 	tls := fmt.Sprintf(`{

@@ -24,7 +24,8 @@ type Security struct {
 	CA       string // PEM file with whom to trust; both ends of a connection between nodes are checked
 	Cert     string // PEM file with who we are …
 	Key      string // … and the key to it
-	Seed     string // file with the nkey seed to join others with
+	Seed     string // file with the nkey seed to join others with, or …
+	SeedText string // … the seed itself
 	// JoinTimeMax is how long Start waits until the node has joined its Leafs; 0 does not wait. Refused credentials
 	// and certificates end the wait at once.
 	JoinTimeMax time.Duration
@@ -93,6 +94,9 @@ func (s *Security) tls() (*tls.Config, error) {
 }
 
 func (s *Security) seed() (string, error) {
+	if s.SeedText != "" {
+		return s.SeedText, nil
+	}
 	if s.Seed == "" {
 		return "", nil
 	}

@@ -41,6 +41,7 @@ type Options struct {
 	// one, "none" to accept no connections from outside the process. "" keeps the configuration.
 	Listen     string
 	LeafListen string   // accept other nodes as leaf nodes here; "" does not
+	LeafKey    string   // public nkey of the only one that may join there (see NewKey); "" leaves it to the configuration
 	StoreDir   string   // JetStream keeps streams here; "" leaves JetStream to the configuration
 	Leafs      []string // join other nodes: "nats-leaf://host:7422"
 	// Security is how nodes on different machines know each other.

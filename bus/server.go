@@ -59,6 +59,9 @@ func serverOptions(opts Options) (*server.Options, error) {
 		if err != nil {
 			return nil, fmt.Errorf("bus: leaf listen address: %w", err)
 		}
+		if err := keyLeafs(sopts, opts); err != nil {
+			return nil, err
+		}
 		sopts.LeafNode.Host, sopts.LeafNode.Port = host, port
 	}
 	for _, leaf := range opts.Leafs {
@@ -84,6 +87,24 @@ func serverOptions(opts Options) (*server.Options, error) {
 		return nil, err
 	}
 	return sopts, nil
+}
+
+// keyLeafs lets in only the one node that has a key.
+func keyLeafs(sopts *server.Options, opts Options) error {
+	if opts.LeafKey == "" {
+		return nil
+	}
+	leaf := &sopts.LeafNode
+	if leaf.Port != 0 || leaf.TLSConfig != nil || leaf.Username != "" || leaf.Nkey != "" || len(leaf.Users) > 0 {
+		return schemas.Errorf(schemas.KindInvalid, "configuration", "NATS configuration: it has leafnodes of its own, where one process alone is to join").WithParam("nats_config").
+			WithHint("leave leafnodes out of it, or do without isolate")
+	}
+	home, err := homeAccount(sopts, opts.Account)
+	if err != nil {
+		return err
+	}
+	leaf.Nkey, leaf.Account = opts.LeafKey, home.Name
+	return nil
 }
 
 // leafCompressions are what the configuration says about compressing connections between nodes.

@@ -70,8 +70,12 @@ func (q *requests) takeFault(p *part) *schemas.Error {
 }
 
 // strike counts that a part's process died under it, unless that is counted already, and returns why it is not to go on
-// if that was so too often.
-func (q *requests) strike(p *part, counted bool, why *schemas.Error) *schemas.Error {
+// if that was so too often. Where nobody starts processes again, they may die of whatever.
+func (f *flight) strike(p *part, counted bool, why *schemas.Error) *schemas.Error {
+	if f.g.replicas == nil || f.g.replicas.cfg.Coming == nil || f.ctx.Err() != nil {
+		return nil
+	}
+	q := f.g.requests
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !counted {
@@ -81,7 +85,7 @@ func (q *requests) strike(p *part, counted bool, why *schemas.Error) *schemas.Er
 		return nil
 	}
 	e := *why
-	e.Request = p.flight.id
+	e.Request = f.id
 	return e.WithHint(convictedHint, p.strikes)
 }
 

@@ -178,12 +178,18 @@ func (f *flight) submit(i int) *schemas.Error {
 			return err
 		}
 		ctx, cancel := p.replica.while(f.ctx)
+		sent := p.replica.lost() == nil
 		err := f.submitTo(ctx, p, f.requests[i])
 		cancel()
 		if err == nil {
 			return nil
 		}
 		e := f.reason(err, "submit")
+		if lost := p.replica.lost(); lost != nil && sent {
+			if convicted := f.strike(p, false, schemas.AsError(lost, "submit")); convicted != nil {
+				return convicted
+			}
+		}
 		if !f.movable(p, e) {
 			return e
 		}
@@ -211,10 +217,8 @@ func (f *flight) rescue() *schemas.Error {
 		if lost := p.replica.lost(); lost != nil {
 			counted := why != nil && convicts(why)
 			why = schemas.AsError(lost, "run")
-			if f.g.replicas.cfg.Coming != nil {
-				if err := f.g.requests.strike(p, counted, why); err != nil {
-					return err
-				}
+			if convicted := f.strike(p, counted, why); convicted != nil {
+				return convicted
 			}
 		} else if lost := p.tokenizer.lost(); lost != nil {
 			why = schemas.AsError(lost, "detokenize")

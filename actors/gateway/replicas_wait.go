@@ -29,35 +29,32 @@ func (g *Gateway) admissible() *schemas.Error {
 // placeFirst chooses a replica for a new part, and waits for one that is being started.
 func (f *flight) placeFirst(p *part, tokens schemas.I32, salt uint64) (*schemas.EngineInfo, *schemas.Error) {
 	rs := f.g.replicas
-	var patience *time.Timer
-	for {
-		var came <-chan struct{}
-		if rs != nil {
-			came = rs.arrivals()
-		}
-		engine, err := f.place(p, tokens, salt, "")
-		if err == nil || rs == nil || rs.coming() == "" {
-			return engine, err
-		}
-		if patience == nil {
-			patience = time.NewTimer(rs.cfg.MoveWaitMax)
-			defer patience.Stop()
-		}
+	engine, err := f.place(p, tokens, salt, "")
+	if err == nil || rs == nil {
+		return engine, err
+	}
+	patience, look := time.NewTimer(rs.cfg.MoveWaitMax), time.NewTicker(replicasLookEvery)
+	defer patience.Stop()
+	defer look.Stop()
+	for err != nil && rs.coming() != "" {
 		select {
-		case <-came:
+		case <-look.C:
+			engine, err = f.place(p, tokens, salt, "")
 		case <-patience.C:
 			return nil, err.WithHint("no replica came within %s (restart_wait_max)", rs.cfg.MoveWaitMax)
 		case <-f.ctx.Done():
 			return nil, f.reason(f.ctx.Err(), "route")
 		}
 	}
+	return engine, err
 }
 
 // placeAgain waits for a replica that can take over a part.
 func (f *flight) placeAgain(p *part, r *schemas.SubmitRequest, old *replica, numerics string, why *schemas.Error) *schemas.Error {
 	rs := f.g.replicas
-	patience := time.NewTimer(rs.cfg.MoveWaitMax)
+	patience, look := time.NewTimer(rs.cfg.MoveWaitMax), time.NewTicker(replicasLookEvery)
 	defer patience.Stop()
+	defer look.Stop()
 	for {
 		came := rs.arrivals()
 		if rs.returned(old) {
@@ -69,9 +66,13 @@ func (f *flight) placeAgain(p *part, r *schemas.SubmitRequest, old *replica, num
 		if why.Kind == schemas.KindOverloaded || p.faults > 0 && old.lost() == nil {
 			return why // the one that is there is busy, or the only one
 		}
+		if rs.cfg.Coming != nil && rs.coming() == "" {
+			return why.WithHint("nobody waits for the next one: /health says why")
+		}
 		select {
 		case <-came:
 			p.avoid = nil
+		case <-look.C:
 		case <-f.silent:
 			if err := f.sink.idle(); err != nil {
 				return f.reason(err, "route")

@@ -79,7 +79,7 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true, CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	root.AddCommand(newServeCommand(), newRunCommand(), newChatCommand(), newBatchCommand(), newModelsCommand(), newPullCommand(), newQuantizeCommand(), newEvalCommand(), newVerifyCommand(), newPolicyCommand(), newFaultsCommand(), newKernelsCommand(), newConformCommand(), newRecordCommand(), newReplayCommand(),
-		newSchemaCommand(), newDoctorCommand(), newBenchCommand(), newAttachCommand(), newNodesCommand(), newClusterCommand(), newDrainCommand(), newKeysCommand(), newHealthCommand(), newSimulateCommand(), newProfileCommand(), newVersionCommand())
+		newSchemaCommand(), newDoctorCommand(), newBenchCommand(), newAttachCommand(), newNodesCommand(), newClusterCommand(), newDrainCommand(), newKeysCommand(), newHealthCommand(), newSimulateCommand(), newProfileCommand(), newVersionCommand(), newReplicaCommand())
 	root.SetUsageTemplate(strings.NewReplacer(
 		".LocalFlags.FlagUsages", "(.LocalFlags.FlagUsagesWrapped 80)",
 		".InheritedFlags.FlagUsages", "(.InheritedFlags.FlagUsagesWrapped 80)").Replace(root.UsageTemplate()))

@@ -112,11 +112,16 @@ func newBanner(e *troupe.Engine) (*banner, error) {
 		b.Node = string(e.Node().ID())
 	}
 	if dev := e.Device(); dev != nil {
+		b.Device = dev.Info()
+	}
+	if e.Plays(troupe.RoleReplica) {
 		var err error
 		if b.Engine, err = e.Info(ctx); err != nil {
 			return nil, err
 		}
-		b.Device = dev.Info()
+	}
+	if b.Device.Name == "" && b.Engine != nil { // in a process of its own
+		b.Device.Name, b.Device.Description = b.Engine.Device, "in a process of its own"
 	}
 	return b, nil
 }

@@ -1,0 +1,182 @@
+package supervise
+
+import (
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/troupe-engine/troupe/schemas"
+)
+
+// lastWordsTimeMax is how long what a process said last may take to be read after its end.
+const lastWordsTimeMax = time.Second
+
+// life is one child from its start to its end.
+type life struct {
+	s      *Supervisor
+	cmd    *exec.Cmd
+	orders *os.File
+	words  *os.File
+	heard  chan word
+	exit   chan error
+	said   *schemas.Error // why it cannot go on
+}
+
+// live runs one child until it ends. It returns nil if it was told to.
+func (s *Supervisor) live() *failure {
+	l, err := s.spawn()
+	if err != nil {
+		return &failure{reasonStart, schemas.AsError(err, "start the replica's process")}
+	}
+	defer l.close()
+	silence := time.NewTimer(s.cfg.SilenceMax)
+	defer silence.Stop()
+	for {
+		select {
+		case w, open := <-l.heard:
+			if !open {
+				l.heard = nil // it is about to end
+				continue
+			}
+			silence.Reset(s.cfg.SilenceMax)
+			l.hear(w)
+		case exit := <-l.exit:
+			l.lastWords()
+			return failureOf(l.said, exit)
+		case <-silence.C:
+			l.kill()
+			if l.said != nil {
+				return failureOf(l.said, nil)
+			}
+			return &failure{reasonSilent, schemas.Errorf(schemas.KindTimeout, "supervise", "the process gave no sign of life for %s and was killed", s.cfg.SilenceMax)}
+		case grace := <-s.stop:
+			l.stop(grace)
+			return nil
+		}
+	}
+}
+
+// spawn starts a process and tells it what to run.
+func (s *Supervisor) spawn() (*life, error) {
+	s.mu.Lock()
+	device := s.device
+	s.mu.Unlock()
+	hello, err := s.cfg.Hello(device)
+	if err != nil {
+		return nil, err
+	}
+	in, orders, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	words, out, err := os.Pipe()
+	if err != nil {
+		_, _ = in.Close(), orders.Close() // nothing was written
+		return nil, err
+	}
+	l := &life{s: s, cmd: s.cfg.Command(), orders: orders, words: words, heard: make(chan word, 16), exit: make(chan error, 1)}
+	l.cmd.Stdin, l.cmd.Stdout, l.cmd.SysProcAttr = in, out, attributes()
+	err = l.cmd.Start()
+	_, _ = in.Close(), out.Close() // the child has its own
+	if err != nil {
+		_, _ = orders.Close(), words.Close()
+		return nil, err
+	}
+	s.mu.Lock()
+	s.pid = l.cmd.Process.Pid
+	s.mu.Unlock()
+	go func() {
+		defer close(l.heard)
+		lines(scanner(words, lineBytesMax), func(w word) { l.heard <- w })
+	}()
+	go func() {
+		_ = writeLine(orders, hello) // an error means that it has ended, which is noticed
+		l.exit <- l.cmd.Wait()
+	}()
+	return l, nil
+}
+
+// hear takes what the child says.
+func (l *life) hear(w word) {
+	s := l.s
+	switch {
+	case w.Error != nil:
+		l.said = w.Error
+	case w.Total > 0:
+		s.mu.Lock()
+		first := s.device == ""
+		s.mu.Unlock()
+		if first && s.cfg.Progress != nil {
+			s.cfg.Progress(w.Done, w.Total)
+		}
+	case w.Ready:
+		s.mu.Lock()
+		first := s.device == ""
+		s.up, s.since, s.device = true, time.Now(), w.Device
+		s.mu.Unlock()
+		s.cfg.Log.Info().Int("pid", l.cmd.Process.Pid).Str("device", w.Device).Msg("the replica's process is ready")
+		if first {
+			s.first <- nil
+		}
+	}
+}
+
+// lastWords takes what a process that has ended said before.
+func (l *life) lastWords() {
+	limit := time.After(lastWordsTimeMax)
+	for l.heard != nil {
+		select {
+		case w, open := <-l.heard:
+			if !open {
+				l.heard = nil
+				return
+			}
+			if w.Error != nil {
+				l.said = w.Error
+			}
+		case <-limit: // something that it started still has its output
+			return
+		}
+	}
+}
+
+// stop tells the child to end, and kills it if it does not.
+func (l *life) stop(grace time.Duration) {
+	if writeLine(l.orders, order{StopMs: grace.Milliseconds()}) != nil || l.said != nil {
+		l.kill()
+		return
+	}
+	limit := time.NewTimer(grace + l.s.cfg.StopTimeMax)
+	defer limit.Stop()
+	for {
+		select {
+		case <-l.exit:
+			return
+		case _, open := <-l.heard:
+			if !open {
+				l.heard = nil
+			}
+		case <-limit.C:
+			l.s.cfg.Log.Warn().Msg("the replica's process does not end and is killed")
+			l.kill()
+			return
+		}
+	}
+}
+
+// kill ends the process and waits until the system has.
+func (l *life) kill() {
+	killGroup(l.cmd.Process.Pid)
+	<-l.exit
+}
+
+// close ends whatever the process has started and left behind.
+func (l *life) close() {
+	killGroup(l.cmd.Process.Pid)
+	_, _ = l.orders.Close(), l.words.Close() // errors mean that nobody is there
+	for l.heard != nil {                     // until its reader has ended
+		if _, open := <-l.heard; !open {
+			return
+		}
+	}
+}
