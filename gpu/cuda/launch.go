@@ -15,7 +15,35 @@ type Kernel func(d *Device, args any) error
 // Register adds an implementation of op, or replaces the one of that name; Select makes it the
 // one that runs. Call it before launching work.
 func (d *Device) Register(op gpu.Op, name, doc string, kernel Kernel) {
+	if op == gpu.OpMatMul {
+		kernel = leavingOut(kernel)
+	}
 	d.ops.Register(op, name, doc, kernel)
+}
+
+// leavingOut is a product that does not take in a norm or a gate of which another implementation was chosen than the first.
+func leavingOut(product Kernel) Kernel {
+	return func(d *Device, args any) error {
+		a := args.(*gpu.MatMul)
+		norm, gate := a.Norm != nil && !d.ownFirst(gpu.OpRMSNorm), a.Gate != nil && !d.ownFirst(gpu.OpActMul)
+		if !norm && !gate {
+			return product(d, a)
+		}
+		alone := *a
+		if norm {
+			if err := d.launch(gpu.OpRMSNorm, a.Norm); err != nil {
+				return err
+			}
+			alone.Norm = nil
+		}
+		if gate {
+			alone.Gate = nil
+		}
+		if err := product(d, &alone); err != nil || !gate {
+			return err
+		}
+		return d.launch(gpu.OpActMul, a.Gate)
+	}
 }
 
 // Launch implements gpu.Device.

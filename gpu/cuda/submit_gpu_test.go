@@ -197,3 +197,56 @@ func TestSubmitEndsRecordings(t *testing.T) {
 	}
 	fresh.Free()
 }
+
+// A product leaves out a norm and a gate of which another implementation was chosen: what that computes is what comes out.
+func TestSubmitIsNotBypassed(t *testing.T) {
+	needDevice(t)
+	d := open(t, Options{Compute: gpu.BF16})
+	defer mustClose(t, d)
+	const k, n = 1024, 64 // a norm that products of few tokens take in
+	alloc := func(dtype gpu.DType, dims ...int) gpu.Tensor {
+		x, err := d.Alloc(dtype, dims...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x
+	}
+	x, normed, out, gated, weight := alloc(gpu.BF16, 1, k), alloc(gpu.BF16, 1, k), alloc(gpu.BF16, 1, n), alloc(gpu.BF16, 1, n/2), alloc(gpu.F32, k)
+	w, err := d.PackMatrix("w", gpu.BF16, n, k, make([]byte, 2*n*k))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		for _, tensor := range []gpu.Tensor{x, normed, out, gated, weight, w} {
+			d.Free(tensor)
+		}
+	}()
+	ran := map[gpu.Op]int{}
+	for _, op := range []gpu.Op{gpu.OpRMSNorm, gpu.OpActMul} {
+		d.Register(op, "counts", "counts its launches", func(*Device, any) error {
+			ran[op]++
+			return nil
+		})
+	}
+	launch := func() {
+		if err := d.Launch(gpu.OpMatMul, &gpu.MatMul{Out: out, X: normed, W: w, Norm: &gpu.RMSNorm{Out: normed, X: x, Weight: weight}, Gate: &gpu.ActMul{Out: gated, X: out}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, op := range []gpu.Op{gpu.OpRMSNorm, gpu.OpActMul} {
+		launch()
+		if ran[op] != 0 {
+			t.Errorf("%s was not chosen and ran", op)
+		}
+		if err := d.Select(op, "counts"); err != nil {
+			t.Fatal(err)
+		}
+		launch()
+		if ran[op] != 1 || ran[gpu.OpRMSNorm] != 1+2*i {
+			t.Errorf("%s was chosen: %v launches", op, ran)
+		}
+	}
+	if err := d.Sync(); err != nil {
+		t.Error(err)
+	}
+}

@@ -85,6 +85,10 @@ func (s *Story) front(e *Entry, say func(string, ...any)) {
 		return
 	}
 	switch m := Message(e.Delivery).(type) {
+	case *schemas.KernelsRequest:
+		if s.Request == 0 || s.alive {
+			say("kernels of %s: %s from the next step on", clip(m.Op, 60), clip(m.Select, 60))
+		}
 	case *schemas.EncodeRequest:
 		if s.about(m.Request) {
 			say("encode for request %s", m.Request)
