@@ -161,7 +161,7 @@ func (p *attentionTask) attend(space *attentionSpace, run queryRun, kvHead int) 
 	_, last := p.span(run.to - 1)
 	table := p.table(run.slot)
 	for at := first &^ (tileKeys - 1); at <= last; at += tileKeys {
-		p.tile(space, run, q, table, kvHead, at, max(first, at), min(last, at+tileKeys-1))
+		p.tile(space, run, q, table, kvHead, at, max(first, at), last)
 	}
 	p.finish(space, run, kvHead)
 }
@@ -205,8 +205,7 @@ func (p *attentionTask) gatherQueries(space *attentionSpace, run queryRun, kvHea
 // scratch as far as it lies in [first, last].
 func (p *attentionTask) page(pool []byte, table []int32, kvHead, at, first, last int, scratch []float32) *byte {
 	if p.whole {
-		start := (int(table[at/p.blockSize])*p.kvHeads+kvHead)*p.blockSize + at%p.blockSize
-		return &pool[start*p.row]
+		return &p.wholePage(pool, table, kvHead, at)[0]
 	}
 	page := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(scratch))), len(scratch)*4)
 	clear(page)
@@ -219,6 +218,12 @@ func (p *attentionTask) page(pool []byte, table []int32, kvHead, at, first, last
 		copy(to[padded-len(from[elements:]):], from[elements:])
 	}
 	return &page[0]
+}
+
+// wholePage returns the page that begins at position at, of pools that hold pages as the kernels need them.
+func (p *attentionTask) wholePage(pool []byte, table []int32, kvHead, at int) []byte {
+	start := (int(table[at/p.blockSize])*p.kvHeads+kvHead)*p.blockSize + at%p.blockSize
+	return pool[start*p.row:][:pageKeys*p.row]
 }
 
 var negativeInfinity = float32(math.Inf(-1))

@@ -74,9 +74,10 @@ func (t *tier) rowKernel(n int) *rowKernel {
 // keySpan is the keys of a tile that one row attends to.
 type keySpan struct{ from, to int }
 
-// tile adds the keys of the tile at position at, as far as they lie in [first, last], to every
+// tile adds the keys of the tile at position at, as far as they lie in [first, end], to every
 // row that attends to any of them.
-func (p *attentionTask) tile(space *attentionSpace, run queryRun, q []float32, table []int32, kvHead, at, first, last int) {
+func (p *attentionTask) tile(space *attentionSpace, run queryRun, q []float32, table []int32, kvHead, at, first, end int) {
+	last := min(end, at+tileKeys-1)
 	page := pageKeys * p.padded
 	space.keys = grow(space.keys, tilePages*page)
 	var scratch [2][]float32 // one page of keys, and those of values
@@ -88,6 +89,8 @@ func (p *attentionTask) tile(space *attentionSpace, run queryRun, q []float32, t
 		pos := at + i*pageKeys
 		if !p.whole {
 			scratch[1] = space.copied[(1+i)*page:][:page]
+		} else if next := pos + pageKeys; next <= end {
+			p.tier.prefetch(p.wholePage(p.k, table, kvHead, next)) // pages of a sequence are far apart
 		}
 		keys := p.page(p.k, table, kvHead, pos, first, last, scratch[0])
 		space.values[i] = p.page(p.v, table, kvHead, pos, first, last, scratch[1])
