@@ -119,7 +119,7 @@ func metrics(t *testing.T, e *Engine) string {
 
 // Streams survive whatever ends the replica's process, token for token, and requests that come meanwhile wait.
 func TestStreamsGoOnWhenTheReplicasProcessEnds(t *testing.T) {
-	list := asks(t, 12, 12, 1200)
+	list := asks(t, 12, 8, 600)
 	e := openIsolated(t, supervise.Config{SilenceMax: 3 * time.Second}, func(o *Options) { o.EnableFaults = true })
 	for _, c := range []struct {
 		reason string

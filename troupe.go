@@ -73,7 +73,7 @@ type Engine struct {
 	closeError    error // what Close found
 }
 
-// network is how the engine's actors reach each other. Tests make it bad.
+// network is how the engine's actors reach each other, and what they run on. Tests make it bad.
 type network struct {
 	remoteOnly     bool // every message travels over NATS, as between machines
 	faults         *schemas.FaultPlan
@@ -82,6 +82,7 @@ type network struct {
 	stallTimeMax   time.Duration
 	supervise      supervise.Config // limits of the replica's process
 	replicaCommand func() *exec.Cmd // default: this program's
+	chooseDevice   func(Options) (gpu.Device, string, error)
 }
 
 // Open loads the model and starts the engine; it returns when requests are served, or with the reason why
@@ -143,7 +144,11 @@ func (e *Engine) resumeStreams(ctx context.Context) {
 }
 
 func (e *Engine) openReplica(progress func(done, total int64)) error {
-	dev, why, err := ChooseDevice(e.opts)
+	choose := ChooseDevice
+	if e.network.chooseDevice != nil {
+		choose = e.network.chooseDevice
+	}
+	dev, why, err := choose(e.opts)
 	if err != nil {
 		return err
 	}

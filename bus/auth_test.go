@@ -533,3 +533,35 @@ func TestMadeKeysAreWhatTheySay(t *testing.T) {
 		t.Error("a configuration with files that are not there is taken")
 	}
 }
+
+// A node that lets one process in by a key lets in nobody else.
+func TestOnlyTheHolderOfTheKeyJoins(t *testing.T) {
+	public, seed, err := NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, other, err := NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hub, err := Start(Options{ID: "hub", Listen: "none", LeafListen: "127.0.0.1:0", LeafKey: public, Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hub.Close()
+	for name, c := range map[string]struct {
+		seed string
+		in   bool
+	}{"no key": {"", false}, "another key": {other, false}, "the key": {seed, true}} {
+		n, err := Start(Options{ID: "leaf", Listen: "none", Leafs: []string{hub.LeafURL()}, Security: Security{SeedText: c.seed, JoinTimeMax: 10 * time.Second}, Log: zerolog.Nop()})
+		if (err == nil) != c.in {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil {
+			n.Close()
+		}
+	}
+	if _, err := Start(Options{ID: "hub", Listen: "none", LeafListen: "127.0.0.1:0", LeafKey: public, Config: `leafnodes {listen: "127.0.0.1:-1"}`, Log: zerolog.Nop()}); err == nil {
+		t.Error("a configuration with leafnodes of its own is taken")
+	}
+}

@@ -128,3 +128,80 @@ func TestAReplicaThatKeepsFailingGetsNothingNew(t *testing.T) {
 		t.Error("with all of them failing, none takes requests")
 	}
 }
+
+// fatal fails sequences of one token as a step that loses its device does, with a token before it on request, as long as the
+// test wants it.
+func fatal(left *atomic.Int64, step schemas.StepID) func(*engine, *schemas.SubmitRequest) {
+	return func(e *engine, r *schemas.SubmitRequest) {
+		if left.Add(-1) < 0 {
+			recite(e, r)
+			return
+		}
+		err := schemas.Errorf(schemas.KindDeviceLost, "forward", "the device is gone")
+		err.Step = step
+		e.send(delta{seq: r.Request.Seq(0), id: -1, finish: schemas.FinishError, err: err})
+	}
+}
+
+func TestARequestThatLosesDevicesIsNamed(t *testing.T) {
+	var left atomic.Int64
+	for step, want := range map[schemas.StepID]struct {
+		losses int64
+		status int
+	}{
+		7: {strikesMax, http.StatusServiceUnavailable}, // it was in the step, each time
+		0: {strikesMax + 1, http.StatusOK},             // it only waited
+	} {
+		f := startFleet(t, fatal(&left, step), "a", "b", "c", "d", "e")
+		for _, name := range []schemas.Instance{"a", "b", "c", "d", "e"} {
+			f.hear(report(name), time.Now())
+		}
+		eventually(t, "all are known", func() bool { return f.known() == 5 })
+		left.Store(want.losses)
+		status, body := f.complete()
+		if status != want.status || step != 0 && !strings.Contains(body, "3 times in a row while this request ran") {
+			t.Errorf("step %d: status %d: %s", step, status, body)
+		}
+		if len(f.g.replicas.suspects) != 0 {
+			t.Error("the suspects' turn is not given back")
+		}
+		left.Store(strikesMax - 1) // not often enough
+		if status, body := f.complete(); status != http.StatusOK {
+			t.Errorf("step %d, one time less: status %d: %s", step, status, body)
+		}
+		eventually(t, "the turn is given back", func() bool { return len(f.g.replicas.suspects) == 0 })
+	}
+}
+
+// What is done about a missing replica is told, and new requests wait for it; when that is given up, they do not.
+func TestNewRequestsWaitForAReplicaThatIsComing(t *testing.T) {
+	f := startFleet(t, recite, "a")
+	var coming atomic.Value
+	coming.Store("it is started again")
+	f.g.replicas.cfg.Coming = func() string { return coming.Load().(string) }
+	f.hear(report("a"), time.Now())
+	eventually(t, "it is known", func() bool { return f.known() == 1 })
+	if status, body := f.complete(); status != http.StatusOK {
+		t.Fatalf("%d %s", status, body)
+	}
+	leaving := report("a")
+	leaving.Leaving = true
+	f.hear(leaving, time.Now())
+	if _, err := f.g.ready(); err == nil || !strings.Contains(err.Detail, "it is started again") {
+		t.Errorf("not ready: %v", err)
+	}
+	again := time.AfterFunc(100*time.Millisecond, func() { f.hear(report("a"), time.Now()) })
+	defer again.Stop()
+	if status, body := f.complete(); status != http.StatusOK {
+		t.Errorf("what waited: %d %s", status, body)
+	}
+	f.hear(leaving, time.Now())
+	if status, body := f.complete(); status != http.StatusServiceUnavailable || !strings.Contains(body, "no replica came within 300ms") {
+		t.Errorf("what waited in vain: %d %s", status, body)
+	}
+	coming.Store("")
+	from := time.Now()
+	if status, _ := f.complete(); status != http.StatusServiceUnavailable || time.Since(from) > 250*time.Millisecond {
+		t.Errorf("nothing is coming: %d after %s", status, time.Since(from))
+	}
+}

@@ -225,7 +225,11 @@ func (a *Actor) advance(event Event) Effects {
 		a.forgetSteps(now)
 	}
 	if fx.Lost != nil {
-		a.log.Error().Err(fx.Lost).Msg("a step is lost; running sequences are recomputed")
+		what := "a step is lost; running sequences are recomputed"
+		if fx.Lost.Kind == schemas.KindDeviceLost {
+			what = "a step is lost, and the device with it; all sequences end"
+		}
+		a.log.Error().Err(fx.Lost).Msg(what)
 	}
 	a.tell(&fx)
 	return fx
