@@ -118,6 +118,40 @@ func TestRequestsEndOnceUnderEveryFault(t *testing.T) {
 	}
 }
 
+// TestRefusedResultsComeAgain: while half of the results of steps are refused, answers are what they would have been, none
+// waits until its step is given up, and no step is.
+func TestRefusedResultsComeAgain(t *testing.T) {
+	for name, n := range map[string]network{"in process": {}, "over NATS": {remoteOnly: true}} {
+		t.Run(name, func(t *testing.T) {
+			e := openOn(t, n, func(o *Options) { o.EnableFaults = true })
+			const body = `{"prompt": "Once upon a time", "max_tokens": 60, "temperature": 0, "ignore_eos": true}`
+			want := complete(t, e, body)
+			epochOf := func() schemas.Epoch {
+				s, err := clientOf(t, e).State(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return s.Compute.Epoch
+			}
+			epoch := epochOf()
+			postFaults(t, e, `{"plan":{"seed":3,"rules":[{"kind":"error","subject":"inf.v1.scheduler.step_done.*","probability":0.5}]}}`)
+			began := time.Now()
+			if got := complete(t, e, body); got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+			if took := time.Since(began); took > 20*time.Second {
+				t.Errorf("the answer took %v", took)
+			}
+			if f := e.node.FaultsState().Rules[0]; f.Faults < 10 {
+				t.Errorf("%d of %d results were refused", f.Faults, f.Messages)
+			}
+			if now := epochOf(); now != epoch {
+				t.Errorf("epoch %d, before %d: a step was given up", now, epoch)
+			}
+		})
+	}
+}
+
 // Faults are an option that names the danger: without it there is nothing to switch.
 func TestFaultsAreSwitchedOverHTTPAndNATS(t *testing.T) {
 	plain := openEngine(t, nil)

@@ -164,7 +164,7 @@ func (a *Actor) report() {
 		a.ledger.Add(r.Ledger)
 		a.ran, a.failed = r.Step, r.Error
 		a.mu.Unlock()
-		if _, err := a.done.Call(a.ctx, r); err != nil && a.ctx.Err() == nil {
+		if err := a.deliver(a.ctx, a.send, r); err != nil && a.ctx.Err() == nil {
 			a.log.Error().Err(err).Uint64("step", uint64(r.Step)).Msg("a step's result could not be delivered")
 		}
 		if r.Error != nil && r.Error.Kind == schemas.KindDeviceLost && a.cfg.Lost != nil {
