@@ -51,6 +51,7 @@ type Actor struct {
 	// Owned by the mailbox's turn.
 	epoch schemas.Epoch
 	step  schemas.StepID // last one queued
+	plans uint64         // queued, ever
 
 	ctx     context.Context // ends with the actor
 	cancel  context.CancelFunc
@@ -68,7 +69,7 @@ func New(node *bus.Node, mb bus.Mailbox, cfg Config, dev gpu.Device, m *model.Mo
 	a := &Actor{cfg: cfg, done: bus.NewRef(node, schemas.StepDone, cfg.Replica),
 		log: log.With().Str("actor", "compute."+string(cfg.Replica)).Logger(),
 		exec: &executor{dev: dev, model: m, synchronous: dev.Info().Synchronous, guides: newGuides(cfg.Vocabulary), tables: newTables(m.Options()), observe: cfg.Observe,
-			queue: make(chan work, QueuedMax+jobsMax), launched: make(chan *launch, QueuedMax)}}
+			queue: make(chan *schemas.StepPlan, QueuedMax), jobs: make(chan job, jobsMax), launched: make(chan *launch, QueuedMax)}}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	subject := schemas.Execute.Subject(cfg.Replica)
 	a.exec.suffers = func() time.Duration {
@@ -143,14 +144,15 @@ func (a *Actor) execute(_ context.Context, p *schemas.StepPlan) (*schemas.PlanRe
 	if p.Step <= a.step {
 		return &schemas.PlanReply{Queued: a.queued.Load()}, nil
 	}
-	if a.exec.waiting.Add(1) > QueuedMax {
-		a.exec.waiting.Add(-1)
+	select {
+	case a.exec.queue <- p:
+	default:
 		err := schemas.Errorf(schemas.KindOverloaded, "execute", "%d steps are queued already", QueuedMax).
 			WithHint("lower the scheduler's pipeline depth")
 		err.Step = p.Step
 		return nil, err
 	}
-	a.exec.queue <- work{plan: p}
+	a.plans++
 	a.step = p.Step
 	return &schemas.PlanReply{Queued: a.queued.Add(1)}, nil
 }

@@ -37,11 +37,15 @@ type executor struct {
 	spoiled   schemas.Epoch  // steps of this epoch and of earlier ones fail …
 	spoiledBy *schemas.Error // … because of this; nil: they do not
 
-	epoch    schemas.Epoch
-	newest   atomic.Uint64 // epoch of the plan queued last
-	queue    chan work
-	waiting  atomic.Int32 // steps in the queue …
-	jobs     atomic.Int32 // … and jobs, the one that runs included
+	epoch  schemas.Epoch
+	newest atomic.Uint64 // epoch of the plan queued last
+	queue  chan *schemas.StepPlan
+	jobs   chan job
+	done   struct { // of the steps that were launched
+		plans uint64 // how many
+		epoch schemas.Epoch
+		step  schemas.StepID // the last
+	}
 	launched chan *launch
 	running  sync.WaitGroup // launched steps that are not finished
 
@@ -62,16 +66,29 @@ type launch struct {
 	wait    func() error // for a step that yields nothing to read
 }
 
-// run launches plans, and does what is to be done between them, until the queue closes.
+// run launches plans, and does jobs between them, until the queue closes.
 func (x *executor) run() {
 	defer close(x.launched)
-	for w := range x.queue {
-		if w.job != nil {
-			w.job()
-			continue
+	var waiting []job
+	for {
+		waiting = x.doJobs(waiting)
+		select {
+		case j := <-x.jobs:
+			waiting = append(waiting, j)
+		case plan, more := <-x.queue:
+			for range len(x.jobs) { // those that were queued before the plan
+				waiting = append(waiting, <-x.jobs)
+			}
+			waiting = x.doJobs(waiting)
+			if !more {
+				for _, j := range waiting {
+					j.do()
+				}
+				return
+			}
+			x.launched <- x.start(plan)
+			x.done.plans, x.done.epoch, x.done.step = x.done.plans+1, plan.Epoch, plan.Step
 		}
-		x.waiting.Add(-1)
-		x.launched <- x.start(w.plan)
 	}
 }
 

@@ -23,7 +23,7 @@ func TestPlansOfAnEpochThatIsOverAreNotRun(t *testing.T) {
 
 // TestErrorsOfQueuing drives execute without a device behind the queue.
 func TestErrorsOfQueuing(t *testing.T) {
-	a := &Actor{exec: &executor{queue: make(chan work, QueuedMax)}}
+	a := &Actor{exec: &executor{queue: make(chan *schemas.StepPlan, QueuedMax)}}
 	plan := func(epoch schemas.Epoch, step schemas.StepID) error {
 		_, err := a.execute(t.Context(), &schemas.StepPlan{Epoch: epoch, Step: step})
 		return err
@@ -46,7 +46,6 @@ func TestErrorsOfQueuing(t *testing.T) {
 		}
 	}
 	<-a.exec.queue
-	a.exec.waiting.Add(-1)
 	if err := plan(5, 99); err != nil {
 		t.Errorf("asked again when there is room: %v", err)
 	}

@@ -293,12 +293,12 @@ func (h *exchange) fill(_ context.Context, req *schemas.KVImportRequest) (*schem
 			return nil, schemas.Errorf(schemas.KindInvalid, "import", "blocks[%d] is %d; expected -1 to %d", i, b, most-1).WithParam("blocks")
 		}
 	}
-	if err := a.queueJob(func() {
+	if err := a.queueJob(job{do: func() {
 		defer close(s.done)
 		if s.failed = recovered(func() error { return a.exec.fill(req.Blocks, s.payload) }); s.failed != nil {
 			a.exec.spoil(req.Epoch, s.failed)
 		}
-	}); err != nil {
+	}}); err != nil {
 		return nil, err
 	}
 	s.queued = true

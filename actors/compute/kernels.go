@@ -70,7 +70,7 @@ func (a *Actor) between(f func() error) error {
 	done, refused := make(chan error, 1), error(stopping())
 	a.inTurn(func() {
 		refused = nil
-		if err := a.queueJob(func() { done <- recovered(f) }); err != nil {
+		if err := a.queueJob(job{do: func() { done <- recovered(f) }}); err != nil {
 			refused = err
 		}
 	})

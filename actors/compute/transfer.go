@@ -2,6 +2,7 @@ package compute
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/schemas"
@@ -10,24 +11,36 @@ import (
 // jobsMax bounds what waits to be done on a device between its steps: copies of KV blocks, choices of kernels.
 const jobsMax = 4
 
-// work is what the device does next: a step, or a job between two steps.
-type work struct {
-	plan *schemas.StepPlan
-	job  func()
+// job is done between two steps: when the steps that were queued before it are launched or, for one that only reads what no step
+// changes, already after a step of an epoch.
+type job struct {
+	plans uint64 // queued before it, ever
+	reads bool
+	epoch schemas.Epoch
+	step  schemas.StepID
+	do    func()
 }
 
-// queueJob adds a job behind the steps that are queued. It runs on the executor's goroutine. Called in the mailbox's turn.
-func (a *Actor) queueJob(job func()) *schemas.Error {
-	x := a.exec
-	if x.jobs.Add(1) > jobsMax {
-		x.jobs.Add(-1)
-		return schemas.Errorf(schemas.KindOverloaded, "queue job", "%d jobs between steps are queued already", jobsMax)
+// doJobs does the jobs whose time has come, and returns the others.
+func (x *executor) doJobs(waiting []job) []job {
+	return slices.DeleteFunc(waiting, func(j job) bool {
+		due := x.done.plans >= j.plans || j.reads && x.done.epoch == j.epoch && x.done.step >= j.step
+		if due {
+			j.do()
+		}
+		return due
+	})
+}
+
+// queueJob has a job done by the executor's goroutine. Called in the mailbox's turn.
+func (a *Actor) queueJob(j job) *schemas.Error {
+	j.plans = a.plans
+	select {
+	case a.exec.jobs <- j:
+		return nil
+	default:
+		return schemas.Errorf(schemas.KindOverloaded, "copy KV", "%d copies are queued already", jobsMax)
 	}
-	x.queue <- work{job: func() {
-		defer x.jobs.Add(-1)
-		job()
-	}}
-	return nil
 }
 
 // blockPool is one layer's keys or values, and where its part of n blocks lies in their bytes outside of the device.
@@ -142,13 +155,13 @@ func (a *Actor) exportAfter(epoch schemas.Epoch, step schemas.StepID, blocks []i
 			refused = notYet()
 			return
 		}
-		refused = a.queueJob(func() {
+		refused = a.queueJob(job{reads: true, epoch: epoch, step: step, do: func() {
 			defer close(done)
 			failed = recovered(func() (err error) {
 				wait, err = a.exec.export(blocks, dst)
 				return err
 			})
-		})
+		}})
 		queued = refused == nil
 	})
 	switch {

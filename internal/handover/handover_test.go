@@ -23,7 +23,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // blockBytesTest makes three frames of 100 blocks.
-const blockBytesTest = 100 << 10
+const blockBytesTest = 400 << 10
 
 // content is what block b of the pool holds.
 func content(b, blockBytes int) []byte {
@@ -201,10 +201,10 @@ func TestBadWays(t *testing.T) {
 		says   string
 	}{
 		"cut in a header":  {func(from io.Reader, to io.Writer) { _, _ = io.CopyN(to, from, frame+5) }, 40, "unexpected EOF"},
-		"cut in a payload": {func(from io.Reader, to io.Writer) { _, _ = io.CopyN(to, from, frame+1e6) }, 40, "unexpected EOF"},
-		"flipped payload":  {flip(frame + 1e6), 40, "checksum"},
+		"cut in a payload": {func(from io.Reader, to io.Writer) { _, _ = io.CopyN(to, from, frame+4e6) }, 40, "unexpected EOF"},
+		"flipped payload":  {flip(frame + 4e6), 40, "checksum"},
 		"flipped header":   {flip(frame + 9), 40, "header is damaged"},
-		"silent":           {func(from io.Reader, to io.Writer) { _, _ = io.CopyN(to, from, frame); time.Sleep(time.Second) }, 40, "in time"},
+		"silent":           {func(from io.Reader, to io.Writer) { _, _ = io.CopyN(to, from, frame); time.Sleep(2 * time.Second) }, 40, "in time"},
 		"slow": {func(from io.Reader, to io.Writer) {
 			for {
 				if _, err := io.CopyN(to, from, 1<<16); err != nil {
@@ -217,7 +217,7 @@ func TestBadWays(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o := offer(t, s, 0, 100, through(t, s.addresses[0], c.change))
 			began := time.Now()
-			got, _, err := fetch(t, o, 0, 700*time.Millisecond)
+			got, _, err := fetch(t, o, 0, time.Second)
 			if err == nil || !strings.Contains(err.Error(), c.says) || got != c.blocks {
 				t.Errorf("%d blocks, want %d; %v, want %q", got, c.blocks, err, c.says)
 			}
@@ -365,7 +365,7 @@ func FuzzFrames(f *testing.F) {
 }
 
 func BenchmarkFetch(b *testing.B) {
-	const blocks = 1000
+	const blocks = 250
 	pool := make([]byte, blocks*blockBytesTest)
 	for i := range pool {
 		pool[i] = byte(i)
