@@ -116,11 +116,10 @@ type KernelShape struct {
 // KernelCase is how a kernel did at a shape.
 type KernelCase struct {
 	Shape   KernelShape `json:"shape"`
-	Error   float64     `json:"error"`             // the greatest, relative to the larger of the value and a scale that the op has
-	Allowed float64     `json:"allowed"`           // as the conformance suite does
-	Fault   string      `json:"fault,omitempty"`   // what is wrong; "" if nothing is
-	Varies  bool        `json:"varies,omitempty"`  // a row by itself gets other bits than among others
-	Skipped bool        `json:"skipped,omitempty"` // the kernel does not take the shape
+	Error   float64     `json:"error"`            // the greatest, relative to the larger of the value and a scale that the op has
+	Allowed float64     `json:"allowed"`          // as the conformance suite does
+	Fault   string      `json:"fault,omitempty"`  // what is wrong; "" if nothing is
+	Varies  bool        `json:"varies,omitempty"` // a row by itself gets other bits than among others
 }
 
 // KernelTrial is what came of compiling and trying a KernelSource.

@@ -29,13 +29,11 @@ const (
 )
 
 func init() {
-	limit := os.Getenv(trialVariable)
-	if limit == "" {
-		return
+	limit, err := time.ParseDuration(os.Getenv(trialVariable))
+	if err != nil {
+		return // it is not such a process
 	}
-	if d, err := time.ParseDuration(limit); err == nil {
-		time.AfterFunc(d, func() { os.Exit(1) }) // if the parent is gone
-	}
+	time.AfterFunc(limit, func() { os.Exit(1) }) // if the parent is gone
 	report := json.NewEncoder(os.NewFile(trialPipe, "report"))
 	tell := func(m trialReport) {
 		if report.Encode(&m) != nil {

@@ -19,8 +19,13 @@ type example struct {
 	aloneOut *output
 }
 
-// outputsMax bounds the rows of W of a product that is checked: each is like the others.
-const outputsMax = 192
+// What bounds the rows of W of a product that is checked, each of which is like the others: their number, and the
+// multiplications of the reference.
+const (
+	outputsMax   = 192
+	productsMax  = 1 << 26
+	outputsFloor = 8
+)
 
 // examples makes the launches that an op is checked by at a shape.
 func (r *rig) examples(op gpu.Op, s gpu.KernelShape) ([]example, error) {
@@ -86,7 +91,7 @@ func (r *rig) rotations(s gpu.KernelShape) []example {
 }
 
 func (r *rig) products(s gpu.KernelShape) []example {
-	n, k := min(s.Outputs, outputsMax), s.Cols
+	n, k := min(s.Outputs, outputsMax, max(outputsFloor, productsMax/(s.Rows*s.Cols))), s.Cols
 	x, w, bias := r.normal(r.compute, s.Rows*k, 1), r.normal(gpu.BF16, n*k, 1), r.normal(gpu.F32, n, 1)
 	in, weight, biases := r.put("x", r.compute, x, s.Rows, k), r.pack(ref.Encode(gpu.BF16, w), n, k), r.put("bias", gpu.F32, bias, n)
 	last := r.put("x", r.compute, x[(s.Rows-1)*k:], 1, k)

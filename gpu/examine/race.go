@@ -109,15 +109,11 @@ func (l *lane) free() {
 
 // laps makes the arguments that a round goes through.
 func (r *rig) laps(op gpu.Op, s gpu.KernelShape) (args []any, err error) {
-	act := func(rows, cols int) gpu.Tensor {
-		return r.upload(r.compute, ref.Encode(r.compute, r.normal(r.compute, rows*cols, 1)), rows, cols)
-	}
-	f32 := func(dims ...int) gpu.Tensor {
-		return r.upload(gpu.F32, ref.Encode(gpu.F32, r.normal(gpu.F32, dims[0]*dims[len(dims)-1], 1)), dims...)
-	}
+	act := func(rows, cols int) gpu.Tensor { return r.upload(r.compute, r.tiled(r.compute, rows*cols), rows, cols) }
+	f32 := func(rows, cols int) gpu.Tensor { return r.upload(gpu.F32, r.tiled(gpu.F32, rows*cols), rows, cols) }
 	switch op {
 	case gpu.OpRMSNorm:
-		args = []any{&gpu.RMSNorm{Out: act(s.Rows, s.Cols), X: act(s.Rows, s.Cols), Weight: f32(1, s.Cols).Reshape(s.Cols), Eps: 1e-5}}
+		args = []any{&gpu.RMSNorm{Out: act(s.Rows, s.Cols), X: act(s.Rows, s.Cols), Weight: f32(1, s.Cols), Eps: 1e-5}}
 	case gpu.OpActMul:
 		args = []any{&gpu.ActMul{Out: act(s.Rows, s.Cols), X: act(s.Rows, 2*s.Cols)}}
 	case gpu.OpRoPE:
@@ -133,13 +129,19 @@ func (r *rig) laps(op gpu.Op, s gpu.KernelShape) (args []any, err error) {
 	return args, r.err
 }
 
-// weights are as many copies of a weight as it takes for none of them to be in the cache when its turn comes.
-func (r *rig) weights(n, k int) (list []gpu.Tensor) {
-	raw := ref.Encode(gpu.BF16, r.normal(gpu.BF16, min(n*k, 1<<16), 1))
-	whole := make([]byte, 2*n*k)
+// tiled is n elements of dtype, the same over and over: drawing them all would take longer than the race.
+func (r *rig) tiled(dtype gpu.DType, n int) []byte {
+	const tile = 1 << 14
+	raw, whole := ref.Encode(dtype, r.normal(dtype, min(n, tile), 1)), make([]byte, n*dtype.Size())
 	for at := 0; at < len(whole); {
 		at += copy(whole[at:], raw)
 	}
+	return whole
+}
+
+// weights are as many copies of a weight as it takes for none of them to be in the cache when its turn comes.
+func (r *rig) weights(n, k int) (list []gpu.Tensor) {
+	whole := r.tiled(gpu.BF16, n*k)
 	for range raceBytesTotal/len(whole) + 1 {
 		list = append(list, r.pack(whole, n, k))
 		if len(list) == raceRepeatMax {

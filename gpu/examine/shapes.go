@@ -28,7 +28,8 @@ func Shapes(k *gpu.KernelSource, m Model) []gpu.KernelShape {
 	seen := map[gpu.KernelShape]bool{}
 	add := func(s gpu.KernelShape) {
 		small := s.Rows*max(s.Cols, s.Heads*s.HeadDim) <= pairsMax
-		if s.Rows > 0 && s.Cols > 0 && small && k.Takes(s.Rows, s.Cols) && !seen[s] {
+		whole := s.HeadDim%max(1, k.ColsMultiple) == 0
+		if s.Rows > 0 && s.Cols > 0 && small && whole && k.Takes(s.Rows, s.Cols) && !seen[s] {
 			seen[s] = true
 			list = append(list, s)
 		}
