@@ -6,8 +6,10 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/troupe-engine/troupe/gpu"
 )
@@ -34,6 +36,30 @@ func TestShareRefuses(t *testing.T) {
 		if _, err := (&Device{}).Import(s); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
+	}
+}
+
+// On x86-64 the eight words of a handle must lie side by side on the stack, behind six arguments in registers: where C looks
+// for a struct by value, and for what a function of many arguments prints.
+func TestShareHandleOnStack(t *testing.T) {
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+		t.Skip("SKIPPED: a convention of x86-64 on Linux")
+	}
+	libc, err := openLibrary("libc.so.6")
+	if err != nil {
+		t.Skipf("SKIPPED: %v", err)
+	}
+	snprintf, err := findSymbol(libc, "snprintf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, format := make([]byte, 256), cBytes("%d %d %d %lx %lx %lx %lx %lx %lx %lx %lx")
+	const high = 1 << 60 // whole words arrive
+	n := call(snprintf, uintptr(unsafe.Pointer(&out[0])), uintptr(len(out)), uintptr(unsafe.Pointer(&format[0])), 1, 2, 3,
+		high+1, high+2, high+3, high+4, high+5, high+6, high+7, high+8)
+	want := "1 2 3 1000000000000001 1000000000000002 1000000000000003 1000000000000004 1000000000000005 1000000000000006 1000000000000007 1000000000000008"
+	if got := string(out[:max(0, min(int(n), len(out)))]); got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 

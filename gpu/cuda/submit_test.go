@@ -147,6 +147,13 @@ func TestSubmitCompiles(t *testing.T) {
 	if took := time.Since(began); !strings.Contains(trial.Ended, "compiling took longer") || took > 10*time.Second {
 		t.Errorf("%v: %+v", took, trial)
 	}
+	if r := Probe(); r.Error == "" && len(r.Devices) > 0 {
+		return // TestSubmitOnDevice goes on from here
+	}
+	d := &Device{compute: gpu.F32, properties: properties{major: 8}}
+	if trial, err := d.Try(t.Context(), &plainKernels[0], nil); err == nil || !strings.Contains(err.Error(), "could not be tried") || !strings.Contains(err.Error(), "libcuda") {
+		t.Errorf("without a GPU: %+v, %v", trial, err)
+	}
 }
 
 func TestSubmitRefuses(t *testing.T) {
