@@ -3,12 +3,14 @@ package handover
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
+	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -333,6 +336,51 @@ func TestListensCarefully(t *testing.T) {
 	s.Close()
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("the socket's directory stays: %v", err)
+	}
+}
+
+// Between machines blocks travel under TLS, between replicas of one authority.
+func TestTLS(t *testing.T) {
+	files := t.TempDir()
+	peers := func(dir, role string) *tls.Config {
+		security := bus.Security{CA: dir + "/ca.pem", Cert: dir + "/" + role + ".pem", Key: dir + "/" + role + "-key.pem"}
+		config, err := security.Peers("replica", "hub")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return config
+	}
+	for _, dir := range []string{files + "/ours", files + "/foreign"} {
+		keys, err := bus.MakeKeys(bus.KeysConfig{Hosts: []string{"hub"}, Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for name, content := range keys {
+			if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s := served(t, ServerConfig{Listen: "0.0.0.0:0", TLS: peers(files+"/ours", "replica")})
+	_, port, _ := net.SplitHostPort(s.tcp.Addr().String())
+	for name, c := range map[string]struct {
+		tls  *tls.Config
+		come int
+	}{"a replica": {peers(files+"/ours", "replica"), 50}, "a client of ours": {peers(files+"/ours", "client"), 0}, "a foreign replica": {peers(files+"/foreign", "replica"), 0}, "in the clear": {nil, 0}} {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		got := 0
+		client := Client{BlockBytes: blockBytesTest, TLS: c.tls}
+		_, err := client.Fetch(ctx, offer(t, s, 0, 50, "127.0.0.1:"+port), func(_, count int, _ []byte) error {
+			got += count
+			return nil
+		})
+		cancel()
+		if got != c.come || (err == nil) != (c.come > 0) {
+			t.Errorf("%s: %d blocks, want %d; %v", name, got, c.come, err)
+		}
 	}
 }
 

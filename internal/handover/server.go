@@ -130,15 +130,13 @@ func (s *Server) Offer(o *Offer) (*schemas.KVOfferReply, error) {
 	o.until = now.Add(offerTimeMax)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for t, old := range s.offers {
+		if now.After(old.until) {
+			delete(s.offers, t)
+		}
+	}
 	if len(s.offers) >= offersMax {
-		for t, old := range s.offers {
-			if now.After(old.until) {
-				delete(s.offers, t)
-			}
-		}
-		if len(s.offers) >= offersMax {
-			return nil, schemas.Errorf(schemas.KindOverloaded, "offer", "%d offers wait to be taken", len(s.offers))
-		}
+		return nil, schemas.Errorf(schemas.KindOverloaded, "offer", "%d offers wait to be taken", len(s.offers))
 	}
 	s.offers[token] = o
 	reply := &schemas.KVOfferReply{Blocks: int32(o.Blocks), Token: token[:], TCP: s.addresses}
