@@ -33,6 +33,7 @@ func newBenchOverloadCommand() *cobra.Command {
 	f.IntVar(&c.RandomInputLen, "random-input-len", c.RandomInputLen, "tokens of a random prompt")
 	f.IntVar(&c.RandomOutputLen, "random-output-len", c.RandomOutputLen, "tokens to generate")
 	f.IntVar(&c.VocabSize, "vocab-size", 0, "tokens to draw prompts from; 0 asks the engine")
+	f.BoolVar(&c.Ledger, "ledger", false, "ask where each request's time goes, which only Troupe tells; default: if the engine is started here")
 	f.Uint64Var(&c.Seed, "seed", 0, "of prompts and arrivals")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if !cmd.Flags().Changed("log-level") {
@@ -42,6 +43,9 @@ func newBenchOverloadCommand() *cobra.Command {
 			return err
 		}
 		c.Progress = out.progress(cmd)
+		if !cmd.Flags().Changed("ledger") {
+			c.Ledger = c.BaseURL == ""
+		}
 		if c.BaseURL == "" {
 			own, err := bench.StartEngine(cmd.Context(), serveFlags(cmd, engine)...)
 			if err != nil {

@@ -40,6 +40,7 @@ func runBare(l *stepLoad) error {
 	for b.failed == nil {
 		select {
 		case result := <-b.device.results:
+			l.ledger.Add(result.Ledger)
 			b.step(scheduler.Done{Result: result})
 		case err := <-b.sink.done:
 			return err

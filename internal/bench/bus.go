@@ -116,6 +116,11 @@ type StepCost struct {
 	Passed          *bool    `json:"passed,omitempty"`
 	Messages        uint64   `json:"tap_messages,omitempty"` // that the subscriber got, in all rounds
 	Missing         uint64   `json:"tap_missing,omitempty"`  // that it should have got
+	// Ledger says where the time of all rounds' steps went, those before and after the measured ones included. Device and idle,
+	// which is what the device waited for the host, add up to WallUs; the host's own parts overlap with both. Without a bus
+	// (mode bare), nobody tells the host's.
+	Ledger schemas.Ledger `json:"ledger"`
+	WallUs float64        `json:"ledger_wall_us"` // from when the first step of a round began until the last ended, sum of rounds
 
 	rounds []roundCost
 }
@@ -201,6 +206,8 @@ func (c *BusConfig) round(ctx context.Context, step time.Duration, cost *StepCos
 	if n := l.device.short.Load(); n > 0 {
 		return fmt.Errorf("bench: %d of %d measured steps did not have all %d sequences", n, l.measured, l.sequences)
 	}
+	cost.Ledger.Add(l.ledger)
+	cost.WallUs += float64(l.device.wall(l.ledger.Steps).Nanoseconds()) / 1e3
 	periods := l.device.periods()
 	slices.Sort(periods)
 	host, err := c.hostTime(ctx, step, cost)
@@ -270,6 +277,7 @@ type stepLoad struct {
 	output                     int // tokens per sequence
 	device                     *device
 	sink                       *sink
+	ledger                     schemas.Ledger // of the steps whose results the scheduler had when the last token came
 }
 
 func newStepLoad(step time.Duration, depth, sequences, measured int) *stepLoad {
@@ -345,6 +353,9 @@ func (l *stepLoad) runCompany(ctx context.Context, cost *StepCost) error {
 		err = ctx.Err()
 	case <-time.After(l.timeout()):
 		err = l.stuck()
+	}
+	if err == nil {
+		l.ledger, err = c.ledger(ctx)
 	}
 	if err != nil || t == nil && rec == nil {
 		return err

@@ -64,6 +64,13 @@ func (p *printer) hostTimes(steps []StepCost) {
 	}
 	p.line("%s", line)
 	p.line("")
+	t := newLedgerTable(p, "µs×depth")
+	for i := range steps {
+		s := &steps[i]
+		t.add(fmt.Sprintf("%.0f×%d %s", s.DeviceUs, s.Depth, s.Mode), &s.Ledger)
+	}
+	t.flush()
+	p.line("")
 }
 
 func depthNote(depth int) string {

@@ -119,6 +119,15 @@ func (c *company) submit(ctx context.Context, l *stepLoad) error {
 	return nil
 }
 
+// ledger is the scheduler's own.
+func (c *company) ledger(ctx context.Context) (schemas.Ledger, error) {
+	state, err := bus.NewRef(c.node, schemas.SchedulerInfo, replicaName).Call(ctx, &schemas.InfoRequest{})
+	if err != nil {
+		return schemas.Ledger{}, err
+	}
+	return state.Ledger, nil
+}
+
 func (c *company) close() {
 	for i := len(c.started) - 1; i >= 0; i-- {
 		c.started[i]()

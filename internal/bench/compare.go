@@ -40,6 +40,7 @@ type Level struct {
 	// throughput where others work, too. 0 if the engine runs elsewhere.
 	PerCPUSecond float64         `json:"output_tokens_per_cpu_second"`
 	Ledger       *schemas.Ledger `json:"ledger,omitempty"` // sums over all rounds
+	Requests     *LedgerMean     `json:"request_ledger,omitempty"`
 
 	rounds []*ServeReport
 }
@@ -140,6 +141,7 @@ func (l *Level) summarize() {
 	l.P99ITL = median(of(func(r *ServeReport) float64 { return r.latency("itl").Percentiles[0].Ms }))
 	for _, r := range l.rounds {
 		l.Failed += r.Failed
+		l.Requests = l.Requests.with(r.Requests)
 		if r.Ledger != nil {
 			if l.Ledger == nil {
 				l.Ledger = &schemas.Ledger{}
@@ -191,4 +193,9 @@ func (r *CompareReport) writeLedgers(p *printer) {
 		}
 	}
 	t.flush()
+	names, means := make([]string, len(r.Levels)), make([]*LedgerMean, len(r.Levels))
+	for i := range r.Levels {
+		names[i], means[i] = strconv.Itoa(r.Levels[i].Concurrency)+" at once", r.Levels[i].Requests
+	}
+	writeLedgerMeans(p, names, means)
 }

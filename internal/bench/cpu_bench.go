@@ -12,6 +12,7 @@ import (
 
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/gpu/cpu"
+	"github.com/troupe-engine/troupe/schemas"
 )
 
 // CPUConfig says what to measure on a CPU.
@@ -90,6 +91,9 @@ type CPUTest struct {
 	Rates     []float64 `json:"rounds_tokens_per_s"`
 	CPU       []float64 `json:"rounds_cpu_ms_per_token"` // processor time, of all threads
 	Others    []float64 `json:"rounds_others"`           // share of the processors that others used meanwhile
+	// Ledger says where the time of all rounds' steps went; its parts add up to WallUs.
+	Ledger schemas.Ledger `json:"ledger"`
+	WallUs float64        `json:"ledger_wall_us"`
 	// What a loop that only reads the weights of a step does, run in turn, of a decode without tokens before. No program
 	// that reads them once a token decodes faster: a peer with a share s of it is outrun 1/s times at the most.
 	WeightBytes int64     `json:"weight_bytes,omitempty"` // as the device has packed them

@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -61,6 +62,9 @@ func TestRunCPU(t *testing.T) {
 		}
 	}
 	for i, test := range r.Tests {
+		if sum := float64(test.Ledger.Device+test.Ledger.Upload+test.Ledger.Idle) / 1e3; test.Ledger.Steps == 0 || math.Abs(sum-test.WallUs) > test.WallUs/100 || test.Ledger.Device == 0 {
+			t.Errorf("%s: the parts add up to %.0f µs of %.0f: %+v", test.what(), sum, test.WallUs, test.Ledger)
+		}
 		known := len(test.Reads) == 3 && test.WeightBytes > 0 && test.Share > 0 && test.PeerShare > 0
 		if known != (i == 1) && runtime.GOARCH == "amd64" {
 			t.Errorf("reading weights is the ceiling of the decode from the start alone: %+v", test)

@@ -12,6 +12,7 @@ import (
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/gguf/checkpoint"
 	"github.com/troupe-engine/troupe/internal/machine"
+	"github.com/troupe-engine/troupe/schemas"
 )
 
 // cpuModel measures one file, driven as the engine drives it.
@@ -20,6 +21,9 @@ type cpuModel struct {
 	gpuModel
 	path  string
 	tests []CPUTest
+
+	ledger schemas.Ledger // of the steps of the run
+	free   time.Time      // when the device was done with the last of them
 }
 
 // model measures the GGUF file at path: every test once in a round, each followed by the peer's.
@@ -95,7 +99,11 @@ func (d *cpuModel) plan(name string, bytes int64) model.Options {
 const othersMax = 0.05
 
 // attempt is one run of a test, here and at the peer, and the larger share that others used meanwhile.
-type attempt struct{ rate, peer, others, cpu, read float64 }
+type attempt struct {
+	rate, peer, others, cpu, read float64
+	ledger                        schemas.Ledger
+	wall                          time.Duration
+}
 
 // round adds an attempt that others disturbed little or, if there is none, the one they disturbed least.
 func (d *cpuModel) round(ctx context.Context, t *CPUTest) error {
@@ -110,6 +118,8 @@ func (d *cpuModel) round(ctx context.Context, t *CPUTest) error {
 		}
 	}
 	t.Rates, t.Others, t.CPU = append(t.Rates, best.rate), append(t.Others, best.others), append(t.CPU, best.cpu)
+	t.Ledger.Add(best.ledger)
+	t.WallUs += float64(best.wall.Nanoseconds()) / 1e3
 	if best.read > 0 {
 		t.Reads = append(t.Reads, best.read)
 	}
@@ -130,6 +140,7 @@ func (d *cpuModel) try(ctx context.Context, t *CPUTest) (a attempt, err error) {
 		return a, err
 	}
 	tokens := float64(t.Sequences * t.Tokens)
+	a.ledger, a.wall = d.ledger, took.wall
 	a.rate, a.cpu, a.others = tokens/took.wall.Seconds(), 1e3*took.cpu.Seconds()/tokens, w.Others(machine.CPUTime()-own)
 	if a.read, err = d.readRate(t); err != nil {
 		return a, err
@@ -203,16 +214,17 @@ func (d *cpuModel) run(t *CPUTest) (taken, error) {
 		return taken{}, err
 	}
 	began, cpu := time.Now(), machine.CPUTime()
+	d.ledger, d.free = schemas.Ledger{}, began
 	if t.Kind == "prefill" {
 		err := errors.Join(d.feed(0, 0, t.Tokens, rng), d.dev.Sync())
 		return taken{time.Since(began), machine.CPUTime() - cpu}, err
 	}
 	for i := range t.Tokens {
-		d.begin()
-		for s := range t.Sequences {
-			d.add(s, depth+i, 1, nil)
-		}
-		if _, err := d.step(); err != nil {
+		if err := d.timed(func() {
+			for s := range t.Sequences {
+				d.add(s, depth+i, 1, nil)
+			}
+		}); err != nil {
 			return taken{}, err
 		}
 	}
@@ -220,12 +232,24 @@ func (d *cpuModel) run(t *CPUTest) (taken, error) {
 	return taken{time.Since(began), machine.CPUTime() - cpu}, err
 }
 
+// timed runs a step of the rows that fill adds. Its time goes to the ledger: that of making the batch is upload, that of the
+// model and the sampler the device's, which is done when the launch returns.
+func (d *cpuModel) timed(fill func()) error {
+	began := time.Now()
+	d.begin()
+	fill()
+	ready := time.Now()
+	_, err := d.step()
+	idle := began.Sub(d.free)
+	d.free = time.Now()
+	d.ledger.Add(schemas.Ledger{Idle: idle.Nanoseconds(), Upload: ready.Sub(began).Nanoseconds(), Device: d.free.Sub(ready).Nanoseconds(), Steps: 1})
+	return err
+}
+
 // feed runs count tokens of a sequence from a position on, in steps of at most cpuStepTokens.
 func (d *cpuModel) feed(sequence, from, count int, rng *rand.Rand) error {
 	for end := from + count; from < end; from += cpuStepTokens {
-		d.begin()
-		d.add(sequence, from, min(cpuStepTokens, end-from), rng)
-		if _, err := d.step(); err != nil {
+		if err := d.timed(func() { d.add(sequence, from, min(cpuStepTokens, end-from), rng) }); err != nil {
 			return err
 		}
 	}

@@ -41,6 +41,7 @@ func (r *CPUReport) WriteText(w io.Writer) error {
 		}
 		flush(t, p)
 		p.line("Medians of %d rounds, least and most.", r.Rounds)
+		r.writeLedgers(p)
 		for i := range r.Tests {
 			r.Tests[i].writeShare(p)
 		}
@@ -52,6 +53,18 @@ func (r *CPUReport) WriteText(w io.Writer) error {
 		p.line("Ratios are ours over those of %s, run in turn.", r.Peer)
 	}
 	return p.err
+}
+
+// writeLedgers shows where the mean step's time went.
+func (r *CPUReport) writeLedgers(p *printer) {
+	t := tabwriter.NewWriter(p.w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "µs per step\tsteps\twall\tdevice\tupload\tidle\t")
+	for i := range r.Tests {
+		c := &r.Tests[i]
+		l, n := &c.Ledger, float64(max(c.Ledger.Steps, 1))
+		fmt.Fprintf(t, "%s, %s\t%d\t%.0f\t%.0f\t%.1f\t%.1f\t\n", c.Model, c.what(), l.Steps, c.WallUs/n, float64(l.Device)/1e3/n, float64(l.Upload)/1e3/n, float64(l.Idle)/1e3/n)
+	}
+	flush(t, p)
 }
 
 // writeShare says what part of the rate at which weights can be read a decode has.

@@ -26,6 +26,7 @@ type device struct {
 	began []time.Duration // when measured steps began, since the device was opened
 	short atomic.Int64    // measured steps that had fewer rows
 	ran   int
+	ended []time.Duration // when steps ended, since the first began; to read once the device has stopped
 }
 
 func newDevice(step time.Duration, rows, skip, measured int) *device {
@@ -37,16 +38,32 @@ func newDevice(step time.Duration, rows, skip, measured int) *device {
 func (d *device) run() {
 	defer close(d.results)
 	opened := time.Now()
+	first, free := time.Duration(-1), time.Duration(0)
 	for plan := range d.queue {
 		began := time.Since(opened)
 		d.note(plan, began)
+		if first < 0 {
+			first, free = began, began
+		}
 		if d.sleeps {
 			time.Sleep(d.step)
 		}
 		for time.Since(opened)-began < d.step {
 		}
-		d.results <- sample(plan)
+		r := sample(plan)
+		ended := time.Since(opened)
+		r.Ledger = schemas.Ledger{Idle: (began - free).Nanoseconds(), Device: (ended - began).Nanoseconds(), Steps: 1}
+		free, d.ended = ended, append(d.ended, ended-first)
+		d.results <- r
 	}
+}
+
+// wall is how long the first steps took together, with the time between them.
+func (d *device) wall(steps int64) time.Duration {
+	if steps < 1 || steps > int64(len(d.ended)) {
+		return 0
+	}
+	return d.ended[steps-1]
 }
 
 func (d *device) note(plan *schemas.StepPlan, began time.Duration) {

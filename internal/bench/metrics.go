@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -61,14 +62,26 @@ type LedgerMean struct {
 	MeanUs   schemas.RequestLedger `json:"mean_us"`
 }
 
-// add takes one more ledger into the mean.
-func (m *LedgerMean) add(l *schemas.RequestLedger) {
-	m.Requests++
-	mean, one := reflect.ValueOf(&m.MeanUs).Elem(), reflect.ValueOf(l).Elem()
+// add returns the mean with one more ledger. Both may be nil: no requests, and one that was not asked.
+func (m *LedgerMean) add(l *schemas.RequestLedger) *LedgerMean {
+	if l == nil {
+		return m
+	}
+	return m.with(&LedgerMean{1, *l})
+}
+
+// with returns the mean of the requests of both, which may be nil.
+func (m *LedgerMean) with(o *LedgerMean) *LedgerMean {
+	if m == nil || o == nil {
+		return cmp.Or(m, o)
+	}
+	sum := &LedgerMean{Requests: m.Requests + o.Requests, MeanUs: m.MeanUs}
+	mean, other := reflect.ValueOf(&sum.MeanUs).Elem(), reflect.ValueOf(&o.MeanUs).Elem()
 	for i := range mean.NumField() {
 		f := mean.Field(i)
-		f.SetFloat(f.Float() + (one.Field(i).Float()-f.Float())/float64(m.Requests))
+		f.SetFloat(f.Float() + (other.Field(i).Float()-f.Float())*float64(o.Requests)/float64(sum.Requests))
 	}
+	return sum
 }
 
 const errorsKept = 5
@@ -108,12 +121,7 @@ func (c *ServeConfig) evaluate(outcomes []*outcome, took time.Duration) *ServeRe
 		r.Completed++
 		r.InputTokens += o.input
 		r.OutputTokens += o.output
-		if o.ledger != nil {
-			if r.Requests == nil {
-				r.Requests = &LedgerMean{}
-			}
-			r.Requests.add(o.ledger)
-		}
+		r.Requests = r.Requests.add(o.ledger)
 		own := o.latencies()
 		for m, v := range own {
 			values[m] = append(values[m], v)

@@ -33,6 +33,7 @@ func DefaultOverloadConfig() OverloadConfig {
 	c := OverloadConfig{ServeConfig: DefaultServeConfig(), Factor: 10, Phase: 5 * time.Second, Rounds: 3,
 		Targets: OverloadTargets{Share: 0.9, RefusedIn: 50 * time.Millisecond, Recovery: time.Second}}
 	c.MaxConcurrency, c.RandomInputLen, c.RandomOutputLen, c.IgnoreEOS = 128, 64, 64, true
+	c.Ledger = true
 	return c
 }
 
@@ -106,6 +107,9 @@ func (b *bench) overload(ctx context.Context, cfg OverloadConfig, round uint64) 
 	}
 	peak := throughput(outcomes, ramp, phase)
 	r := &OverloadRound{Peak: peak, Sustainable: peak / float64(cfg.RandomOutputLen), PeakCPU: <-cpu}
+	for _, o := range outcomes {
+		r.PeakRequests = r.PeakRequests.add(o.ledger)
+	}
 	if peak == 0 {
 		return nil, schemas.Errorf(schemas.KindUnavailable, "bench overload", "nothing was completed within %s: %v", phase, firstError(outcomes)).
 			WithHint("choose a longer --phase-time or a smaller --random-output-len")
@@ -239,8 +243,14 @@ func (r *OverloadRound) evaluate(outcomes []*outcome, ramp, phase time.Duration)
 			}
 		default:
 			r.Completed++
-			if at < phase {
+			switch {
+			case at < phase:
 				calm = append(calm, ms(o.chunks[0]))
+				r.CalmRequests = r.CalmRequests.add(o.ledger)
+			case at < 2*phase:
+				r.OverloadRequests = r.OverloadRequests.add(o.ledger)
+			default:
+				r.AfterRequests = r.AfterRequests.add(o.ledger)
 			}
 		}
 	}

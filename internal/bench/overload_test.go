@@ -79,6 +79,19 @@ func TestOverload(t *testing.T) {
 	if o := r.Rounds[0]; o.Failed > 0 || o.WithoutRetryAfter > 0 || o.Refused == 0 || o.Completed == 0 || o.Share <= 0 {
 		t.Errorf("%+v", o)
 	}
+	for name, m := range map[string]*LedgerMean{"peak": r.Rounds[0].PeakRequests, "overload": r.Rounds[0].OverloadRequests} {
+		if m == nil || m.Requests == 0 {
+			t.Errorf("%s: no ledgers", name)
+			continue
+		}
+		sum := 0.0
+		for _, part := range m.MeanUs.Parts() {
+			sum += part.Us
+		}
+		if math.Abs(sum-m.MeanUs.Wall) > m.MeanUs.Wall/100 || m.MeanUs.Device <= 0 {
+			t.Errorf("%s: the parts add up to %.0f µs of %.0f: %+v", name, sum, m.MeanUs.Wall, m.MeanUs)
+		}
+	}
 	fits(t, r)
 }
 

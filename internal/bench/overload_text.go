@@ -44,6 +44,12 @@ type OverloadRound struct {
 	QueueMs           float64 `json:"queue_ms"`     // to the last request that had to wait for what had been admitted
 	CalmTTFTMs        float64 `json:"calm_ttft_ms"` // median before the overload
 	LateP99Ms         float64 `json:"late_p99_ms"`  // the load generator's own: from when a request was due to when it was sent
+
+	// Where the time of completed requests went: at the peak, and by the phase in which they were due. nil if they were not asked.
+	PeakRequests     *LedgerMean `json:"peak_request_ledger,omitempty"`
+	CalmRequests     *LedgerMean `json:"calm_request_ledger,omitempty"`
+	OverloadRequests *LedgerMean `json:"overload_request_ledger,omitempty"`
+	AfterRequests    *LedgerMean `json:"after_request_ledger,omitempty"`
 }
 
 // WriteText prints the report for people, within 80 columns.
@@ -66,12 +72,25 @@ func (r *OverloadReport) WriteText(w io.Writer) error {
 	p.line("after the overload until none was refused, none waited; late: the generator")
 	p.line("share of the peak %.3f (target ≥ %g), 99%% of refusals in %.1f ms (≤ %s),", r.Share, r.Targets.Share, r.RefusedP99Ms, r.Targets.RefusedIn)
 	p.line("admits again after %.0f ms (≤ %s): %s", r.RecoveryMs, r.Targets.Recovery, verdict(&r.Passed))
+	r.writeLedgers(p)
 	for _, o := range r.Rounds {
 		if o.Error != "" {
 			p.line("failed: %s", o.Error)
 		}
 	}
 	return p.err
+}
+
+// writeLedgers shows where the mean completed request's time went, of all rounds.
+func (r *OverloadReport) writeLedgers(p *printer) {
+	var of [4]*LedgerMean
+	for i := range r.Rounds {
+		o := &r.Rounds[i]
+		for k, m := range []*LedgerMean{o.PeakRequests, o.CalmRequests, o.OverloadRequests, o.AfterRequests} {
+			of[k] = of[k].with(m)
+		}
+	}
+	writeLedgerMeans(p, []string{"peak", "calm", "overload", "after"}, of[:])
 }
 
 // cpuShareText is "-" for what is not known.

@@ -54,7 +54,7 @@ func (r *ServeReport) WriteText(w io.Writer) error {
 		t.flush()
 	}
 	if r.Requests != nil {
-		r.Requests.write(p)
+		writeLedgerMeans(p, []string{"mean"}, []*LedgerMean{r.Requests})
 	}
 	for _, e := range r.Errors {
 		p.line("failed: %s", e)
@@ -62,12 +62,27 @@ func (r *ServeReport) WriteText(w io.Writer) error {
 	return p.err
 }
 
-// write shows the mean request's time by part, and which share of it that is.
-func (m *LedgerMean) write(p *printer) {
+// writeLedgerMeans shows mean requests' times by part, a column for each that there is, and, of the first, the shares.
+func writeLedgerMeans(p *printer, names []string, means []*LedgerMean) {
+	var titles []string
+	var columns [][]schemas.LedgerPart
+	for i, m := range means {
+		if m != nil {
+			titles = append(titles, names[i])
+			columns = append(columns, append(m.MeanUs.Parts(), schemas.LedgerPart{Name: "wall", Us: m.MeanUs.Wall}))
+		}
+	}
+	if len(columns) == 0 {
+		return
+	}
 	t := tabwriter.NewWriter(p.w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(t, "per request\tµs\tshare\t\n")
-	for _, part := range append(m.MeanUs.Parts(), schemas.LedgerPart{Name: "wall", Us: m.MeanUs.Wall}) {
-		fmt.Fprintf(t, "%s\t%.0f\t%.2f%%\t\n", part.Name, part.Us, 100*part.Us/max(m.MeanUs.Wall, 1e-9))
+	fmt.Fprintf(t, "µs per request\t%s\t\t\n", strings.Join(titles, "\t"))
+	for row, part := range columns[0] {
+		fmt.Fprint(t, part.Name)
+		for _, c := range columns {
+			fmt.Fprintf(t, "\t%.0f", c[row].Us)
+		}
+		fmt.Fprintf(t, "\t%.2f%%\t\n", 100*part.Us/max(columns[0][len(columns[0])-1].Us, 1e-9))
 	}
 	flush(t, p)
 }
