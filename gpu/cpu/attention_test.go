@@ -1,7 +1,9 @@
 package cpu
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -108,6 +110,31 @@ func roundI8(x []float32) {
 	row := make([]byte, len(x)+scaleBytes)
 	storeCodes(&goTier, row, x)
 	copy(x, ref.DequantizeRows("i8", len(x), row))
+}
+
+// TestSizesOfRowsWithScales: what cannot be counted is no memory, and sizes count the scales.
+func TestSizesOfRowsWithScales(t *testing.T) {
+	d := open(t, Options{Threads: 1})
+	defer d.Close()
+	for _, dims := range [][]int{{math.MaxInt}, {math.MaxInt - 3}, {1 << 40, 1 << 40}, {1 << 32, 1<<31 - 4}} {
+		if _, err := d.Alloc(gpu.I8, dims...); !errors.Is(err, gpu.ErrOutOfMemory) {
+			t.Errorf("Alloc(i8, %v): %v", dims, err)
+		}
+	}
+	x, err := d.Alloc(gpu.I8, 3, 5, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if part := x.Slice(1, 3); x.Bytes() != 3*5*14 || part.ByteOffset() != 5*14 || part.Bytes() != 2*5*14 || d.Memory().Bytes != 3*5*14 {
+		t.Errorf("%v has %d bytes, a part of it %d from %d, the device %+v", x, x.Bytes(), part.Bytes(), part.ByteOffset(), d.Memory())
+	}
+	d.Free(x)
+	defer func() {
+		if recover() == nil {
+			t.Error("a type of packed weights alone was allocated")
+		}
+	}()
+	d.Alloc(gpu.Q8_0, 32)
 }
 
 // attendOnce computes the last query of a sequence whose keys and values do not depend on the

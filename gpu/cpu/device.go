@@ -137,16 +137,18 @@ func (d *Device) Alloc(dtype gpu.DType, dims ...int) (gpu.Tensor, error) {
 
 // allocBytes returns the bytes of a tensor that is not packed.
 func allocBytes(dtype gpu.DType, dims []int) (int64, error) {
-	rows, row := dims, 1                                     // elements
-	if last := len(dims) - 1; dtype == gpu.I8 && last >= 0 { // a row is more than its elements
-		rows, row = dims[:last], dims[last]
-	}
 	if slices.ContainsFunc(dims, func(n int) bool { return n < 0 }) {
 		return 0, fmt.Errorf("cpu: Alloc(%v, %v): negative dimension", dtype, dims)
 	}
-	bytes := int64(dtype.RowBytes(row))
-	for _, n := range rows {
-		if bytes < 0 || n > 0 && bytes > math.MaxInt/int64(n) {
+	factors := slices.Clone(dims)
+	if last := len(dims) - 1; dtype == gpu.I8 && last >= 0 {
+		factors[last] = dtype.RowBytes(dims[last]) // a row is more than its elements
+	} else {
+		factors = append(factors, dtype.Size())
+	}
+	bytes := int64(1)
+	for _, n := range factors {
+		if n < 0 || n > 0 && bytes > math.MaxInt/int64(n) {
 			return 0, fmt.Errorf("%w: Alloc(%v, %v): size overflows an int", gpu.ErrOutOfMemory, dtype, dims)
 		}
 		bytes *= int64(n)
