@@ -26,7 +26,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // blockBytesTest makes three frames of 100 blocks.
-const blockBytesTest = 400 << 10
+const blockBytesTest = 200 << 10
 
 // content is what block b of the pool holds.
 func content(b, blockBytes int) []byte {
@@ -413,7 +413,7 @@ func FuzzFrames(f *testing.F) {
 }
 
 func BenchmarkFetch(b *testing.B) {
-	const blocks = 250
+	const blocks = 500
 	pool := make([]byte, blocks*blockBytesTest)
 	for i := range pool {
 		pool[i] = byte(i)

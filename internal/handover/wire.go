@@ -13,7 +13,7 @@ const (
 	helloBytes = len(magic) + tokenBytes
 
 	headerBytes     = 28
-	framesBytesMax  = 16 << 20 // of a payload, unless one block is larger: each waits for a step to end
+	framesBytesMax  = 8 << 20 // of a payload, unless one block is larger: each waits for a step to end, and memory that is shared for the first time is slow
 	sorryBytesMax   = 1 << 10
 	blockBytesLimit = 1 << 30
 )
