@@ -162,6 +162,9 @@ func (e *Engine) openReplica(progress func(done, total int64)) error {
 	if err != nil {
 		return errors.Join(err, dev.Close())
 	}
+	if o.EnableKernelSubmit {
+		e.log.Warn().Msg("kernels may be submitted: whoever may use the bus, or /debug with an admin key, can run code on the device (enable_kernel_submit)")
+	}
 	e.replica, err = replica.Open(e.node, dev, replica.Config{Name: e.instance(replicaInstance), ModelName: e.model.Name, Files: e.model.Files,
 		ContextMax: o.ContextMax, SequencesMax: o.SequencesMax, WaitingMax: o.WaitingMax, TokensStepMax: o.TokensStepMax,
 		BlockSize: o.BlockSize, KVBlocks: o.KVBlocks, KVBytesMax: o.KVBytesMax, PipelineDepth: o.PipelineDepth, Policy: o.Policy, StepCosts: costs, Shadow: o.Shadow, Quantize: quants[o.Quant], KV: kvTypes[o.KVDType], KVAsStored: o.KVDType == "auto", RandomSeed: uint64(o.RandomWeights),
