@@ -153,6 +153,24 @@ func TestOptionErrors(t *testing.T) {
 	}
 }
 
+// computeKV is a device whose pools have the type that it computes in alone, as CUDA's.
+type computeKV struct{ gpu.Device }
+
+func (d computeKV) Info() gpu.Info {
+	info := d.Device.Info()
+	info.Name, info.KV = "cuda:0", []gpu.DType{info.Compute}
+	return info
+}
+
+func TestKeysAndValuesThatADeviceLacks(t *testing.T) {
+	o := testOptions
+	o.KV = gpu.I8
+	_, err := Load(computeKV{openDevice(t)}, os.DirFS(tinyDir), o, nil)
+	if want := "keys and values in i8 (Options.KV): cuda:0 has them in [f32]"; !errors.Is(err, gpu.ErrNotSupported) || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v, want %q", err, want)
+	}
+}
+
 // TestStepInputErrors: a plan with any number out of range is refused by field and index.
 func TestStepInputErrors(t *testing.T) {
 	g := readGolden(t, tinyDir)
