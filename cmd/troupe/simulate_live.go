@@ -26,7 +26,7 @@ const (
 	againstRequests = 100
 	againstRounds   = 5
 	againstOthers   = 0.03
-	againstBudget   = 150 * time.Second
+	againstBudget   = 100 * time.Second
 )
 
 func (a *against) addFlags(f *pflag.FlagSet) {
@@ -34,7 +34,7 @@ func (a *against) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&a.model, "model", "", "with --against-live, what that engine serves; default: the model that ships with troupe")
 	f.Float64SliceVar(&a.loads, "loads", []float64{0.3, 0.6, 0.8}, "with --against-live, loads as parts of what the engine can do")
 	f.IntVar(&a.rounds, "rounds", againstRounds, "with --against-live, how often each load runs")
-	f.Float64Var(&a.others, "others-max", againstOthers, "with --against-live, what runs while others use more of the processors than this share runs again")
+	f.Float64Var(&a.others, "others-max", againstOthers, "with --against-live, what runs while others use more of the processors than this share runs again, twice at most")
 	f.DurationVar(&a.budget, "budget", againstBudget, "with --against-live, nothing runs again later than this")
 }
 

@@ -148,7 +148,7 @@ func TestDisturbedRunsRunAgain(t *testing.T) {
 	if err := r.rounds(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := r.live[0]; r.attempts < 1 || time.Now().Before(r.until) || len(got) != 1 || got[0].before == nil || got[0].after == nil || len(got[0].steps) == 0 || got[0].figures[1] <= 0 {
+	if got := r.live[0]; r.attempts < 1 || r.attempts < 1+againMax && time.Now().Before(r.until) || len(got) != 1 || got[0].before == nil || got[0].after == nil || len(got[0].steps) == 0 || got[0].figures[1] <= 0 {
 		t.Errorf("%d attempts, %+v", r.attempts, got)
 	}
 	r.cfg.OthersMax, r.attempts = 1, 0
