@@ -10,6 +10,7 @@ import (
 
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/gpu/examine"
+	"github.com/troupe-engine/troupe/schemas"
 )
 
 func init() {
@@ -77,6 +78,12 @@ func exampleKernel(t *testing.T) gpu.KernelSource {
 		Overlap: true, ColsMin: 512, ColsMax: 8192, ColsMultiple: 8}
 }
 
+// messageKernel is the one that the message shows as an example.
+func messageKernel() gpu.KernelSource {
+	r := (*schemas.SubmitKernelRequest)(nil).Example()
+	return gpu.KernelSource{Op: gpu.Op(r.Op), Name: r.Name, Source: r.Source, Entry: r.Entry, Threads: int(r.Threads), PerBlock: int(r.PerBlock)}
+}
+
 // What submitted kernels are given is what they are told, on both sides; and the examples compile.
 func TestKernelsCompileSubmitted(t *testing.T) {
 	n, _, err := loadNVRTC(hostSearch())
@@ -85,7 +92,7 @@ func TestKernelsCompileSubmitted(t *testing.T) {
 	}
 	for _, arch := range []string{"sm_80", "sm_90a"} {
 		for _, compute := range []gpu.DType{gpu.F32, gpu.BF16} {
-			for _, k := range append(plainKernels, exampleKernel(t)) {
+			for _, k := range append(plainKernels, exampleKernel(t), messageKernel()) {
 				if err := errors.Join(k.Validate(), checkDirectives(k.Source)); err != nil {
 					t.Errorf("%s: %v", k.Name, err)
 				}
