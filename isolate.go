@@ -95,6 +95,10 @@ func (e *Engine) replicaHello(device string) (any, error) {
 // ReplicaMain is the whole life of a replica's process, which talks to its parent over in and out, and ends with it. The
 // caller ends the process with the error: nothing is released that the system releases.
 func ReplicaMain(in io.Reader, out io.Writer, logger func(Options) zerolog.Logger) error {
+	return replicaMain(in, out, logger, network{})
+}
+
+func replicaMain(in io.Reader, out io.Writer, logger func(Options) zerolog.Logger, n network) error {
 	var hello replicaHello
 	link, err := supervise.Attach(in, out, &hello)
 	if err != nil {
@@ -103,7 +107,7 @@ func ReplicaMain(in io.Reader, out io.Writer, logger func(Options) zerolog.Logge
 	defer link.Close()
 	opened := make(chan error, 1)
 	e := newEngine(hello.Options, logger(hello.Options))
-	e.isolated.seed = hello.Seed
+	e.isolated.seed, e.network = hello.Seed, n
 	go func() { opened <- e.open(context.Background(), link.Progress) }()
 	select {
 	case err = <-opened:

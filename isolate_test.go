@@ -32,7 +32,11 @@ const (
 )
 
 func runReplica() int {
-	if err := ReplicaMain(os.Stdin, os.Stdout, func(Options) zerolog.Logger { return zerolog.New(os.Stderr).Level(zerolog.ErrorLevel) }); err != nil {
+	var n network
+	if os.Getenv(faultyVariable) != "" {
+		n.chooseDevice = chooseFaulty
+	}
+	if err := replicaMain(os.Stdin, os.Stdout, func(Options) zerolog.Logger { return zerolog.New(os.Stderr).Level(zerolog.ErrorLevel) }, n); err != nil {
 		return 1
 	}
 	return 0
@@ -166,6 +170,13 @@ func TestAReplicasProcessEndsWithItsEngine(t *testing.T) {
 	e := openIsolated(t, supervise.Config{}, nil)
 	pid := signal(t, e, syscall.SIGTERM) // as service managers do to all processes; not its own business
 	complete(t, e, `{"prompt": "The king", "max_tokens": 4}`)
+	list := asks(t, 16, 4, 300)
+	askTogether(t, e, list, func() { // draining lets it finish what it has
+		computes(t, e, 30)
+		if err := e.Drain(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 	from := time.Now()
 	if err := e.Close(); err != nil {
 		t.Error(err)

@@ -111,7 +111,7 @@ func (e *Engine) open(ctx context.Context, progress func(done, total int64)) err
 	if err := e.startNode(); err != nil {
 		return err
 	}
-	if e.opts.Model == "" {
+	if e.opts.Model == "" && e.isolated.seed == "" { // a replica's process does as it is told
 		if e.opts.Model = e.placedModel(ctx); e.opts.Model != "" {
 			if e.model, err = modelstore.Find(e.opts.Model); err != nil {
 				return err

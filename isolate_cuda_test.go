@@ -1,0 +1,106 @@
+package troupe
+
+import (
+	"encoding/binary"
+	"net/http"
+	"os"
+	"os/exec"
+	ossignal "os/signal"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/internal/supervise"
+)
+
+// faultyVariable makes a replica's process commit an illegal access on SIGUSR1.
+const faultyVariable = "TROUPE_TEST_FAULTY"
+
+// faulty is a device that reads where there is nothing when it is told to, which ruins the context of a GPU.
+type faulty struct {
+	gpu.Device
+	told  atomic.Bool
+	x, at gpu.Tensor
+}
+
+func chooseFaulty(o Options) (gpu.Device, string, error) {
+	d, why, err := ChooseDevice(o)
+	if err != nil {
+		return nil, "", err
+	}
+	f := &faulty{Device: d}
+	if f.x, err = d.Alloc(gpu.F32, 1, 64); err == nil {
+		f.at, err = d.Alloc(gpu.I32, 1)
+	}
+	if err == nil {
+		err = d.Upload(f.at, binary.LittleEndian.AppendUint32(nil, 1<<30))
+	}
+	signals := make(chan os.Signal, 1)
+	ossignal.Notify(signals, syscall.SIGUSR1)
+	go func() {
+		for range signals {
+			f.told.Store(true)
+		}
+	}()
+	return f, why, err
+}
+
+func (f *faulty) Launch(op gpu.Op, args any) error {
+	if f.told.Swap(false) {
+		if err := f.Device.Launch(gpu.OpGatherRows, &gpu.GatherRows{Out: f.x, X: f.x, Rows: f.at}); err != nil {
+			return err
+		}
+	}
+	return f.Device.Launch(op, args)
+}
+
+// A real fault of CUDA's, in the middle of streams: the process is replaced, a new one opens the GPU, and they go on.
+func TestStreamsOutliveAFaultOfCUDA(t *testing.T) {
+	d, err := OpenDevice(Options{Device: "cuda", Compute: "f32"})
+	if err != nil {
+		if os.Getenv("TROUPE_REQUIRE_CUDA") == "1" {
+			t.Fatal(err)
+		}
+		t.Skipf("SKIPPED: no CUDA device opens: %v", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	list := asks(t, 17, 8, 900) // on the GPU, too
+	e := openOn(t, network{supervise: supervise.Config{}, replicaCommand: func() *exec.Cmd {
+		cmd := replicaProcess()
+		cmd.Env = append(cmd.Env, faultyVariable+"=1")
+		return cmd
+	}}, func(o *Options) { o.Isolate, o.Device, o.KVBlocks = true, "cuda", 1024 })
+	var differ atomic.Int32
+	var running sync.WaitGroup
+	for _, a := range list {
+		running.Go(func() {
+			switch got, err := streamText(e, a.body, nil); {
+			case err != nil:
+				t.Errorf("%s: %v", a.body, err)
+			case got != a.want: // sums on a GPU may depend on the batch, in the last bit
+				differ.Add(1)
+				t.Logf("%s:\ngot  %q\nwant %q", a.body, got, a.want)
+			}
+		})
+	}
+	computes(t, e, 50)
+	signal(t, e, syscall.SIGUSR1)
+	running.Wait()
+	if n := differ.Load(); int(n) > len(list)/4 {
+		t.Errorf("%d of %d answers differ from the undisturbed ones", n, len(list))
+	}
+	if all := metrics(t, e); !strings.Contains(all, `troupe_replica_process_restarts_total{reason="device_lost"} 1`) {
+		t.Error("no process has lost its device; nothing was tested")
+	}
+	if status, body := debug(t, e, http.MethodGet, "/health", ""); status != http.StatusOK {
+		t.Errorf("health is %d %s", status, body)
+	}
+	if info, err := e.Info(t.Context()); err != nil || info.Device != "cuda:0" {
+		t.Errorf("it goes on at %+v, %v", info, err)
+	}
+}
