@@ -109,7 +109,7 @@ func deviceError(err error) error {
 	if err == nil {
 		return nil
 	}
-	kind := schemas.KindInternal
+	var kind schemas.Kind
 	var field *gpu.KernelFieldError
 	switch {
 	case errors.As(err, &field):

@@ -98,13 +98,6 @@ func (r *rig) output(dtype gpu.DType, values []float32, dims ...int) *output {
 	return o
 }
 
-// reset gives an output its first values back.
-func (r *rig) reset(o *output) {
-	if r.err == nil {
-		r.err = r.dev.Upload(o.all, o.before)
-	}
-}
-
 // read downloads an output, and says if what is around it was changed.
 func (r *rig) read(o *output) (values []float32, fault string) {
 	raw := r.download(o.all)
