@@ -128,6 +128,9 @@ func nodeRows(nodes []*node) [][]string {
 		var actors []string
 		for _, a := range n.Actors {
 			if short := map[string]string{"scheduler": "replica", "gateway": "gateway", "tokenizer": "tokenizer"}[a.Service]; short != "" {
+				if short == "replica" && n.Replica != nil && n.Replica.Phase != "" {
+					short += " (" + shorten(n.Replica.Phase, 10) + ")"
+				}
 				actors = append(actors, short)
 			}
 		}

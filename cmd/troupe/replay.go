@@ -389,6 +389,9 @@ func printReplay(out io.Writer, r *replayReport) error {
 	}
 	for _, e := range r.Engines {
 		fmt.Fprintf(out, "%s: %d tokens computed again by %s\n", e.Actor, e.Tokens, e.Model)
+		if e.Adopted > 0 {
+			fmt.Fprintf(out, "%s: %d of its runs end early, where KV came from another replica: that is in no recording\n", e.Actor, e.Adopted)
+		}
 	}
 	for _, s := range r.Schedulers {
 		printDivergences(out, s.Actor, s.Divergences)

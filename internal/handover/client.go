@@ -75,6 +75,10 @@ func (c *Client) dial(ctx context.Context, offer *schemas.KVOfferReply) (net.Con
 		errs = append(errs, err)
 	}
 	for _, address := range offer.TCP[:min(len(offer.TCP), addressesMax)] {
+		if host, _, _ := net.SplitHostPort(address); net.ParseIP(host).IsLoopback() && offer.Machine != machine() {
+			errs = append(errs, fmt.Errorf("%s is on another machine: give it a kv_listen that this one reaches", address))
+			continue
+		}
 		d := net.Dialer{Timeout: dialTimeMax}
 		conn, err := d.DialContext(ctx, "tcp", address)
 		if err == nil && c.TLS != nil {

@@ -126,6 +126,15 @@ func TestBlocksCome(t *testing.T) {
 	}
 }
 
+// An address on the sender's loopback is another program's elsewhere.
+func TestOtherMachines(t *testing.T) {
+	o := offer(t, served(t, ServerConfig{}), 0, 3, ways()...)
+	o.Machine += "-another"
+	if got, _, err := fetch(t, o, 0, 5*time.Second); err == nil || got != 0 || !strings.Contains(err.Error(), "kv_listen") {
+		t.Errorf("%d blocks, %v", got, err)
+	}
+}
+
 // A token is good once, for a while, and nothing comes without.
 func TestStrangersGetNothing(t *testing.T) {
 	s := served(t, ServerConfig{})
@@ -303,7 +312,7 @@ func TestLyingSenders(t *testing.T) {
 			_, _ = io.CopyN(io.Discard, conn, int64(helloBytes))
 			_ = conn.Close()
 		}()
-		o := &schemas.KVOfferReply{Blocks: 3, Token: make([]byte, tokenBytes), TCP: []string{l.Addr().String()}}
+		o := &schemas.KVOfferReply{Blocks: 3, Token: make([]byte, tokenBytes), TCP: []string{l.Addr().String()}, Machine: machine()}
 		if got, _, err := fetch(t, o, 0, 5*time.Second); err == nil || got != 0 {
 			t.Errorf("%s: %d blocks, %v", name, got, err)
 		}

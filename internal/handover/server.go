@@ -139,9 +139,9 @@ func (s *Server) Offer(o *Offer) (*schemas.KVOfferReply, error) {
 		return nil, schemas.Errorf(schemas.KindOverloaded, "offer", "%d offers wait to be taken", len(s.offers))
 	}
 	s.offers[token] = o
-	reply := &schemas.KVOfferReply{Blocks: int32(o.Blocks), Token: token[:], TCP: s.addresses}
+	reply := &schemas.KVOfferReply{Blocks: int32(o.Blocks), Token: token[:], TCP: s.addresses, Machine: machine()}
 	if s.local != nil {
-		reply.Machine, reply.Socket = machine(), s.local.path
+		reply.Socket = s.local.path
 	}
 	return reply, nil
 }
