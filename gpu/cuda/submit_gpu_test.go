@@ -103,7 +103,7 @@ func TestSubmitOfBadKernels(t *testing.T) {
 		"no entry":     {"KERNEL other(RMSNormArgs a) {}", func(r *gpu.KernelTrial) bool { return strings.Contains(r.Log, "entry is") }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
 			k := plainKernels[0]
 			k.Source = c.text
