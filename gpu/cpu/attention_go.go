@@ -38,7 +38,7 @@ func transposeI8(dst *float32, src, _ *byte, dim int) {
 
 // rowI8 returns a row of a page.
 func rowI8(page *byte, i, dim int) (codes []int8, scale float32) {
-	row := unsafe.Slice(page, pageKeys*(dim+scaleBytes))[i*(dim+scaleBytes):][:dim+scaleBytes]
+	row := unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(page), i*(dim+scaleBytes))), dim+scaleBytes)
 	return cast[int8](row[:dim]), math.Float32frombits(binary.LittleEndian.Uint32(row[dim:]))
 }
 
