@@ -23,7 +23,7 @@ type kernelsCommand struct {
 func newKernelsCommand() *cobra.Command {
 	c := &kernelsCommand{}
 	cmd := &cobra.Command{Use: "kernels", Short: "List, choose or submit the kernels of a running engine.", Args: cobra.NoArgs,
-		Long: "List the ways in which a running engine's device can execute each operation,\nchoose one from the next step on, or submit one of your own. See docs/kernels.md.",
+		Long: "List the ways in which a running engine's device can execute each operation,\nchoose one from the next step on, or submit one of your own. See\ndocs/kernels.md.",
 		Example: "  troupe kernels\n  troupe kernels list matmul\n  troupe kernels choose matmul rows\n" +
 			"  troupe kernels submit rmsnorm mine.cu --entry my_rmsnorm --threads 256"}
 	c.nats = addNATS(cmd.PersistentFlags(), natsURLDefault, natsDoc)
@@ -78,7 +78,9 @@ func printKernels(w io.Writer, list []schemas.KernelInfo) error {
 
 func newKernelsSubmitCommand(c *kernelsCommand) *cobra.Command {
 	cmd := &cobra.Command{Use: "submit OP FILE", Short: "Submit a kernel in CUDA C++.", Args: cobra.ExactArgs(2),
-		Long:    "Submit an implementation of an operation: a kernel in CUDA C++, from a file or, with\n-, from standard input. The engine compiles it and holds it to the operation's\nreference in a process of its own, times it against the kernel in use, and then\nactivates or refuses it, with the numbers. It must have been started with\n--enable-kernel-submit. docs/kernels.md says what kernels of rmsnorm, act_mul, rope\nand matmul are given.",
+		Long: "Submit an implementation of an operation: a kernel in CUDA C++, from a file or,\nwith -, from standard input. The engine compiles it and holds it to the\n" +
+			"operation's reference in a process of its own, times it against the kernel in\nuse, and then activates or refuses it, with the numbers. It must have been\n" +
+			"started with --enable-kernel-submit. docs/kernels.md says what kernels of\nrmsnorm, act_mul, rope and matmul are given.",
 		Example: "  troupe kernels submit rmsnorm examples/kernel/rmsnorm.cu --name registers \\\n    --entry rmsnorm_registers --threads 256 --overlap \\\n    --cols-min 512 --cols-max 8192 --cols-multiple 8"}
 	req := &schemas.SubmitKernelRequest{}
 	f := cmd.Flags()
