@@ -29,6 +29,7 @@ type account struct {
 	beganNs, atNs     int64
 	host              hostTime         // of the actor, at atNs
 	steps             []schemas.StepID // that it is in and that have no result
+	wire              int64            // of Bus: the latest planning's calls under way
 }
 
 // hostTime is what the calls of all planning have taken so far, in nanoseconds.
@@ -64,6 +65,7 @@ func (c *account) planned(nowNs int64, host hostTime) {
 	memory, launch := host.memory-c.host.memory, host.launch-c.host.launch
 	serialize, wire := host.serialize-c.host.serialize, host.bus-c.host.bus
 	c.Memory, c.Launch, c.Serialize, c.Bus = c.Memory+memory, c.Launch+launch, c.Serialize+serialize, c.Bus+wire
+	c.wire = wire
 	c.atNs += memory + launch + serialize + wire
 	c.until(nowNs, &c.Schedule, host)
 }
@@ -95,6 +97,10 @@ func (a *Actor) beginStep(event Event, nowNs int64) {
 
 // computed counts a step that the sequence was in, by compute's own clock readings as far as they fit in between.
 func (c *account) computed(r *schemas.StepResult, nowNs int64, host hostTime) {
+	if early := max(0, min(c.atNs-r.BeganNs, c.wire)); r.BeganNs > 0 { // the device was at work when the answer to the plan was still under way
+		c.Bus, c.atNs = c.Bus-early, c.atNs-early
+	}
+	c.wire = 0
 	began := min(max(r.BeganNs, c.atNs), nowNs)
 	done := min(max(r.DoneNs, began), nowNs)
 	c.until(began, &c.Launch, host)
