@@ -76,6 +76,7 @@ type KVImportRequest struct {
 	Step   StepID `json:"step"`   // the last that memory has granted
 	Ticket uint64 `json:"ticket"` // of the adoption
 	Blocks I32    `json:"blocks"` // for the first that were fetched, in order; -1 is not wanted
+	Serial uint64 `json:"serial"` // of an epoch's adoptions: one that is overtaken by a later one is void, too
 }
 
 // KVFindRequest asks for the whole blocks of a prefix.

@@ -22,7 +22,7 @@ func (*KVOfferReply) Example() *KVOfferReply {
 
 // Example fills the second of two blocks; the first has been computed meanwhile.
 func (*KVImportRequest) Example() *KVImportRequest {
-	return &KVImportRequest{Epoch: 3, Step: 812, Ticket: 7, Blocks: I32{-1, 40}}
+	return &KVImportRequest{Epoch: 3, Step: 812, Ticket: 7, Blocks: I32{-1, 40}, Serial: 2}
 }
 
 // Example looks for a prefix.

@@ -53,6 +53,10 @@ type exchange struct {
 	unknown  error  // … and why it is not
 	tickets  uint64
 	staged   map[uint64]*staged
+	filled   struct { // the last adoption
+		epoch  schemas.Epoch
+		serial uint64
+	}
 }
 
 // staged is what came and waits to be filled into blocks.
@@ -285,6 +289,8 @@ func (h *exchange) fill(_ context.Context, req *schemas.KVImportRequest) (*schem
 		return &schemas.Ack{}, nil // a repeat
 	case len(req.Blocks) > s.count:
 		return nil, schemas.Errorf(schemas.KindInvalid, "import", "%d blocks for the %d of ticket %d", len(req.Blocks), s.count, req.Ticket).WithParam("blocks")
+	case req.Epoch == h.filled.epoch && req.Serial <= h.filled.serial:
+		return nil, schemas.Errorf(schemas.KindInvalid, "import", "adoption %d comes after %d: its blocks may be another's by now", req.Serial, h.filled.serial).WithParam("serial")
 	case !(req.Epoch == a.epoch && req.Step == a.step || req.Epoch > a.epoch && req.Step == 0):
 		return nil, notYet()
 	}
@@ -302,5 +308,6 @@ func (h *exchange) fill(_ context.Context, req *schemas.KVImportRequest) (*schem
 		return nil, err
 	}
 	s.queued = true
+	h.filled.epoch, h.filled.serial = req.Epoch, req.Serial
 	return &schemas.Ack{}, nil
 }

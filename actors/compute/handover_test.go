@@ -30,6 +30,7 @@ type side struct {
 	find  func() *schemas.KVFindReply
 	finds atomic.Int32
 	adopt func(*schemas.KVAdoptRequest) schemas.I32 // blocks for what is on offer
+	count uint64                                    // of adoptions
 }
 
 func startSide(t *testing.T, node *bus.Node, name schemas.Instance, kv gpu.DType, h Handover) *side {
@@ -68,7 +69,8 @@ func startSide(t *testing.T, node *bus.Node, name schemas.Instance, kv gpu.DType
 		return s.find(), nil
 	})
 	bus.Handle(memory, schemas.AdoptKV, group, func(ctx context.Context, r *schemas.KVAdoptRequest) (*schemas.KVAdoptReply, error) {
-		_, err := fill.Call(ctx, &schemas.KVImportRequest{Ticket: r.Ticket, Blocks: s.adopt(r)})
+		s.count++
+		_, err := fill.Call(ctx, &schemas.KVImportRequest{Ticket: r.Ticket, Blocks: s.adopt(r), Serial: s.count})
 		return &schemas.KVAdoptReply{Held: r.First + r.Count, Adopted: r.Count}, err
 	})
 	for _, start := range []func() error{memory.Start, s.Start} {
@@ -204,6 +206,45 @@ func TestOnlyTheSameModel(t *testing.T) {
 				t.Errorf("handed over: %v", err)
 			}
 		})
+	}
+}
+
+// Blocks are filled between the step that memory has granted last and the next, and in the order in which memory adopts: a message
+// that was overtaken names blocks that may be another's by now.
+func TestFillsThatComeTooLate(t *testing.T) {
+	d := startSide(t, startNode(t), "d", gpu.F32, Handover{Phase: schemas.PhaseDecode})
+	payload := make([]byte, d.exec.blockBytes())
+	d.epoch, d.step = 7, 3
+	for _, c := range []struct {
+		name   string
+		req    schemas.KVImportRequest
+		queued bool
+	}{
+		{"in time", schemas.KVImportRequest{Epoch: 7, Step: 3, Serial: 2}, true},
+		{"overtaken", schemas.KVImportRequest{Epoch: 7, Step: 3, Serial: 1}, false},
+		{"before its step", schemas.KVImportRequest{Epoch: 7, Step: 4, Serial: 3}, false},
+		{"after a later step", schemas.KVImportRequest{Epoch: 7, Step: 2, Serial: 3}, false},
+		{"of an epoch before", schemas.KVImportRequest{Epoch: 6, Step: 3, Serial: 3}, false},
+		{"of the next epoch, before its first step", schemas.KVImportRequest{Epoch: 8, Serial: 1}, true},
+		{"of the next epoch, after its first step", schemas.KVImportRequest{Epoch: 8, Step: 1, Serial: 2}, false},
+		{"too many blocks", schemas.KVImportRequest{Epoch: 8, Serial: 2, Blocks: schemas.I32{1, 2}}, false},
+		{"a block that is not there", schemas.KVImportRequest{Epoch: 8, Serial: 2, Blocks: schemas.I32{40}}, false},
+	} {
+		ticket, s := d.exchange.stage(payload, 1)
+		c.req.Ticket = ticket
+		_, err := d.exchange.fill(t.Context(), &c.req)
+		if s.queued != c.queued || (err == nil) != c.queued {
+			t.Errorf("%s: queued %v, %v", c.name, s.queued, err)
+		}
+		if _, again := d.exchange.fill(t.Context(), &c.req); (again == nil) != c.queued {
+			t.Errorf("%s, again: %v", c.name, again)
+		}
+		if err := d.exchange.unstage(ticket, s); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if _, err := d.exchange.fill(t.Context(), &c.req); err == nil {
+			t.Errorf("%s: filled after its end", c.name)
+		}
 	}
 }
 

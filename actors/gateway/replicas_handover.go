@@ -128,6 +128,9 @@ func (f *flight) pass(i int) *schemas.Error {
 	}
 	if resume == nil {
 		g.replicas.release(pass.ticket)
+		if pass.to.lost() != nil {
+			return f.passOn(i) // to another
+		}
 		return nil
 	}
 	g.replicas.leave(p)

@@ -46,7 +46,7 @@ func New(node *bus.Node, mb bus.Mailbox, replica schemas.Instance, cfg Config) (
 	bus.Handle(a, schemas.FindKV, mb, func(_ context.Context, req *schemas.KVFindRequest) (*schemas.KVFindReply, error) {
 		return core.Find(req), nil
 	})
-	fill := bus.NewRef(node, schemas.ImportKV, replica)
+	fill, adoptions := bus.NewRef(node, schemas.ImportKV, replica), uint64(0)
 	bus.Handle(a, schemas.AdoptKV, mb, func(ctx context.Context, req *schemas.KVAdoptRequest) (*schemas.KVAdoptReply, error) {
 		adopted, refused := core.adopt(req)
 		if refused != nil {
@@ -56,7 +56,8 @@ func New(node *bus.Node, mb bus.Mailbox, replica schemas.Instance, cfg Config) (
 			return adopted.reply, nil
 		}
 		// In this turn: whatever the scheduler plans next may read the blocks.
-		_, err := fill.Call(ctx, &schemas.KVImportRequest{Epoch: core.epoch, Step: core.latest(), Ticket: req.Ticket, Blocks: adopted.blocks})
+		adoptions++
+		_, err := fill.Call(ctx, &schemas.KVImportRequest{Epoch: core.epoch, Step: core.latest(), Ticket: req.Ticket, Blocks: adopted.blocks, Serial: adoptions})
 		done := *req
 		if done.Undone = err != nil; done.Undone {
 			core.disown(adopted)
