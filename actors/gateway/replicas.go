@@ -323,7 +323,7 @@ func (rs *replicas) askAside(r *replica, ask func(ctx context.Context)) {
 func (rs *replicas) note(r *replica) {
 	m := r.report
 	if err := rs.router.Set(routing.Replica{Name: r.name, Model: m.Model, Version: m.Version, BlockSize: m.BlockSize, Blocks: m.Blocks,
-		SequencesMax: m.SequencesMax, Draining: m.Draining || rs.paused(r, time.Now()), Load: routing.Load{Waiting: m.Waiting, Running: m.Running,
+		SequencesMax: m.SequencesMax, Phase: m.Phase, Draining: m.Draining || rs.paused(r, time.Now()), Load: routing.Load{Waiting: m.Waiting, Running: m.Running,
 			QueuedTokens: m.QueuedTokens, FreeBlocks: m.FreeBlocks}}); err != nil {
 		rs.g.log.Warn().Err(err).Str("replica", string(r.name)).Msg("a replica is not used")
 		return

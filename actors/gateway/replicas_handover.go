@@ -26,17 +26,6 @@ type passage struct {
 	done   chan struct{} // closed when the KV has come, or will not
 }
 
-// forPhase adds to avoid the replicas that are for the other phase.
-func (rs *replicas) forPhase(phase string, avoid []schemas.Instance) []schemas.Instance {
-	avoid = slices.Clip(avoid)
-	for name, r := range rs.known {
-		if r.phase != "" && r.phase != phase {
-			avoid = append(avoid, name)
-		}
-	}
-	return avoid
-}
-
 // passes reports whether a part is to go on at a replica for decode.
 func (q *requests) passes(f *flight, p *part, r *schemas.SubmitRequest) bool {
 	if f.job.stays || f.job.embed != nil || r.MaxTokens < handoverTokensMin || p.tries >= handoverTriesMax {

@@ -71,12 +71,11 @@ func (rs *replicas) choose(q *routing.Request, numerics string) (*replica, *sche
 // route prefers replicas that are for the phase in which a request is: its prompt is to be computed, or it goes on.
 func (rs *replicas) route(q *routing.Request, goesOn bool) (*routing.Ticket, *schemas.Error) {
 	if rs.phased > 0 {
-		phase, preferred := schemas.PhasePrefill, *q
-		if goesOn {
-			phase = schemas.PhaseDecode
+		inPhase := *q
+		if inPhase.Phase = schemas.PhasePrefill; goesOn {
+			inPhase.Phase = schemas.PhaseDecode
 		}
-		preferred.Avoid = rs.forPhase(phase, q.Avoid)
-		if ticket, err := rs.router.Route(&preferred); err == nil {
+		if ticket, err := rs.router.Route(&inPhase); err == nil {
 			return ticket, nil
 		}
 	}

@@ -30,6 +30,7 @@ type Replica struct {
 	Blocks       int32  // KV blocks in all
 	SequencesMax int32  // running at once
 	Draining     bool   // takes no new requests
+	Phase        string // of requests that it is for; "" is all
 	Load         Load
 }
 
@@ -42,6 +43,7 @@ type Request struct {
 	Keys      []uint64           // of the prompt's full blocks, see BlockKeys
 	BlockSize int32              // that Keys were made with
 	Avoid     []schemas.Instance // replicas that have failed the request
+	Phase     string             // that the request is in: replicas for others do not take it; "" is any
 }
 
 // Ticket is a decision. Tell the router with Started and Done what becomes of the request.
@@ -210,7 +212,7 @@ func (r *Router) collect(q *Request) *schemas.Error {
 			continue
 		}
 		models++
-		if n.Draining || slices.Contains(q.Avoid, n.Name) {
+		if n.Draining || q.Phase != "" && n.Phase != "" && n.Phase != q.Phase || slices.Contains(q.Avoid, n.Name) {
 			refused++
 			continue
 		}

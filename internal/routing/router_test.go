@@ -248,6 +248,25 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+func TestPhases(t *testing.T) {
+	r := fleet(t, 3, Options{})
+	set(t, r, Replica{Name: name(0), Phase: schemas.PhasePrefill, Load: Load{Running: 9}})
+	set(t, r, Replica{Name: name(1), Phase: schemas.PhaseDecode})
+	set(t, r, Replica{Name: name(2), Draining: true})
+	for phase, want := range map[string]schemas.Instance{schemas.PhasePrefill: name(0), schemas.PhaseDecode: name(1), "": name(1)} {
+		if at := route(t, r, &Request{Model: "m", Phase: phase}).Replica; at != want {
+			t.Errorf("a request in phase %q goes to %s, want %s", phase, at, want)
+		}
+	}
+	set(t, r, Replica{Name: name(2)}) // for both
+	if at := route(t, r, &Request{Model: "m", Phase: schemas.PhaseDecode, Avoid: []schemas.Instance{name(1)}}).Replica; at != name(2) {
+		t.Errorf("a request that goes on goes to %s", at)
+	}
+	if _, err := r.Route(&Request{Model: "m", Phase: schemas.PhaseDecode, Avoid: []schemas.Instance{name(1), name(2)}}); err == nil {
+		t.Error("a replica for prompts alone takes an answer")
+	}
+}
+
 // The same history gives the same decisions, whatever order maps have.
 func TestDeterminism(t *testing.T) {
 	play := func(policy string, seed uint64) string {
