@@ -98,7 +98,10 @@ const joinTimeMax = 30 * time.Second
 // security is how this node and others know each other.
 func (e *Engine) security() bus.Security {
 	o := &e.opts
-	return bus.Security{Insecure: o.InsecureNetwork, CA: o.TLSCA, Cert: o.TLSCert, Key: o.TLSKey, Seed: o.Credentials, SeedText: e.isolated.seed, JoinTimeMax: joinTimeMax}
+	if o.Isolate || e.isolated.seed != "" { // parent and child, over the loopback
+		return bus.Security{Insecure: o.InsecureNetwork, SeedText: e.isolated.seed, JoinTimeMax: joinTimeMax}
+	}
+	return bus.Security{Insecure: o.InsecureNetwork, CA: o.TLSCA, Cert: o.TLSCert, Key: o.TLSKey, Seed: o.Credentials, JoinTimeMax: joinTimeMax}
 }
 
 // instance is an actor's name: the usual one, or, on a node that joins others, the node's.

@@ -103,10 +103,17 @@ func (f *flight) apart(p *part) *schemas.Error {
 	if !waits {
 		return nil
 	}
-	select {
-	case rs.suspects <- struct{}{}:
-	case <-f.ctx.Done():
-		return f.reason(context.Cause(f.ctx), "submit")
+	for waits {
+		select {
+		case rs.suspects <- struct{}{}:
+			waits = false
+		case <-f.silent:
+			if err := f.sink.idle(); err != nil {
+				return f.reason(err, "submit")
+			}
+		case <-f.ctx.Done():
+			return f.reason(context.Cause(f.ctx), "submit")
+		}
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
