@@ -6,8 +6,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -99,6 +101,8 @@ func ReplicaMain(in io.Reader, out io.Writer, logger func(Options) zerolog.Logge
 }
 
 func replicaMain(in io.Reader, out io.Writer, logger func(Options) zerolog.Logger, n network) error {
+	// A service manager may signal all processes; this one ends when its parent has drained.
+	signal.Ignore(os.Interrupt, syscall.SIGTERM)
 	var hello replicaHello
 	link, err := supervise.Attach(in, out, &hello)
 	if err != nil {

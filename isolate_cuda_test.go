@@ -5,7 +5,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	ossignal "os/signal"
+	"os/signal"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,7 +39,7 @@ func chooseFaulty(o Options) (gpu.Device, string, error) {
 		err = d.Upload(f.at, binary.LittleEndian.AppendUint32(nil, 1<<30))
 	}
 	signals := make(chan os.Signal, 1)
-	ossignal.Notify(signals, syscall.SIGUSR1)
+	signal.Notify(signals, syscall.SIGUSR1)
 	go func() {
 		for range signals {
 			f.told.Store(true)
@@ -89,7 +89,7 @@ func TestStreamsOutliveAFaultOfCUDA(t *testing.T) {
 		})
 	}
 	computes(t, e, 50)
-	signal(t, e, syscall.SIGUSR1)
+	send(t, e, syscall.SIGUSR1)
 	running.Wait()
 	if n := differ.Load(); int(n) > len(list)/4 {
 		t.Errorf("%d of %d answers differ from the undisturbed ones", n, len(list))

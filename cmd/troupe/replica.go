@@ -1,10 +1,6 @@
 package main
 
 import (
-	"os"
-	"os/signal"
-	"syscall"
-
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
@@ -15,8 +11,6 @@ import (
 func newReplicaCommand() *cobra.Command {
 	return &cobra.Command{Use: troupe.ReplicaCommand, Short: "The replica's process of troupe serve --isolate.", Args: cobra.NoArgs, Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			// A service manager may signal all processes; this one ends when its parent has drained.
-			signal.Ignore(os.Interrupt, syscall.SIGTERM)
 			shareProcessor()
 			err := troupe.ReplicaMain(cmd.InOrStdin(), cmd.OutOrStdout(), func(o troupe.Options) zerolog.Logger {
 				s := settings{Options: o}
