@@ -39,6 +39,7 @@ type executor struct {
 
 	epoch  schemas.Epoch
 	newest atomic.Uint64 // epoch of the plan queued last
+	failed atomic.Uint64 // one more than the last epoch of which a step failed
 	queue  chan *schemas.StepPlan
 	jobs   chan job
 	done   struct { // of the steps that were launched
@@ -99,6 +100,7 @@ func (x *executor) start(p *schemas.StepPlan) *launch {
 		l.done = time.Now()
 	}
 	x.running.Add(1)
+	x.noteFailure(l.result)
 	return l
 }
 
@@ -260,6 +262,7 @@ func (x *executor) finish(l *launch) *schemas.StepResult {
 		x.read(l)
 	}
 	if r.Error != nil {
+		x.noteFailure(r)
 		r.Error.Step = r.Step
 		r.Row, r.Token, r.Logprobs, r.Embeddings, r.Failed = nil, nil, nil, nil, nil
 	}

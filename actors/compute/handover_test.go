@@ -187,6 +187,31 @@ func TestBlocksThatChangeMeanwhile(t *testing.T) {
 	}
 }
 
+// The blocks of a step that failed have names until the next epoch begins; nothing of that epoch is handed over.
+func TestBlocksOfFailedSteps(t *testing.T) {
+	node := startNode(t)
+	p, d := startSide(t, node, "p", gpu.F32, Handover{Phase: schemas.PhasePrefill}), startSide(t, node, "d", gpu.F32, Handover{Phase: schemas.PhaseDecode})
+	d.adopt = func(*schemas.KVAdoptRequest) schemas.I32 { return schemas.I32{1} }
+	run := func(plan *schemas.StepPlan) {
+		t.Helper()
+		if _, err := bus.NewRef(node, schemas.Execute, "p").Call(t.Context(), plan); err != nil {
+			t.Fatal(err)
+		}
+		p.find = func() *schemas.KVFindReply {
+			return &schemas.KVFindReply{Epoch: plan.Epoch, Step: plan.Step, Blocks: schemas.I32{3}, Serials: schemas.U64{1}}
+		}
+	}
+	run(&schemas.StepPlan{Epoch: 5, Step: 1, Seq: schemas.U64{256}, Slot: schemas.I32{99}}) // columns of different lengths, and no such slot
+	if _, err := fetchFrom(t, node, 1); err == nil || !strings.Contains(err.Error(), "epoch 5 failed") {
+		t.Errorf("handed over: %v", err)
+	}
+	run(&schemas.StepPlan{Epoch: 6, Step: 1, Seq: schemas.U64{256}, Slot: schemas.I32{0}, Start: schemas.I32{0}, Count: schemas.I32{1}, Known: schemas.I32{1}, BlockFrom: schemas.I32{0},
+		BlockCount: schemas.I32{1}, Blocks: schemas.I32{20}, Sample: schemas.U8{0}, Tokens: schemas.I32{7}})
+	if _, err := fetchFrom(t, node, 1); err != nil {
+		t.Errorf("the next epoch: %v", err)
+	}
+}
+
 // Only replicas of one model, of the same weights, numerics and layout, hand over.
 func TestOnlyTheSameModel(t *testing.T) {
 	node := startNode(t)

@@ -138,6 +138,13 @@ func (x *executor) spoil(epoch schemas.Epoch, why error) {
 	x.spoiled, x.spoiledBy = epoch, schemas.AsError(why, "import")
 }
 
+// noteFailure remembers that a step has failed: its blocks have names already, until the scheduler begins a new epoch.
+func (x *executor) noteFailure(r *schemas.StepResult) {
+	if r.Error != nil {
+		x.failed.Store(uint64(r.Epoch) + 1)
+	}
+}
+
 // notYet says that a copy would come at a moment at which blocks may not hold what memory says.
 func notYet() *schemas.Error {
 	return schemas.Errorf(schemas.KindUnavailable, "copy KV", "steps that memory has granted are not queued yet, or more are")
@@ -171,10 +178,13 @@ func (a *Actor) exportAfter(epoch schemas.Epoch, step schemas.StepID, blocks []i
 		return schemas.Errorf(schemas.KindUnavailable, "copy KV", "compute is stopping")
 	}
 	<-done // not less: it writes to dst
-	if failed != nil {
-		return failed
+	if failed == nil {
+		failed = wait()
 	}
-	return wait()
+	if failed == nil && a.exec.failed.Load() == uint64(epoch)+1 { // asked when the steps before are launched, or done
+		failed = schemas.Errorf(schemas.KindInternal, "copy KV", "a step of epoch %d failed: its blocks may not hold what they should", epoch)
+	}
+	return failed
 }
 
 // recovered makes a panic of a device an error.
