@@ -35,7 +35,12 @@ const (
 	wgmmaRingBytes    = 160 << 10 // of tiles
 	wgmmaTileBytes    = 128       // per dimension: of a tile's keys, of its values, of half of the queries
 	flashTilesOfPart  = 4
-	flashPadding      = 8 // elements at the end of a row in shared memory
+	flashStreamWarps  = 8 // of a block of flash_stream
+	flashStages       = 3 // places of half a tile's keys or values in the ring of a warp of flash_stream
+	// Where there are warps enough, sequences of up to so many parts are not divided: longer ones would take much longer
+	// than others.
+	flashWholePartsMax = 4
+	flashPadding       = 8 // elements at the end of a row in shared memory
 	// Sequences with at most so many tokens in a step go through flash_decode, which reads their
 	// keys once for every 8 query rows but divides them among blocks.
 	flashFewTokens = 16
@@ -61,8 +66,10 @@ func flashModules() (list []module) {
 	for _, width := range flashWidths {
 		define := fmt.Sprintf("DP %d", width)
 		list = append(list,
-			module{file: "attention_decode.cu", include: "attention_mma.cuh", define: define, only: gpu.BF16, overlap: true,
+			module{file: "attention_decode.cu", include: "attention_mma.cuh attention_units.cuh", define: define, only: gpu.BF16, overlap: true,
 				kernels: []string{flashName("decode", width), flashName("combine", width)}},
+			module{file: "attention_stream.cu", include: "attention_mma.cuh attention_units.cuh", define: define, only: gpu.BF16, overlap: true,
+				kernels: []string{flashName("stream", width)}},
 			module{file: "attention_prefill.cu", include: "attention_mma.cuh attention_rows.cuh", define: define, only: gpu.BF16, overlap: true,
 				kernels: []string{flashName("prefill", width)}})
 	}
@@ -83,7 +90,7 @@ func (d *Device) registerFlash() error {
 	register(d, gpu.OpAttention, "flash-mma", "as flash with mma.sync alone", func(d *Device, a *gpu.Attention) error { return d.flash(a, false) })
 	var names []string
 	for _, width := range flashWidths {
-		names = append(names, flashName("decode", width), flashName("prefill", width))
+		names = append(names, flashName("decode", width), flashName("stream", width), flashName("prefill", width))
 	}
 	for _, width := range wgmmaWidths {
 		if hopper {
@@ -167,15 +174,29 @@ func (d *Device) flashDecode(a *gpu.Attention, args flashArgs, width int, oneEac
 	groups := ceilDiv(group, headsPerTile)
 	args.headsPerTile, args.tokensPerTile = int32(headsPerTile), int32(tokensPerTile)
 
-	// As many partial results as the step can have, or as there is room for.
 	context := int(args.tableWidth * args.blockSize)
 	if a.ContextMax > 0 {
 		context = min(context, a.ContextMax)
 	}
+	// At most; the kernels read how many there are.
+	tiles, parts := (int(args.tokens)/tokensPerTile+int(args.sequences))*groups*int(args.kvHeads), ceilDiv(context, flashTilesOfPart*tile)
+	if oneEach {
+		tiles = int(args.sequences) * groups * int(args.kvHeads)
+	}
+	half, numbers := tile*(width+flashPadding)*2, 4*(int(args.sequences)+1)
+
+	streamShared := flashStreamWarps*(flashStages*half/2+4*tile) + 4 + numbers
+	streamBlocks := d.properties.multiprocessors * d.blocksPer(streamShared)
+	streamWarps := streamBlocks * flashStreamWarps
+	stream := streamBlocks > 0 && tiles*parts >= streamWarps
+	whole := stream && parts <= flashWholePartsMax && 4*tiles >= 3*streamWarps // not divided: nothing is to merge
+
+	// As many partial results as the step can have, or as there is room for.
 	rowBytes := headsPerTile * tokensPerTile * (width + 2) * 4
-	tiles, parts := int(args.tokens)/tokensPerTile+int(args.sequences), ceilDiv(context, flashTilesOfPart*tile)
-	units := tiles * parts * groups * int(args.kvHeads) // at most
-	capacity := min(units, flashPartialBytesMax/rowBytes)
+	capacity := min(tiles*parts, flashPartialBytesMax/rowBytes)
+	if whole {
+		capacity = 0
+	}
 	args.capacity = int32(capacity)
 	planBytes := (int(args.sequences)*4 + 255) &^ 255
 	work, err := d.scratch(int64(planBytes + capacity*rowBytes))
@@ -184,17 +205,31 @@ func (d *Device) flashDecode(a *gpu.Attention, args flashArgs, width int, oneEac
 	}
 	args.plan, args.partial = work, work+uintptr(planBytes)
 
-	const exchangePerWarp = 32 + 256 // bytes beside the weights
-	shared := flashTilesOfPart*(tile*(width+flashPadding)*2+tile*16+exchangePerWarp) + 8 + 4*(int(args.sequences)+1)
-	if shared > d.properties.sharedBytesBlock {
-		return fmt.Errorf("%w: attention over %d sequences in a step on %s", gpu.ErrNotSupported, args.sequences, d.description)
+	if stream {
+		blocks := min(ceilDiv(tiles*parts, flashStreamWarps), streamBlocks)
+		err = run(d, d.functions[flashName("stream", width)], grid{blocks, 1, 1}, 32*flashStreamWarps, streamShared, args)
+	} else {
+		const exchangePerWarp = 32 + 256 // bytes beside the weights
+		shared := flashTilesOfPart*(half+tile*16+exchangePerWarp) + 8 + numbers
+		perSM := d.blocksPer(shared)
+		if perSM == 0 {
+			return fmt.Errorf("%w: attention over %d sequences in a step on %s", gpu.ErrNotSupported, args.sequences, d.description)
+		}
+		blocks := min(tiles*parts, d.properties.multiprocessors*perSM)
+		err = run(d, d.functions[flashName("decode", width)], grid{blocks, 1, 1}, flashThreads, shared, args)
 	}
-	perSM := min(flashBlocksPerSMMax, (d.properties.sharedBytesBlock+reservedSharedBytes)/(shared+reservedSharedBytes))
-	blocks := max(1, min(units, d.properties.multiprocessors*perSM))
-	if err := run(d, d.functions[flashName("decode", width)], grid{blocks, 1, 1}, flashThreads, shared, args); err != nil {
+	if err != nil || capacity == 0 {
 		return err
 	}
 	return run(d, d.functions[flashName("combine", width)], grid{int(args.tokens), ceilDiv(int(args.heads), flashCombineHeads), 1}, 32*flashCombineHeads, 0, args)
+}
+
+// blocksPer returns how many blocks with so much shared memory a multiprocessor holds.
+func (d *Device) blocksPer(shared int) int {
+	if shared > d.properties.sharedBytesBlock {
+		return 0
+	}
+	return min(flashBlocksPerSMMax, (d.properties.sharedBytesBlock+reservedSharedBytes)/(shared+reservedSharedBytes))
 }
 
 // flashPrefillShared is the shared memory of a block of flash_prefill.

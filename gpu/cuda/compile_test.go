@@ -24,6 +24,7 @@ var argumentStructs = map[string]map[string]any{
 	"matmul.cu":            {"MatMulArgs": matMulArgs{}},
 	"attention.cu":         {"AttentionArgs": attentionArgs{}},
 	"attention_decode.cu":  {"FlashArgs": flashArgs{}},
+	"attention_stream.cu":  {"FlashArgs": flashArgs{}},
 	"attention_wgmma.cu":   {"FlashArgs": flashArgs{}},
 	"attention_prefill.cu": {"FlashArgs": flashArgs{}},
 	"moe.cu":               {"MoERouteArgs": moeRouteArgs{}, "MoESortArgs": moeSortArgs{}, "GroupedArgs": groupedArgs{}, "MoECombineArgs": moeCombineArgs{}},

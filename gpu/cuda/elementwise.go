@@ -122,20 +122,9 @@ type rmsNormArgs struct {
 }
 
 const (
-	normWarpColsMax = 256      // the longest row that a warp sums
-	normThreads     = 256      // NORM_THREADS in norm.cuh
-	normBytesMax    = 16 << 10 // of activations that every block of a product normalizes for itself
-	normTokensMax   = 8
+	normWarpColsMax = 256 // the longest row that a warp sums
+	normThreads     = 256 // NORM_THREADS in norm.cu
 )
-
-// normInProduct reports whether a product of so many tokens takes in its norm, with the bits that a launch of its own
-// would give it, and how much shared memory each of its blocks then needs.
-func (d *Device) normInProduct(n *gpu.RMSNorm, tokens, k int) (bytes int, ok bool) {
-	mustLen(gpu.OpRMSNorm, "X", n.X, tokens*k)
-	mustLen(gpu.OpRMSNorm, "Weight", n.Weight, k)
-	bytes = tokens * k * d.compute.Size()
-	return bytes, k > normWarpColsMax && alignedRows(d.act(n.X)|d.act(n.Out)|d.f32(n.Weight), k) && tokens <= normTokensMax && bytes <= normBytesMax
-}
 
 func (d *Device) rmsNorm(a *gpu.RMSNorm) error {
 	cols := a.Weight.Len()

@@ -135,12 +135,18 @@ func (d *Device) product(a *gpu.MatMul) (*matrix, matMulArgs) {
 	return m, args
 }
 
+// norm runs a product's norm, if it has one, as a launch of its own.
+func (d *Device) norm(a *gpu.MatMul) error {
+	if a.Norm == nil {
+		return nil
+	}
+	return d.launch(gpu.OpRMSNorm, a.Norm)
+}
+
 // around runs a product with its norm and its gate as launches of their own.
 func (d *Device) around(a *gpu.MatMul, product func() error) error {
-	if a.Norm != nil {
-		if err := d.launch(gpu.OpRMSNorm, a.Norm); err != nil {
-			return err
-		}
+	if err := d.norm(a); err != nil {
+		return err
 	}
 	if err := product(); err != nil || a.Gate == nil {
 		return err

@@ -37,15 +37,15 @@ type quantFormat struct {
 
 // quantFormats are the types that products take. The K type is made of groups with a scale and a minimum.
 var quantFormats = map[gpu.DType]*quantFormat{
-	gpu.E4M3:   {kernels: "e4m3", bits: 8, depth: 3, blocks: 2, shared: rowScale, floats: true, read: readScaledRow},
-	gpu.I8:     {kernels: "i8", bits: 8, depth: 3, blocks: 2, shared: rowScale, read: readScaledRow},
-	gpu.Q8_0:   {kernels: "q8_0", bits: 8, depth: 3, blocks: 2, group: 32, shared: groupScale, read: readQ8_0},
-	gpu.Q4_0:   {kernels: "q4_0", bits: 4, depth: 4, blocks: 2, group: 32, shared: groupScale, read: readQ4},
-	gpu.Q4_1:   {kernels: "q4_1", bits: 4, depth: 4, blocks: 2, group: 32, shared: groupMinimum, read: readQ4},
-	gpu.Q4_K:   {kernels: "q4_1", bits: 4, depth: 4, blocks: 2, group: 32, shared: groupMinimum, read: readQ4K},
-	gpu.I4_32:  {kernels: "i4_32", bits: 4, depth: 4, blocks: 2, group: 32, shared: groupZero, read: readI4},
-	gpu.I4_64:  {kernels: "i4_64", bits: 4, depth: 4, blocks: 2, group: 64, shared: groupZero, read: readI4},
-	gpu.I4_128: {kernels: "i4_128", bits: 4, depth: 4, blocks: 2, group: 128, shared: groupZero, read: readI4},
+	gpu.E4M3:   {kernels: "e4m3", bits: 8, depth: 4, blocks: 2, shared: rowScale, floats: true, read: readScaledRow},
+	gpu.I8:     {kernels: "i8", bits: 8, depth: 4, blocks: 2, shared: rowScale, read: readScaledRow},
+	gpu.Q8_0:   {kernels: "q8_0", bits: 8, depth: 4, blocks: 2, group: 32, shared: groupScale, read: readQ8_0},
+	gpu.Q4_0:   {kernels: "q4_0", bits: 4, depth: 6, blocks: 2, group: 32, shared: groupScale, read: readQ4},
+	gpu.Q4_1:   {kernels: "q4_1", bits: 4, depth: 6, blocks: 2, group: 32, shared: groupMinimum, read: readQ4},
+	gpu.Q4_K:   {kernels: "q4_1", bits: 4, depth: 6, blocks: 2, group: 32, shared: groupMinimum, read: readQ4K},
+	gpu.I4_32:  {kernels: "i4_32", bits: 4, depth: 6, blocks: 2, group: 32, shared: groupZero, read: readI4},
+	gpu.I4_64:  {kernels: "i4_64", bits: 4, depth: 6, blocks: 2, group: 64, shared: groupZero, read: readI4},
+	gpu.I4_128: {kernels: "i4_128", bits: 4, depth: 6, blocks: 2, group: 128, shared: groupZero, read: readI4},
 }
 
 // quantKernels lists the names that kernels end with, each once.
@@ -60,20 +60,23 @@ func quantKernels() []string {
 // quantTiles are the compiled products: the tokens of a block.
 var quantTiles = []int{8, 16}
 
-func quantName(kernels string, tokens int) string { return fmt.Sprintf("quant_%d_%s", tokens, kernels) }
-
-// quantNorm is the kernel that takes in a norm; its tokens are the fewest.
-func quantNorm(kernels string) string { return "quant_8_norm_" + kernels }
+// quantName is a product's kernel.
+func quantName(kernels string, tokens int, gated bool) string {
+	if gated {
+		return fmt.Sprintf("quant_%d_gate_%s", tokens, kernels)
+	}
+	return fmt.Sprintf("quant_%d_%s", tokens, kernels)
+}
 
 // quantModules are the kernels for quantized weights, which take activations in bfloat16.
 func quantModules() []module {
 	list := []module{{file: "quantize.cu", include: "quantized.cuh", only: gpu.BF16, overlap: true, kernels: []string{"quantize_rows", "fill_words"}}}
 	for _, name := range quantKernels() {
-		kernels := []string{"dequantize_" + name, "embed_" + name, quantNorm(name)}
+		kernels := []string{"dequantize_" + name, "embed_" + name}
 		for _, tokens := range quantTiles {
-			kernels = append(kernels, quantName(name, tokens))
+			kernels = append(kernels, quantName(name, tokens, false), quantName(name, tokens, true))
 		}
-		list = append(list, module{file: "quantized.cu", include: "norm.cuh quantized.cuh dequantize.cuh", define: "QUANT_" + name, only: gpu.BF16, overlap: true, kernels: kernels})
+		list = append(list, module{file: "quantized.cu", include: "quantized.cuh dequantize.cuh", define: "QUANT_" + name, only: gpu.BF16, overlap: true, kernels: kernels})
 	}
 	return list
 }
@@ -98,9 +101,10 @@ func (f *quantFormat) metaBytes() int {
 	return quantPiece / f.group * quantRows * f.groupBytes()
 }
 
-// sharedBytes are those of a block's rings.
-func (f *quantFormat) sharedBytes() int {
-	return quantWarps * f.depth * (f.codeBytes() + f.metaBytes())
+// sharedBytes are those of a block's rings and sums.
+func (f *quantFormat) sharedBytes(tokens int) int {
+	rings := f.depth * (f.codeBytes() + f.metaBytes())
+	return quantWarps * (rings + 2*quantRows*(tokens+1)*4) // of two tiles
 }
 
 // quantLayout is where the parts of a quantized matrix [n, k] lie in its allocation: codes, and what rows or
@@ -118,7 +122,7 @@ func (f *quantFormat) layout(n, k int) *quantLayout {
 	codes := tiles * int64(l.pieces) * int64(f.codeBytes())
 	if f.bits == 8 {
 		l.stride = l.pieces * quantPiece
-		codes = int64(n) * int64(l.stride)
+		codes = tiles * quantRows * int64(l.stride)
 	}
 	l.meta = (codes + align - 1) / align * align
 	if f.shared == rowScale {

@@ -147,13 +147,13 @@ func (b *timings) ringVariants(dtypes ...gpu.DType) (list []*ringVariant) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	const static, ofMultiprocessor = 11 << 10, 227 << 10
+	const static, ofMultiprocessor = 2 << 10, 227 << 10
 	for _, dtype := range dtypes {
 		f := *quantFormats[dtype]
 		for _, m := range quantModules() {
-			for _, v := range [][2]int{{2, 2}, {3, 2}, {4, 2}, {6, 2}, {2, 3}, {3, 3}, {2, 4}} {
+			for _, v := range [][2]int{{2, 1}, {4, 1}, {2, 2}, {3, 2}, {4, 2}, {2, 3}, {3, 3}} {
 				f.depth, f.blocks = v[0], v[1]
-				if m.compute = gpu.BF16; m.define == "QUANT_"+f.kernels && (f.sharedBytes()+static)*f.blocks <= ofMultiprocessor {
+				if m.compute = gpu.BF16; m.define == "QUANT_"+f.kernels && (f.sharedBytes(quantTiles[1])+static)*f.blocks <= ofMultiprocessor {
 					list = append(list, &ringVariant{dtype: dtype, depth: v[0], blocks: v[1], module: m})
 				}
 			}

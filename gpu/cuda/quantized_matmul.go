@@ -8,10 +8,9 @@ import (
 
 // quantArgs is laid out as QuantArgs in quantized.cu.
 type quantArgs struct {
-	out, x, codes, meta, rowScale, bias, norm uintptr
-	stride                                    int64
-	tokens, n, k, accumulate, mode, half      int32
-	eps, offset                               float32
+	out, x, codes, meta, rowScale, bias  uintptr
+	stride                               int64
+	tokens, n, k, accumulate, mode, half int32
 }
 
 // prepareQuantized lets the kernels have the shared memory that they need.
@@ -21,12 +20,11 @@ func (d *Device) prepareQuantized() error {
 	}
 	for _, f := range quantFormats {
 		for _, tokens := range quantTiles {
-			if err := d.allowShared(quantName(f.kernels, tokens), f.sharedBytes()); err != nil {
-				return err
+			for _, gated := range []bool{false, true} {
+				if err := d.allowShared(quantName(f.kernels, tokens, gated), f.sharedBytes(tokens)); err != nil {
+					return err
+				}
 			}
-		}
-		if err := d.allowShared(quantNorm(f.kernels), f.sharedBytes()+normBytesMax); err != nil {
-			return err
 		}
 	}
 	return nil
@@ -40,8 +38,8 @@ func (l *quantLayout) shares(address uintptr) (meta, rowScales uintptr) {
 	return address + uintptr(l.meta), 0
 }
 
-// quantized multiplies quantized weights on the tensor cores, reading them once for every 16 tokens, with norm and
-// gate around it.
+// quantized multiplies quantized weights on the tensor cores, reading them once for every 16 tokens, with the gate in
+// the same kernel.
 func (d *Device) quantized(a *gpu.MatMul) error {
 	m, p := d.product(a)
 	l := m.quant
@@ -54,14 +52,8 @@ func (d *Device) quantized(a *gpu.MatMul) error {
 	if p.outF32 == 1 {
 		args.mode = storeF32
 	}
-	shared, name := l.format.sharedBytes(), quantName(l.format.kernels, tile)
-	if a.Norm != nil {
-		if bytes, ok := d.normInProduct(a.Norm, int(p.tokens), m.k); ok {
-			args.x, args.norm, args.eps, args.offset = d.act(a.Norm.X), d.f32(a.Norm.Weight), a.Norm.Eps, a.Norm.Offset
-			shared, name = shared+bytes, quantNorm(l.format.kernels)
-		} else if err := d.launch(gpu.OpRMSNorm, a.Norm); err != nil {
-			return err
-		}
+	if err := d.norm(a); err != nil {
+		return err
 	}
 	if args.x%16 != 0 {
 		return fmt.Errorf("%w: matmul: activations at %#x, want a multiple of 16 for %v", gpu.ErrNotSupported, args.x, m.dtype)
@@ -75,7 +67,8 @@ func (d *Device) quantized(a *gpu.MatMul) error {
 		}
 	}
 	blocks := grid{min(units, l.format.blocks*d.properties.multiprocessors), ceilDiv(int(p.tokens), tile), 1}
-	if err := run(d, d.functions[name], blocks, 32*quantWarps, shared, args); err != nil || a.Gate == nil || gated {
+	err := run(d, d.functions[quantName(l.format.kernels, tile, gated)], blocks, 32*quantWarps, l.format.sharedBytes(tile), args)
+	if err != nil || a.Gate == nil || gated {
 		return err
 	}
 	return d.launch(gpu.OpActMul, a.Gate)

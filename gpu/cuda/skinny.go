@@ -8,10 +8,9 @@ import (
 
 // skinnyArgs is laid out as SkinnyArgs in skinny.cu.
 type skinnyArgs struct {
-	out, x, w, bias, norm          uintptr
+	out, x, w, bias                uintptr
 	stride                         int64
 	tokens, n, k, accumulate, mode int32
-	eps, offset                    float32
 	_                              int32
 }
 
@@ -39,11 +38,7 @@ var skinnyTiles = []int{8, 16, 32}
 
 func skinnyName(tokens int) string { return fmt.Sprintf("skinny_%d", tokens/8) }
 
-// skinnyNorm is the kernel that takes in a norm; its tokens are the fewest.
-const skinnyNorm = "skinny_1_norm"
-
-func skinnyNames() []string {
-	names := []string{skinnyNorm}
+func skinnyNames() (names []string) {
 	for _, tokens := range skinnyTiles {
 		names = append(names, skinnyName(tokens))
 	}
@@ -57,13 +52,13 @@ func skinnyShared(tokens int) int {
 
 // registerSkinny registers the products of few tokens.
 func (d *Device) registerSkinny() error {
-	register(d, gpu.OpMatMul, "skinny", "tensor cores in one order of sums whatever the batch; W is read once for every 32 tokens; takes in norm and gate", (*Device).skinny)
+	register(d, gpu.OpMatMul, "skinny", "tensor cores in one order of sums whatever the batch; W is read once for every 32 tokens; takes in the gate", (*Device).skinny)
 	for _, tokens := range skinnyTiles {
 		if err := d.allowShared(skinnyName(tokens), skinnyShared(tokens)); err != nil {
 			return err
 		}
 	}
-	return d.allowShared(skinnyNorm, skinnyShared(normTokensMax)+normBytesMax)
+	return nil
 }
 
 // skinnyFits reports whether the skinny kernels can compute a product: weights in bfloat16, and
@@ -72,7 +67,7 @@ func (d *Device) skinnyFits(m *matrix, args *matMulArgs) bool {
 	return d.compute == gpu.BF16 && m.dtype == gpu.BF16 && alignedRows(args.x, m.k)
 }
 
-// skinny multiplies on the tensor cores, reading W once for every 32 tokens, with norm and gate in the same kernel.
+// skinny multiplies on the tensor cores, reading W once for every 32 tokens, with the gate in the same kernel.
 // What it cannot do is left to rows.
 func (d *Device) skinny(a *gpu.MatMul) error {
 	m, p := d.product(a)
@@ -81,14 +76,9 @@ func (d *Device) skinny(a *gpu.MatMul) error {
 		return d.rows(a)
 	}
 	args := skinnyArgs{out: p.out, x: p.x, w: p.w, bias: p.bias, stride: p.stride, tokens: p.tokens, n: p.n, k: p.k, accumulate: p.accumulate}
-	rows, tokens, normBytes := skinnyRows, a.X.Dims[0], 0
-	if a.Norm != nil {
-		if bytes, ok := d.normInProduct(a.Norm, tokens, m.k); ok {
-			args.x, args.norm, args.eps, args.offset = d.act(a.Norm.X), d.f32(a.Norm.Weight), a.Norm.Eps, a.Norm.Offset
-			normBytes = bytes
-		} else if err := d.launch(gpu.OpRMSNorm, a.Norm); err != nil {
-			return err
-		}
+	rows, tokens := skinnyRows, a.X.Dims[0]
+	if err := d.norm(a); err != nil {
+		return err
 	}
 	switch {
 	case gated:
@@ -106,9 +96,5 @@ func (d *Device) skinny(a *gpu.MatMul) error {
 		}
 	}
 	tiles := ceilDiv(int(args.n), rows) * ceilDiv(tokens, tile)
-	name := skinnyName(tile)
-	if args.norm != 0 {
-		name = skinnyNorm
-	}
-	return run(d, d.functions[name], grid{min(tiles, skinnyBlocksPer*d.properties.multiprocessors), 1, 1}, 32*skinnyWarps, skinnyShared(tile)+normBytes, args)
+	return run(d, d.functions[skinnyName(tile)], grid{min(tiles, skinnyBlocksPer*d.properties.multiprocessors), 1, 1}, 32*skinnyWarps, skinnyShared(tile), args)
 }

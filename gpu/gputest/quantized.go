@@ -194,14 +194,15 @@ func (s *suite) quantizedMatMul(dtype gpu.DType, tokens, n, k int) {
 		full := s.act(old, tokens, n)
 		s.launch(gpu.OpMatMul, &gpu.MatMul{Out: full, X: in, W: weight, Bias: s.put(gpu.F32, bias, n), Accumulate: true})
 		s.nearProduct(what+" bias, accumulate", s.get(full), x, w, bias, old, steps, k, coarse)
-		batched, size := s.get(plain), math.Sqrt(float64(k))
-		if coarse {
-			size *= 8
-		}
+		batched := s.get(plain)
 		for _, t := range []int{0, tokens / 2, tokens - 1} {
-			alone := s.poison(s.compute, 1, n)
+			what, alone := fmt.Sprintf("%s: token %d alone", what, t), s.poison(s.compute, 1, n)
 			s.launch(gpu.OpMatMul, &gpu.MatMul{Out: alone, X: in.Slice(t, t+1), W: weight})
-			s.sameRows(fmt.Sprintf("%s: token %d alone", what, t), s.get(alone), batched[t*n:(t+1)*n], size)
+			if together := batched[t*n:][:n]; coarse {
+				s.within(what, s.get(alone), together, s.productLimit(dtype, x[t*k:][:k], w, n, k))
+			} else {
+				s.sameRows(what, s.get(alone), together, math.Sqrt(float64(k)))
+			}
 		}
 	}
 	s.free()

@@ -120,7 +120,7 @@ func Run(ctx context.Context, files fs.FS, g *Golden, open func() (gpu.Device, e
 		} else if err == nil {
 			for _, o := range list {
 				if s.logprobs {
-					compareLogprobs(r, o, g)
+					compareLogprobs(r, o, g, tol)
 				}
 				compare(r, o, g, alone)
 			}
@@ -220,7 +220,7 @@ func compare(r *Result, o *outcome, g *Golden, alone *outcome) {
 }
 
 // compareLogprobs holds the log-probabilities of an outcome's prompt and first token to those of the golden logits.
-func compareLogprobs(r *Result, o *outcome, g *Golden) {
+func compareLogprobs(r *Result, o *outcome, g *Golden, tol float64) {
 	for pos := range g.Prompt {
 		next := int32(pos + 1)
 		list := o.logprobs[next]
@@ -248,7 +248,7 @@ func compareLogprobs(r *Result, o *outcome, g *Golden) {
 			}
 		}
 		if pos+1 < len(g.Prompt) {
-			compareRank(r, o.ranks[next], g.Logits[pos], token, next)
+			compareRank(r, o.ranks[next], g.Logits[pos], token, next, float32(tol))
 		}
 		if likeliest := slices.Max(g.Logits[pos]); g.Logits[pos][list[1].token] < likeliest-float32(2*r.MaxError) {
 			r.Failure = fmt.Sprintf("the first candidate of position %d is token %d, which is not the likeliest", next, list[1].token)
@@ -256,17 +256,15 @@ func compareLogprobs(r *Result, o *outcome, g *Golden) {
 	}
 }
 
-// rankTolerance is how far apart logits must be for their order to be certain.
-const rankTolerance = 1e-3
-
-// compareRank holds the rank of a prompt's token to the golden logits.
-func compareRank(r *Result, rank int32, logits []float32, token, pos int32) {
+// compareRank holds the rank of a prompt's token to the golden logits, each of which may be off by tol: the order of
+// two that are nearer than twice that is not certain.
+func compareRank(r *Result, rank int32, logits []float32, token, pos int32, tol float32) {
 	lowest, highest := int32(1), int32(0)
 	for _, v := range logits {
-		if v > logits[token]+rankTolerance {
+		if v > logits[token]+2*tol {
 			lowest++
 		}
-		if v >= logits[token]-rankTolerance {
+		if v >= logits[token]-2*tol {
 			highest++
 		}
 	}

@@ -84,13 +84,13 @@ struct Copier {
   }
 };
 
-// Starts copying a tile's keys or values: row i from the pool's row rows[i]. Rows that nobody
+// Starts copying keys or values, of a tile if nothing else is said: row i from the pool's row rows[i]. Rows that nobody
 // sees and columns past the head dimension become zeros.
-template <int THREADS>
+template <int THREADS, int ROWS = TILE>
 __device__ __forceinline__ void load_half(const FlashArgs& a, const u16* pool, u16* half, const int* rows, int thread) {
   u32 to = shared_address(half);
   if (a.dim % 8 != 0) {
-    for (int i = thread; i < TILE * DP; i += THREADS) {
+    for (int i = thread; i < ROWS * DP; i += THREADS) {
       int row = i / DP, column = i % DP, from = rows[row];
       half[row * PITCH + column] = from >= 0 && column < a.dim ? pool[(i64)from * a.dim + column] : (u16)0;
     }
@@ -99,10 +99,10 @@ __device__ __forceinline__ void load_half(const FlashArgs& a, const u16* pool, u
     to += (copier.row * PITCH + copier.chunk * 8) * 2;
     rows += copier.row;
 #pragma unroll
-    for (int i = 0; i < TILE; i += copier.STEP) copier.copy(to + i * PITCH * 2, pool, rows[i]);
+    for (int i = 0; i < ROWS; i += copier.STEP) copier.copy(to + i * PITCH * 2, pool, rows[i]);
   } else {
 #pragma unroll 4
-    for (int i = thread; i < TILE * CHUNKS; i += THREADS) {
+    for (int i = thread; i < ROWS * CHUNKS; i += THREADS) {
       int row = i / CHUNKS, column = i % CHUNKS * 8, from = rows[row];
       bool real = from >= 0 && column < a.dim;
       copy16(to + (row * PITCH + column) * 2, pool + (real ? (i64)from * a.dim + column : 0), real ? 16 : 0);

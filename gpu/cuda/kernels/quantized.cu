@@ -1,94 +1,119 @@
 // Products of few tokens with quantized weights, on the tensor cores, at the speed of memory. See quantized.cuh for the
 // formats.
 //
-// As many blocks as fit run from the start, and each takes every so many-th tile of 16 rows. A block's warps divide
-// k: warp w takes the pieces w, w + WARPS, … of a tile. The pieces of a warp, of all of its tiles, come one after
-// another through a ring in shared memory, so that the next are under way whatever the warp waits for; what comes
-// first does not wait for the kernel before. The sums of a group's codes are float32 and are scaled as a
-// whole. Their order depends on k alone, so the bits of an output do not depend on the other tokens.
-//
-// Around the product: activations can be normalized into shared memory, and rows can be gated, a block taking a tile
-// of gates and then the tile of ups that belongs to it.
+// As many blocks as fit run from the start, and each takes every so many-th unit: a tile of 16 rows, or one of gates and
+// the one of ups that belongs to it. A block's warps divide k: warp w takes the pieces w, w + WARPS, … of a tile. The
+// pieces of a warp, of all of its units, come one after another through a ring in shared memory, so that the next are
+// under way whatever the warp waits for; what comes first does not wait for the kernel before. The sums of a group's
+// codes are float32 and are scaled as a whole; codes of 4 bits are multiplied as 128 more than they are, which the sum of
+// the activations, made beside, takes away again. Their order depends on k alone, so the bits of an output do not depend
+// on the other tokens.
 
 struct QuantArgs {
-  void* out; const act* x; const u8* codes; const u8* meta; const float* row_scale; const float* bias; const float* norm;
+  void* out; const act* x; const u8* codes; const u8* meta; const float* row_scale; const float* bias;
   i64 stride; // bytes of a row of codes of 8 bits
   int tokens, n, k, accumulate, mode, half; // mode: see common.cuh; half: rows of the gate, or 0
-  float eps, offset;
 };
 
-constexpr int WARPS = NORM_THREADS / 32;
+constexpr int WARPS = 8;
 #ifndef DEPTH // pieces in a warp's ring, and blocks of a multiprocessor
-#define DEPTH (FORMAT::bits == 4 ? 4 : 3)
+#define DEPTH (FORMAT::bits == 4 ? 6 : 4)
 #define BLOCKS 2
 #endif
 
-// A block's tiles in its order.
-struct Tiles {
-  int count, first, step, up; // up: tiles from a gate to its up, or 0
-  __device__ __forceinline__ Tiles(const QuantArgs& a) {
-    int units = ((a.half ? a.half : a.n) + ROWS - 1) / ROWS;
+// A block's units in its order: a tile, or a gate's and its up's.
+template <int TILES>
+struct Units {
+  int count, first, step, up; // up: tiles from a gate to its up
+  __device__ __forceinline__ Units(const QuantArgs& a) {
+    int units = ((TILES == 2 ? a.half : a.n) + ROWS - 1) / ROWS;
     first = blockIdx.x, step = gridDim.x, up = a.half / ROWS;
     count = first < units ? (units - first + step - 1) / step : 0;
-    if (up) count *= 2;
   }
-  __device__ __forceinline__ int at(int i) const { return up ? first + step * (i >> 1) + (i & 1) * up : first + step * i; }
+  __device__ __forceinline__ int tile(int i, int which) const { return first + step * i + which * up; }
 };
 
-// A warp's ring, and the piece that is fetched next.
-template <class F>
+// A warp's ring, and the pieces that are fetched next: one of each tile of a unit.
+template <class F, int TILES>
 struct Ring {
   const QuantArgs& a;
-  const Tiles& tiles;
+  const Units<TILES>& units;
   u8* room;
-  int pieces, tile, piece; // tile: which of the block's
+  int pieces, unit, piece; // unit: which of the block's
+  const u8* codes[TILES];        // what the lane copies of them
+  const u8* meta[TILES];
 
-  __device__ __forceinline__ Ring(const QuantArgs& a, const Tiles& tiles, u8* room, int pieces)
-      : a(a), tiles(tiles), room(room), pieces(pieces), tile(warp_id() < pieces ? 0 : tiles.count), piece(warp_id()) {}
+  static constexpr int slot_bytes = TILES * F::piece_bytes, slots = DEPTH / TILES;
 
-  __device__ __forceinline__ u8* slot(int i) { return room + i * F::piece_bytes; }
+  __device__ __forceinline__ Ring(const QuantArgs& a, const Units<TILES>& units, u8* room, int pieces)
+      : a(a), units(units), room(room), pieces(pieces), unit(warp_id() < pieces ? 0 : units.count), piece(warp_id()) {
+    begin();
+  }
 
-  // Starts to copy the next piece, if there is one.
+  __device__ __forceinline__ u8* slot(int i) { return room + i * slot_bytes; }
+
+  // Finds the first pieces of a unit.
+  __device__ __forceinline__ void begin() {
+    piece = warp_id();
+#pragma unroll
+    for (int j = 0; j < TILES; j++) {
+      int tile = units.tile(unit, j), lane = lane_id();
+      i64 at = (i64)tile * pieces + piece;
+      if (F::bits == 8) codes[j] = a.codes + (i64)(tile * ROWS + (lane >> 3)) * a.stride + piece * PIECE + (lane & 7) * 16;
+      else codes[j] = a.codes + at * F::code_bytes + lane * 16;
+      meta[j] = a.meta + at * F::meta_bytes + lane * 16;
+    }
+  }
+
+  // Starts to copy the next pieces, if there are any.
   __device__ __forceinline__ void fetch(int i) {
-    if (tile < tiles.count) {
-      u32 to = shared_address(slot(i));
-      int number = tiles.at(tile), lane = lane_id();
-      i64 at = (i64)number * pieces + piece;
-      if constexpr (F::bits == 8) {
-        int column = lane & 7;
+    if (unit < units.count) {
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-          int r = 4 * j + (lane >> 3), row = min(number * ROWS + r, a.n - 1);
-          copy16(to + r * PIECE + ((column >> 1) ^ (r & 3)) * 32 + (column & 1) * 16, a.codes + row * a.stride + piece * PIECE + column * 16, 16);
+      for (int j = 0; j < TILES; j++) {
+        u32 to = shared_address(slot(i)) + j * F::piece_bytes;
+        int lane = lane_id();
+        if constexpr (F::bits == 8) {
+          int column = lane & 7;
+#pragma unroll
+          for (int i = 0; i < 4; i++) {
+            int r = 4 * i + (lane >> 3);
+            copy16(to + r * PIECE + ((column >> 1) ^ (r & 3)) * 32 + (column & 1) * 16, codes[j] + 4 * i * a.stride, 16);
+          }
+          codes[j] += WARPS * PIECE;
+        } else {
+          copy16(to + lane * 16, codes[j], 16);
+          copy16(to + 512 + lane * 16, codes[j] + 512, 16);
+          codes[j] += WARPS * F::code_bytes;
         }
-      } else {
-#pragma unroll
-        for (int j = 0; j < 2; j++) copy16(to + j * 512 + lane * 16, a.codes + at * F::code_bytes + j * 512 + lane * 16, 16);
+        if (lane * 16 < F::meta_bytes) copy16(to + F::code_bytes + lane * 16, meta[j], 16);
+        meta[j] += WARPS * F::meta_bytes;
       }
-      if (lane * 16 < F::meta_bytes) copy16(to + F::code_bytes + lane * 16, a.meta + at * F::meta_bytes + lane * 16, 16);
-      piece += WARPS;
-      if (piece >= pieces) piece = warp_id(), tile++;
+      if ((piece += WARPS) >= pieces) unit++, begin();
     }
     copies_end(); // empty ones count, too
   }
 };
 
-// The weights of rows g and g + 8 in 32 columns, as the first factor of two products.
+// The weights of rows g and g + 8 in 64 columns, 32 of them after the others, as the first factors of two products
+// each. 4-bit codes count from -128.
 template <class F>
-__device__ __forceinline__ void expand(const u8* piece, int s, u32 low_group, u32 high_group, u32 (&low)[4], u32 (&high)[4]) {
+__device__ __forceinline__ void expand(const u8* piece, int s, u32 (&low)[2][4], u32 (&high)[2][4]) {
   const int g = lane_id() >> 2, t = lane_id() & 3;
   if constexpr (F::bits == 8) {
-    const u8* at = piece + g * PIECE + (s ^ (g & 3)) * 32 + t * 8;
-    uint2 l = *(const uint2*)at, h = *(const uint2*)(at + 8 * PIECE);
-    low[0] = F::code::pair(l.x, false), low[1] = F::code::pair(l.x, true), low[2] = F::code::pair(l.y, false), low[3] = F::code::pair(l.y, true);
-    high[0] = F::code::pair(h.x, false), high[1] = F::code::pair(h.x, true), high[2] = F::code::pair(h.y, false), high[3] = F::code::pair(h.y, true);
-  } else {
-    uint2 c = *(const uint2*)(piece + (s >> 1) * 512 + lane_id() * 16 + (s & 1) * 8);
-    u32 constant = F::shared == GROUP_MINIMUM ? OFFSET_0 : OFFSET_8;
-    u32 low_offset = F::shared == GROUP_ZERO ? offset_of_zero(low_group) : constant;
-    u32 high_offset = F::shared == GROUP_ZERO ? offset_of_zero(high_group) : constant;
 #pragma unroll
-    for (int i = 0; i < 4; i++) low[i] = F::code::pair(c.x, i, low_offset), high[i] = F::code::pair(c.y, i, high_offset);
+    for (int j = 0; j < 2; j++) {
+      const u8* at = piece + g * PIECE + ((2 * s + j) ^ (g & 3)) * 32 + t * 8;
+      uint2 l = *(const uint2*)at, h = *(const uint2*)(at + 8 * PIECE);
+      F::code::factors(l.x, low[j][0], low[j][1]), F::code::factors(l.y, low[j][2], low[j][3]);
+      F::code::factors(h.x, high[j][0], high[j][1]), F::code::factors(h.y, high[j][2], high[j][3]);
+    }
+  } else {
+    uint4 c = *(const uint4*)(piece + s * 512 + lane_id() * 16);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      low[0][i] = F::code::above_128(c.x, i), high[0][i] = F::code::above_128(c.y, i);
+      low[1][i] = F::code::above_128(c.z, i), high[1][i] = F::code::above_128(c.w, i);
+    }
   }
 }
 
@@ -98,156 +123,210 @@ __device__ __forceinline__ u32 group_of(const u8* piece, int group, int row) {
   return F::group_bytes == 2 ? *(const u16*)at : *(const u32*)at;
 }
 
-// Multiplies a piece by x, the activations of tokens g, g + 8, … as each 32 columns' second factors.
-template <class F, int NT>
-__device__ __forceinline__ void take_piece(const u8* piece, const uint4 (&x)[4][NT], float (&c)[NT][4]) {
+// Adds to c what a group of a row makes of the sum of its products and of its activations.
+template <class F>
+__device__ __forceinline__ void take_group(u32 group, const float (&part)[2], const float (&sum)[2], float& c0, float& c1) {
+  float scale = F16::half((u16)group), offset = F::bits == 8 ? 0 : F::shared == GROUP_MINIMUM ? -128 : -136;
+  if (F::shared == GROUP_ZERO) offset = __uint_as_float(group & 0xffff0000u);
+  float p0 = part[0], p1 = part[1];
+  if (F::bits == 4) p0 = fmaf(offset, sum[0], p0), p1 = fmaf(offset, sum[1], p1);
+  c0 = fmaf(scale, p0, c0), c1 = fmaf(scale, p1, c1);
+  if (F::shared == GROUP_MINIMUM) {
+    float minimum = F16::half((u16)(group >> 16));
+    c0 = fmaf(minimum, sum[0], c0), c1 = fmaf(minimum, sum[1], c1);
+  }
+}
+
+// Multiplies the pieces of a unit's tiles by x, the activations of tokens g, g + 8, … as each 32 columns' second factors.
+template <class F, int NT, int TILES>
+__device__ __forceinline__ void take_pieces(const u8* slot, const uint4 (&x)[4][NT], float (&c)[TILES][NT][4]) {
   const int g = lane_id() >> 2;
-  float part[NT][4], sums[NT][4]; // of a group: of products, and, in all rows, of activations
-  u32 low_group = 0, high_group = 0;
+  float part[TILES][NT][4], sums[NT][4]; // of a group: of products, and, in all rows, of activations
 #pragma unroll
-  for (int s = 0; s < 4; s++) {
-    if (F::groups && s % F::span == 0) {
-      low_group = group_of<F>(piece, s / F::span, g), high_group = group_of<F>(piece, s / F::span, g + 8);
+  for (int s = 0; s < 4; s += 2) {
+    u32 low[TILES][2][4], high[TILES][2][4];
 #pragma unroll
-      for (int i = 0; i < NT; i++)
+    for (int tile = 0; tile < TILES; tile++) expand<F>(slot + tile * F::piece_bytes, s / 2, low[tile], high[tile]);
 #pragma unroll
-        for (int j = 0; j < 4; j++) part[i][j] = sums[i][j] = 0;
-    }
-    u32 low[4], high[4];
-    expand<F>(piece, s, low_group, high_group, low, high);
+    for (int j = 0; j < 2; j++) {
+      const int at = s + j;
+      if (F::groups && at % F::span == 0) {
 #pragma unroll
-    for (int i = 0; i < NT; i++) {
-      float(&to)[4] = F::groups ? part[i] : c[i];
-      mma(to, low[0], high[0], low[1], high[1], x[s][i].x, x[s][i].y);
-      mma(to, low[2], high[2], low[3], high[3], x[s][i].z, x[s][i].w);
-      if (F::shared == GROUP_MINIMUM) {
-        constexpr u32 ones = 0x3f803f80u;
-        mma(sums[i], ones, ones, ones, ones, x[s][i].x, x[s][i].y);
-        mma(sums[i], ones, ones, ones, ones, x[s][i].z, x[s][i].w);
+        for (int i = 0; i < NT; i++)
+#pragma unroll
+          for (int e = 0; e < 4; e++) {
+            sums[i][e] = 0;
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++) part[tile][i][e] = 0;
+          }
       }
-    }
-    if (F::groups && (s + 1) % F::span == 0) {
-      float low_scale = F16::half((u16)low_group), high_scale = F16::half((u16)high_group);
-      float low_minimum = F16::half((u16)(low_group >> 16)), high_minimum = F16::half((u16)(high_group >> 16));
 #pragma unroll
       for (int i = 0; i < NT; i++) {
-        c[i][0] = fmaf(low_scale, part[i][0], c[i][0]), c[i][1] = fmaf(low_scale, part[i][1], c[i][1]);
-        c[i][2] = fmaf(high_scale, part[i][2], c[i][2]), c[i][3] = fmaf(high_scale, part[i][3], c[i][3]);
-        if (F::shared == GROUP_MINIMUM) {
-          c[i][0] = fmaf(low_minimum, sums[i][0], c[i][0]), c[i][1] = fmaf(low_minimum, sums[i][1], c[i][1]);
-          c[i][2] = fmaf(high_minimum, sums[i][2], c[i][2]), c[i][3] = fmaf(high_minimum, sums[i][3], c[i][3]);
+        uint4 v = x[at][i];
+        if constexpr (F::bits == 8) F::code::activations(v.x, v.y), F::code::activations(v.z, v.w);
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+          float(&to)[4] = F::groups ? part[tile][i] : c[tile][i];
+          mma(to, low[tile][j][0], high[tile][j][0], low[tile][j][1], high[tile][j][1], v.x, v.y);
+          mma(to, low[tile][j][2], high[tile][j][2], low[tile][j][3], high[tile][j][3], v.z, v.w);
+        }
+        if (F::bits == 4) {
+          constexpr u32 ones = 0x3f803f80u;
+          mma(sums[i], ones, ones, ones, ones, v.x, v.y);
+          mma(sums[i], ones, ones, ones, ones, v.z, v.w);
+        }
+      }
+      if (F::groups && (at + 1) % F::span == 0) {
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+          u32 low_group = group_of<F>(slot + tile * F::piece_bytes, at / F::span, g), high_group = group_of<F>(slot + tile * F::piece_bytes, at / F::span, g + 8);
+#pragma unroll
+          for (int i = 0; i < NT; i++) {
+            float(&p)[4] = part[tile][i];
+            take_group<F>(low_group, {p[0], p[1]}, {sums[i][0], sums[i][1]}, c[tile][i][0], c[tile][i][1]);
+            take_group<F>(high_group, {p[2], p[3]}, {sums[i][0], sums[i][1]}, c[tile][i][2], c[tile][i][3]);
+          }
         }
       }
     }
   }
 }
 
-// The activations of a piece's columns that a thread multiplies, of tokens g, g + 8, ….
+// The activations of a piece's columns that a thread multiplies, of tokens g, g + 8, …. Columns past the last weigh
+// nothing: any will do.
 template <int NT>
 __device__ __forceinline__ void load_piece(const act* const (&x)[NT], int p, int k, uint4 (&in)[4][NT]) {
+  const int column = p * PIECE + 8 * (lane_id() & 3);
+  if ((p + 1) * PIECE <= k) {
 #pragma unroll
-  for (int s = 0; s < 4; s++) {
-    int at = p * PIECE + 32 * s + 8 * (lane_id() & 3);
+    for (int s = 0; s < 4; s++)
 #pragma unroll
-    for (int j = 0; j < NT; j++) in[s][j] = at < k && x[j] ? *(const uint4*)(x[j] + at) : make_uint4(0, 0, 0, 0);
+      for (int j = 0; j < NT; j++) in[s][j] = *(const uint4*)(x[j] + column + 32 * s);
+  } else {
+#pragma unroll
+    for (int s = 0; s < 4; s++)
+#pragma unroll
+      for (int j = 0; j < NT; j++) in[s][j] = *(const uint4*)(x[j] + min(column + 32 * s, k - 8));
   }
 }
 
-// The output of a tile that a thread finishes. What changes it is read ahead.
-struct Output {
-  i64 at;
-  bool real;
-  float scale, bias, old;
+// The sums of all warps of a block: [WARPS][rows of a unit][T + 1].
+template <int T, int TILES>
+struct Parts {
+  float* sums;
 
-  __device__ __forceinline__ Output(const QuantArgs& a, int row, int token, bool real_token)
-      : at((i64)token * (a.half ? a.half : a.n) + row - a.half), real(real_token && row < a.n), scale(1), bias(0), old(0) {
-    if (!real) return;
-    if (FORMAT::shared == ROW_SCALE) scale = a.row_scale[row];
-    if (a.bias) bias = a.bias[row];
-    if (a.accumulate) old = a.mode == STORE_F32 ? ((const float*)a.out)[at] : load((const act*)a.out + at);
+  __device__ __forceinline__ void put(const float (&c)[TILES][T / 8][4]) const {
+    const int g = lane_id() >> 2, t = lane_id() & 3;
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++) {
+      float* mine = sums + ((warp_id() * TILES + tile) * ROWS + g) * (T + 1) + 2 * t;
+#pragma unroll
+      for (int j = 0; j < T / 8; j++) {
+        mine[8 * j] = c[tile][j][0], mine[8 * j + 1] = c[tile][j][1];
+        mine[8 * (T + 1) + 8 * j] = c[tile][j][2], mine[8 * (T + 1) + 8 * j + 1] = c[tile][j][3];
+      }
+    }
   }
-  __device__ __forceinline__ void write(const QuantArgs& a, float sum) const {
-    if (a.mode == STORE_F32) ((float*)a.out)[at] = sum;
-    else store((act*)a.out + at, sum);
+  __device__ __forceinline__ float total(int row, int token) const { // row: of the unit
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) sum += sums[(w * TILES * ROWS + row) * (T + 1) + token];
+    return sum;
   }
 };
 
-// The dynamic shared memory is the warps' rings and then, with a norm, the tokens' activations.
-template <class F, int NT, bool NORM>
-__device__ void quantized(const QuantArgs& a) {
-  constexpr int T = 8 * NT;
-  __shared__ float parts[2][WARPS][ROWS][T + 1];
-  __shared__ float room[33];
-  extern __shared__ __align__(16) u8 dynamic[];
-  const int g = lane_id() >> 2, t = lane_id() & 3, first = blockIdx.y * T, tokens = min(T, a.tokens - first);
-  const int pieces = (a.k + PIECE - 1) / PIECE;
-  const Tiles tiles(a);
-  Ring<F> ring(a, tiles, dynamic + warp_id() * DEPTH * F::piece_bytes, pieces);
+// The outputs of a unit that a thread finishes: number threadIdx.x and every 32 * WARPS-th, row by row for a token.
+// What changes them is read ahead.
+template <int T, int TILES>
+struct Outputs {
+  static constexpr int COUNT = (ROWS * T + 32 * WARPS - 1) / (32 * WARPS);
+  float scale[COUNT], up_scale[COUNT], bias[COUNT], old[COUNT];
+
+  __device__ __forceinline__ static bool find(const QuantArgs& a, const Units<TILES>& units, int unit, int first, int tokens, int i, int& r, int& token, int& row, i64& at) {
+    int number = threadIdx.x + i * 32 * WARPS, width = TILES == 2 ? a.half : a.n;
+    r = number % ROWS, token = number / ROWS, row = units.tile(unit, 0) * ROWS + r;
+    at = (i64)(first + token) * width + row;
+    return token < tokens && row < width;
+  }
+
+  __device__ __forceinline__ void read(const QuantArgs& a, const Units<TILES>& units, int unit, int first, int tokens) {
 #pragma unroll
-  for (int i = 0; i < DEPTH; i++) ring.fetch(i);
+    for (int i = 0; i < COUNT; i++) {
+      int r, token, row;
+      i64 at;
+      scale[i] = up_scale[i] = 1, bias[i] = old[i] = 0;
+      if (!find(a, units, unit, first, tokens, i, r, token, row, at)) continue;
+      if constexpr (FORMAT::shared == ROW_SCALE) {
+        scale[i] = a.row_scale[row] * FORMAT::code::unit;
+        if (TILES == 2) up_scale[i] = a.row_scale[a.half + row] * FORMAT::code::unit;
+      }
+      if (a.bias) bias[i] = a.bias[row];
+      if (a.accumulate) old[i] = a.mode == STORE_F32 ? ((const float*)a.out)[at] : load((const act*)a.out + at);
+    }
+  }
+
+  __device__ __forceinline__ void write(const QuantArgs& a, const Units<TILES>& units, int unit, int first, int tokens, const Parts<T, TILES>& parts) const {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      int r, token, row;
+      i64 at;
+      if (!find(a, units, unit, first, tokens, i, r, token, row, at)) continue;
+      float sum = parts.total(r, token) * scale[i] + bias[i];
+      if (TILES == 2) {
+        float up = parts.total(ROWS + r, token) * up_scale[i];
+        if (a.bias) up += a.bias[a.half + row];
+        sum = gate_of(a.mode, sum) * up;
+      }
+      sum += old[i];
+      if (a.mode == STORE_F32) ((float*)a.out)[at] = sum;
+      else store((act*)a.out + at, sum);
+    }
+  }
+};
+
+// The dynamic shared memory is the warps' rings and their sums.
+template <class F, int NT, int TILES>
+__device__ void quantized(const QuantArgs& a) {
+  constexpr int T = 8 * NT, slots = Ring<F, TILES>::slots, ring_bytes = WARPS * slots * Ring<F, TILES>::slot_bytes;
+  extern __shared__ __align__(16) u8 dynamic[];
+  const int g = lane_id() >> 2, first = blockIdx.y * T, tokens = min(T, a.tokens - first);
+  const int pieces = (a.k + PIECE - 1) / PIECE;
+  const Units<TILES> units(a);
+  const Parts<T, TILES> parts{(float*)(dynamic + ring_bytes)};
+  Ring<F, TILES> ring(a, units, dynamic + warp_id() * slots * Ring<F, TILES>::slot_bytes, pieces);
+#pragma unroll
+  for (int i = 0; i < slots; i++) ring.fetch(i);
 
   pdl_wait();
-  act* normalized = (act*)(dynamic + WARPS * DEPTH * F::piece_bytes);
-  if (NORM) {
-    for (int i = 0; i < tokens; i++) normalize(a.x + (i64)i * a.k, a.norm, normalized + i * a.k, a.k, a.eps, a.offset, room);
-    __syncthreads();
-  }
   const act* x[NT];
 #pragma unroll
-  for (int i = 0; i < NT; i++) {
-    if (8 * i + g >= tokens) x[i] = nullptr;
-    else if (NORM) x[i] = normalized + (8 * i + g) * a.k;
-    else x[i] = a.x + (i64)(first + 8 * i + g) * a.k;
-  }
+  for (int i = 0; i < NT; i++) x[i] = a.x + (i64)(first + min(8 * i + g, tokens - 1)) * a.k; // sums of no token are not used
 
-  const int r = threadIdx.x % ROWS, token = threadIdx.x / ROWS; // of the output that the thread finishes
-  float gate = 0;
   int slot = 0;
-  uint4 in[4][NT]; // all tiles want the same, one piece after another
+  uint4 in[4][NT]; // all units want the same, one piece after another
   load_piece<NT>(x, warp_id(), a.k, in);
-  for (int i = 0; i < tiles.count; i++) {
-    float c[NT][4];
-#pragma unroll
-    for (int j = 0; j < NT; j++) c[j][0] = c[j][1] = c[j][2] = c[j][3] = 0;
-    const Output output(a, tiles.at(i) * ROWS + r, first + token, token < tokens);
+  for (int i = 0; i < units.count; i++) {
+    float c[TILES][NT][4] = {};
+    Outputs<T, TILES> outputs;
+    outputs.read(a, units, i, first, tokens);
     for (int p = warp_id(); p < pieces; p += WARPS) {
-      uint4 now[4][NT];
-#pragma unroll
-      for (int s = 0; s < 4; s++)
-#pragma unroll
-        for (int j = 0; j < NT; j++) now[s][j] = in[s][j];
-      int next = p + WARPS < pieces ? p + WARPS : warp_id();
-      if (NT == 1) load_piece<NT>(x, next, a.k, in); // more tokens would need more registers than there are
-      copies_wait<DEPTH - 1>();
+      copies_wait<slots - 1>();
       __syncwarp(); // a thread multiplies what others copied
-      take_piece<F, NT>(ring.slot(slot), now, c);
-      if (NT > 1) load_piece<NT>(x, next, a.k, in);
+      take_pieces<F, NT, TILES>(ring.slot(slot), in, c);
+      load_piece<NT>(x, p + WARPS < pieces ? p + WARPS : warp_id(), a.k, in);
       __syncwarp();
       ring.fetch(slot);
-      slot = slot + 1 == DEPTH ? 0 : slot + 1;
+      slot = slot + 1 == slots ? 0 : slot + 1;
     }
-    if (i + 1 == tiles.count) pdl_launch(); // late, see skinny.cu
-    float(&mine)[WARPS][ROWS][T + 1] = parts[i & 1]; // the other one may still be read
-#pragma unroll
-    for (int j = 0; j < NT; j++) {
-      mine[warp_id()][g][8 * j + 2 * t] = c[j][0];
-      mine[warp_id()][g][8 * j + 2 * t + 1] = c[j][1];
-      mine[warp_id()][g + 8][8 * j + 2 * t] = c[j][2];
-      mine[warp_id()][g + 8][8 * j + 2 * t + 1] = c[j][3];
-    }
+    if (i + 1 == units.count) pdl_launch(); // late, see skinny.cu
+    __syncthreads(); // the parts of the unit before have been read
+    parts.put(c);
     __syncthreads();
-    if (!output.real) continue;
-    float sum = 0;
-#pragma unroll
-    for (int w = 0; w < WARPS; w++) sum += mine[w][r][token];
-    if (F::shared == ROW_SCALE) sum *= output.scale;
-    if (a.bias) sum += output.bias;
-    if (!a.half) output.write(a, a.accumulate ? sum + output.old : sum);
-    else if ((i & 1) == 0) gate = gate_of(a.mode, sum);
-    else output.write(a, gate * sum);
+    outputs.write(a, units, i, first, tokens, parts);
   }
 }
 
-KERNEL __launch_bounds__(32 * WARPS, BLOCKS) NAMED(quant_8)(QuantArgs a) { quantized<FORMAT, 1, false>(a); }
-KERNEL __launch_bounds__(32 * WARPS, BLOCKS) NAMED(quant_8_norm)(QuantArgs a) { quantized<FORMAT, 1, true>(a); }
-KERNEL __launch_bounds__(32 * WARPS, BLOCKS) NAMED(quant_16)(QuantArgs a) { quantized<FORMAT, 2, false>(a); }
+KERNEL __launch_bounds__(32 * WARPS, BLOCKS) NAMED(quant_8)(QuantArgs a) { quantized<FORMAT, 1, 1>(a); }
+KERNEL __launch_bounds__(32 * WARPS, BLOCKS) NAMED(quant_8_gate)(QuantArgs a) { quantized<FORMAT, 1, 2>(a); }
+KERNEL __launch_bounds__(32 * WARPS, BLOCKS) NAMED(quant_16)(QuantArgs a) { quantized<FORMAT, 2, 1>(a); }
+KERNEL __launch_bounds__(32 * WARPS, BLOCKS) NAMED(quant_16_gate)(QuantArgs a) { quantized<FORMAT, 2, 2>(a); }

@@ -20,34 +20,53 @@ __device__ __forceinline__ u32 fma_bf16(u32 x, u32 y, u32 z) {
   return v;
 }
 
-// 8 bits: four codes in the order of columns, of which pair(v, false) is the first two.
+// a & mask | bits in one instruction: the compiler makes two of it if both are constants.
+__device__ __forceinline__ u32 and_or(u32 a, u32 mask, u32 bits) {
+  u32 v;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(v) : "r"(a), "r"(mask), "r"(bits));
+  return v;
+}
+
+// 8 bits: four codes in the order of columns, of which pair(v, false) is the first two. For products, factors are those
+// of four columns in an order and of a size that activations agree with; sums are then so many units.
 // Integers: two's complement less its sign is 7 bits behind the 1 of a bfloat16 of 128 to 255; 128, or
 // 256 for negative codes, is taken away again.
 struct Int8 {
   static constexpr int bits = 8;
   static __device__ __forceinline__ u32 pair(u32 v, bool last) {
     u32 r = __byte_perm(v, 0, last ? 0x4342 : 0x4140);
-    u32 value = r & 0x007f007fu | 0x43004300u, offset = r & 0x00800080u | 0x43004300u;
+    u32 value = and_or(r, 0x007f007fu, 0x43004300u), offset = and_or(r, 0x00800080u, 0x43004300u);
     return fma_bf16(offset, 0xbf80bf80u, value);
   }
+  static constexpr float unit = 1;
+  static __device__ __forceinline__ void factors(u32 v, u32& a, u32& b) { a = pair(v, false), b = pair(v, true); }
+  static __device__ __forceinline__ void activations(u32&, u32&) {}
 };
 
 // Floats of 4 bits of exponent and 3 of mantissa: the same bits lower in a bfloat16 are the value times 2^-120,
 // subnormal ones included. NaN is refused when weights are packed.
 struct E4M3 {
   static constexpr int bits = 8;
-  static __device__ __forceinline__ u32 pair(u32 v, bool last) {
-    u32 r = __byte_perm(v, 0, last ? 0x3424 : 0x1404);
-    return fma_bf16(r & 0x80008000u | r >> 4 & 0x07f007f0u, 0x7b807b80u, 0x80008000u);
+  static __device__ __forceinline__ u32 pair(u32 v, bool last) { return fma_bf16(moved(__byte_perm(v, 0, last ? 0x3424 : 0x1404)), 0x7b807b80u, 0x80008000u); }
+  // The codes in the upper bytes of both halves.
+  static __device__ __forceinline__ u32 moved(u32 v) { return and_or(v, 0x80008000u, v >> 4 & 0x07f007f0u); }
+
+  // For products, times 2^-120 and two of four columns at once: the second and fourth, then the first and third.
+  static constexpr float unit = 1.152921504606846976e18f; // 2^60: what is left when activations are 2^60 times as large
+  static __device__ __forceinline__ void factors(u32 v, u32& a, u32& b) { a = moved(v), b = moved(v << 8); }
+  static __device__ __forceinline__ void activations(u32& a, u32& b) {
+    constexpr u32 large = 0x5d805d80u, zero = 0x80008000u;
+    u32 even = __byte_perm(a, b, 0x5410);
+    a = fma_bf16(__byte_perm(a, b, 0x7632), large, zero), b = fma_bf16(even, large, zero);
   }
 };
 
 // 4 bits: 8 codes behind the 1 of a bfloat16 of 128 to 143, from which offset takes 128 and the zero.
 struct Int4 {
   static constexpr int bits = 4;
-  static __device__ __forceinline__ u32 pair(u32 v, int i, u32 offset) {
-    return fma_bf16(v >> 4 * i & 0x000f000fu | 0x43004300u, 0x3f803f80u, offset);
-  }
+  static constexpr float unit = 1;
+  static __device__ __forceinline__ u32 above_128(u32 v, int i) { return and_or(v >> 4 * i, 0x000f000fu, 0x43004300u); }
+  static __device__ __forceinline__ u32 pair(u32 v, int i, u32 offset) { return fma_bf16(above_128(v, i), 0x3f803f80u, offset); }
 };
 
 // What elements share besides the scale, Format::shared: one scale per row and nothing else; one per group; that and

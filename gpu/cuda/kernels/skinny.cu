@@ -8,17 +8,16 @@
 // weights and activations agree. The order of the sums depends on k alone, so the bits of an output do not
 // depend on the other tokens.
 //
-// Around the product: activations can be normalized into shared memory, and pairs of rows can be gated, a tile's 16 rows being 8 gate rows and the 8 up rows that belong to them.
+// Pairs of rows can be gated, a tile's 16 rows being 8 gate rows and the 8 up rows that belong to them.
 
 struct SkinnyArgs {
-  void* out; const act* x; const u8* w; const float* bias; const float* norm;
+  void* out; const act* x; const u8* w; const float* bias;
   i64 stride; // bytes of a row of w
   int tokens, n, k, accumulate, mode; // n: rows of w, or of the gate; mode: see common.cuh
-  float eps, offset;
 };
 
 constexpr int ROWS = 16;           // of a tile
-constexpr int WARPS = NORM_THREADS / 32; // of a block
+constexpr int WARPS = 8;           // of a block
 constexpr int STAGES = 2;          // pieces in a warp's ring
 constexpr int PIECE = 128;         // elements of k
 constexpr int PIECE_BYTES = 2 * ROWS * PIECE;
@@ -114,14 +113,14 @@ __device__ __forceinline__ void take_quarter(const u8* piece, int quarter, const
 
 // Multiplies the warp's pieces of a tile.
 template <int NT>
-__device__ __forceinline__ void multiply(const SkinnyArgs& a, const act* activations, const Tiling& tiling, const Tile& tile, Ring& ring, float (&sums)[NT][4]) {
+__device__ __forceinline__ void multiply(const SkinnyArgs& a, const Tiling& tiling, const Tile& tile, Ring& ring, float (&sums)[NT][4]) {
   constexpr int AHEAD = QUARTERS / NT; // quarters: activations come from the caches
   const int group = lane_id() >> 2, mine = warp_id() * PIECE + (lane_id() & 3) * 8;
   const act* x[NT];
 #pragma unroll
   for (int i = 0; i < NT; i++) {
     int t = 8 * i + group;
-    x[i] = t < tile.tokens ? activations + (i64)(tile.first + t) * a.k : nullptr;
+    x[i] = t < tile.tokens ? a.x + (i64)(tile.first + t) * a.k : nullptr;
     sums[i][0] = sums[i][1] = sums[i][2] = sums[i][3] = 0;
   }
   Input<NT> in[AHEAD];
@@ -207,11 +206,10 @@ struct Outputs {
   }
 };
 
-// The dynamic shared memory is the warps' rings, their sums, and with a norm the tokens' activations.
-template <int NT, bool NORM>
+// The dynamic shared memory is the warps' rings and their sums.
+template <int NT>
 __device__ void skinny(const SkinnyArgs& a) {
   constexpr int T = 8 * NT;
-  __shared__ float norm_room[33];
   extern __shared__ uint4 room[];
   const Tiling tiling(a, T);
   Ring ring((u8*)room);
@@ -220,18 +218,12 @@ __device__ void skinny(const SkinnyArgs& a) {
   // The weights do not depend on the kernel before: the first of them come while it ends.
   for (int i = 0; i < STAGES; i++) ring.copy(a, tiling, i);
   pdl_wait();
-  act* normalized = (act*)((u8*)room + WARPS * STAGES * PIECE_BYTES + WARPS * ROWS * (T + 1) * 4);
-  if (NORM) {
-    for (int t = 0; t < a.tokens; t++) normalize(a.x + (i64)t * a.k, a.norm, normalized + t * a.k, a.k, a.eps, a.offset, norm_room);
-    __syncthreads();
-  }
   for (int i = blockIdx.x; i < tiling.count; i += gridDim.x) {
     Tile tile(a, tiling, i, T);
     Outputs<T> outputs;
     float sums[NT][4];
     outputs.read(a, tile);
-    if (NORM) multiply<NT>(a, normalized, tiling, tile, ring, sums);
-    else multiply<NT>(a, a.x, tiling, tile, ring, sums);
+    multiply<NT>(a, tiling, tile, ring, sums);
     // Not earlier: blocks of the next kernel that came while there is much to read would go where there happens to be
     // room, and a few multiprocessors would get most of them.
     if (i + gridDim.x >= tiling.count) pdl_launch();
@@ -242,7 +234,6 @@ __device__ void skinny(const SkinnyArgs& a) {
   }
 }
 
-KERNEL __launch_bounds__(32 * WARPS, 2) skinny_1(SkinnyArgs a) { skinny<1, false>(a); }
-KERNEL __launch_bounds__(32 * WARPS, 2) skinny_1_norm(SkinnyArgs a) { skinny<1, true>(a); }
-KERNEL __launch_bounds__(32 * WARPS, 2) skinny_2(SkinnyArgs a) { skinny<2, false>(a); }
-KERNEL __launch_bounds__(32 * WARPS, 2) skinny_4(SkinnyArgs a) { skinny<4, false>(a); }
+KERNEL __launch_bounds__(32 * WARPS, 2) skinny_1(SkinnyArgs a) { skinny<1>(a); }
+KERNEL __launch_bounds__(32 * WARPS, 2) skinny_2(SkinnyArgs a) { skinny<2>(a); }
+KERNEL __launch_bounds__(32 * WARPS, 2) skinny_4(SkinnyArgs a) { skinny<4>(a); }
