@@ -127,8 +127,12 @@ func (h *hostile) target() (string, any) {
 		e := clients[h.rng.IntN(len(clients))]
 		return e.Subject(), e.RequestExample
 	}
-	// Policies in other processes, and nodes that work together, are not there.
-	all := slices.DeleteFunc(slices.Clone(schemas.Endpoints()), func(e schemas.EndpointInfo) bool { return e.Service == "policy" || e.Service == "node" })
+	// Policies in other processes, and nodes that work together, are not there; nor is what they hand over
+	// (TestHandoversAreRefused).
+	all := slices.DeleteFunc(slices.Clone(schemas.Endpoints()), func(e schemas.EndpointInfo) bool {
+		handsOver := e.Service == "compute" && slices.Contains([]string{schemas.OfferKV.Verb, schemas.FetchKV.Verb, schemas.ImportKV.Verb}, e.Verb)
+		return e.Service == "policy" || e.Service == "node" || handsOver
+	})
 	e := all[h.rng.IntN(len(all))]
 	instance := map[string]schemas.Instance{"gateway": gatewayInstance, "tokenizer": tokenizerInstance}[e.Service]
 	if instance == "" {

@@ -55,7 +55,7 @@ func TestEvalMistakes(t *testing.T) {
 		{[]string{"--text", binary, "--quant", "q1"}, 2, "off, q8, q4 or fp8"},
 		{[]string{"--text", binary, "--compute", "q1"}, 2, "f32 or bf16"},
 		{[]string{"--text", binary, "--step", "0"}, 2, "expected 1 to 64"},
-		{[]string{"--text", binary, "--kv-dtype", "q1"}, 2, "auto, f32 or bf16"},
+		{[]string{"--text", binary, "--kv-dtype", "q1"}, 2, "auto, f32, bf16 or int8"},
 		{[]string{"--text", binary}, 1, "not UTF-8"},
 		{[]string{"--text", "/nowhere"}, 1, "/nowhere"},
 		{[]string{"--text", "eval_test.go", "--stride", "5000"}, 1, "stride is 5000"},

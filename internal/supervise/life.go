@@ -150,7 +150,7 @@ func (l *life) stop(grace time.Duration) {
 	defer limit.Stop()
 	for {
 		select {
-		case <-l.exit:
+		case _ = <-l.exit: // it was told to end: how it did does not matter
 			return
 		case _, open := <-l.heard:
 			if !open {
@@ -167,7 +167,7 @@ func (l *life) stop(grace time.Duration) {
 // kill ends the process and waits until the system has.
 func (l *life) kill() {
 	killGroup(l.cmd.Process.Pid)
-	<-l.exit
+	_ = <-l.exit // it was killed, nothing else
 }
 
 // close ends whatever the process has started and left behind.
