@@ -18,9 +18,12 @@ type life struct {
 	orders *os.File
 	words  *os.File
 	heard  chan word
-	exit   chan error
+	exit   chan ended
 	said   *schemas.Error // why it cannot go on
 }
+
+// ended says how a process did.
+type ended struct{ err error }
 
 // live runs one child until it ends. It returns nil if it was told to.
 func (s *Supervisor) live() *failure {
@@ -40,9 +43,9 @@ func (s *Supervisor) live() *failure {
 			}
 			silence.Reset(s.cfg.SilenceMax)
 			l.hear(w)
-		case exit := <-l.exit:
+		case how := <-l.exit:
 			l.lastWords()
-			return failureOf(l.said, exit)
+			return failureOf(l.said, how.err)
 		case <-silence.C:
 			l.kill()
 			if l.said != nil {
@@ -74,7 +77,7 @@ func (s *Supervisor) spawn() (*life, error) {
 		_, _ = in.Close(), orders.Close() // nothing was written
 		return nil, err
 	}
-	l := &life{s: s, cmd: s.cfg.Command(), orders: orders, words: words, heard: make(chan word, 16), exit: make(chan error, 1)}
+	l := &life{s: s, cmd: s.cfg.Command(), orders: orders, words: words, heard: make(chan word, 16), exit: make(chan ended, 1)}
 	l.cmd.Stdin, l.cmd.Stdout, l.cmd.SysProcAttr = in, out, attributes()
 	err = l.cmd.Start()
 	_, _ = in.Close(), out.Close() // the child has its own
@@ -91,7 +94,7 @@ func (s *Supervisor) spawn() (*life, error) {
 	}()
 	go func() {
 		_ = writeLine(orders, hello) // an error means that it has ended, which is noticed
-		l.exit <- l.cmd.Wait()
+		l.exit <- ended{l.cmd.Wait()}
 	}()
 	return l, nil
 }
@@ -150,7 +153,7 @@ func (l *life) stop(grace time.Duration) {
 	defer limit.Stop()
 	for {
 		select {
-		case _ = <-l.exit: // it was told to end: how it did does not matter
+		case <-l.exit:
 			return
 		case _, open := <-l.heard:
 			if !open {
@@ -167,7 +170,7 @@ func (l *life) stop(grace time.Duration) {
 // kill ends the process and waits until the system has.
 func (l *life) kill() {
 	killGroup(l.cmd.Process.Pid)
-	_ = <-l.exit // it was killed, nothing else
+	<-l.exit
 }
 
 // close ends whatever the process has started and left behind.
