@@ -2,9 +2,7 @@ package cpu
 
 import (
 	"fmt"
-	"slices"
 	"testing"
-	"time"
 
 	"github.com/troupe-engine/troupe/gpu"
 )
@@ -16,19 +14,6 @@ import (
 //
 // GB/s is weight bytes read; "of-ceiling" is the share of a loop that only reads them (MatVec)
 // or only multiplies and adds (Gemm), on as many threads.
-
-type samples []float64
-
-func (s samples) median() float64 {
-	slices.Sort(s)
-	return s[len(s)/2]
-}
-
-func seconds(f func()) float64 {
-	start := time.Now()
-	f()
-	return time.Since(start).Seconds()
-}
 
 // weights packs count random matrices of one type, together larger than the last-level cache.
 func benchWeights(b *testing.B, d *Device, dtype gpu.DType, n, k, count int) []gpu.Tensor {
@@ -46,25 +31,6 @@ func benchWeights(b *testing.B, d *Device, dtype gpu.DType, n, k, count int) []g
 		out = append(out, w)
 	}
 	return out
-}
-
-func benchAlloc(b *testing.B, d *Device, dims ...int) gpu.Tensor {
-	b.Helper()
-	t, err := d.Alloc(gpu.F32, dims...)
-	if err != nil {
-		b.Fatal(err)
-	}
-	for i := range d.Float32s(t) {
-		d.Float32s(t)[i] = float32(i%7) - 3
-	}
-	return t
-}
-
-func closeAll(d *Device) {
-	for t := range d.table.All() {
-		d.Free(t)
-	}
-	d.Close()
 }
 
 func benchCeilings(b *testing.B, d *Device) *Ceilings {

@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -261,4 +262,36 @@ func BenchmarkAttention(b *testing.B) {
 			})
 		}
 	}
+}
+
+type samples []float64
+
+func (s samples) median() float64 {
+	slices.Sort(s)
+	return s[len(s)/2]
+}
+
+func seconds(f func()) float64 {
+	start := time.Now()
+	f()
+	return time.Since(start).Seconds()
+}
+
+func benchAlloc(b *testing.B, d *Device, dims ...int) gpu.Tensor {
+	b.Helper()
+	t, err := d.Alloc(gpu.F32, dims...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := range d.Float32s(t) {
+		d.Float32s(t)[i] = float32(i%7) - 3
+	}
+	return t
+}
+
+func closeAll(d *Device) {
+	for t := range d.table.All() {
+		d.Free(t)
+	}
+	d.Close()
 }
