@@ -38,7 +38,7 @@ func modules(compute gpu.DType) []module {
 			"softcap_f32", "softcap_act", "act_mul_silu", "act_mul_gelu_tanh", "act_mul_silu_8", "act_mul_gelu_tanh_8", "random_weights_f32", "random_weights_bf16"}},
 		{file: "norm.cu", overlap: true, kernels: []string{"rmsnorm_warp", "rmsnorm_block", "rmsnorm_block_8"}},
 		{file: "rope.cu", overlap: true, kernels: []string{"rope_table", "rope", "kv_write", "rope_kv"}},
-		{file: "moe.cu", include: "matmul.cuh", kernels: append(moeNames(), "moe_route", "moe_sort", "moe_combine")},
+		{file: "moe.cu", include: "matmul.cuh", overlap: true, kernels: append(moeNames(), "moe_route", "moe_sort", "moe_combine")},
 		{file: "logits.cu", kernels: []string{"edit_logits", "mask_logits", "top_tokens"}},
 		{file: "sample.cu", kernels: []string{"sample", "log_softmax"}},
 		{file: "skinny.cu", only: gpu.BF16, overlap: true, kernels: skinnyNames()},
@@ -46,6 +46,7 @@ func modules(compute gpu.DType) []module {
 	for _, dtype := range weightTypes {
 		list = append(list, module{file: "matmul.cu", include: "matmul.cuh", define: "MATMULS_" + dtype.String(), overlap: true, kernels: matMulNames(dtype)})
 	}
+	list = append(list, moeTensorModules()...)
 	list = append(list, quantModules()...)
 	list = append(list, attentionModules(compute)...)
 	list = slices.DeleteFunc(list, func(m module) bool { return m.only != 0 && m.only != compute })

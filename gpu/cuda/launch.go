@@ -104,7 +104,9 @@ func (d *Device) registerAll() error {
 	register(d, gpu.OpGatherRows, "portable", plain, (*Device).gatherRows)
 	register(d, gpu.OpSoftCap, "portable", plain, (*Device).softCap)
 	register(d, gpu.OpMoERoute, "portable", "float32, a warp per token", (*Device).moeRoute)
-	register(d, gpu.OpMoEExperts, "grouped", "the tokens of each expert through the loop of matmul's rows", (*Device).moeExperts)
+	if err := d.registerExperts(); err != nil {
+		return err
+	}
 	register(d, gpu.OpSample, "portable", "float64 noise and mass, radix descent for cuts, a block per row", (*Device).sample)
 	register(d, gpu.OpEditLogits, "portable", "a thread per edit, a block per mask", (*Device).editLogits)
 	register(d, gpu.OpTopTokens, "portable", "a block per row and a pass per token", (*Device).topTokens)

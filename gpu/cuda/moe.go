@@ -72,53 +72,81 @@ func moeName(dtype gpu.DType, aligned bool) string {
 	return fmt.Sprintf("moe_%v_odd", dtype)
 }
 
-func (d *Device) moeExperts(a *gpu.MoEExperts) error {
-	tokens, hidden, topK := a.X.Dims[0], a.X.Dims[1], a.Experts.Dims[1]
-	width, pairs := a.Scratch.Dims[1], tokens*topK
-	mustShape(gpu.OpMoEExperts, "Out", a.Out, tokens, hidden)
-	mustShape(gpu.OpMoEExperts, "Experts", a.Experts, tokens, topK)
-	mustShape(gpu.OpMoEExperts, "Weights", a.Weights, tokens, topK)
-	mustShape(gpu.OpMoEExperts, "Hidden", a.Hidden, pairs, 2*width)
-	mustShape(gpu.OpMoEExperts, "Scratch", a.Scratch, pairs, width)
-	gateUp, down, table, err := d.expertWeights(a, hidden, width)
-	if err != nil {
+// experts are the checked arguments of a gpu.MoEExperts.
+type experts struct {
+	gateUp, down                   *matrix // the first expert's
+	table                          uintptr // addresses of all experts' GateUp, and then of their Down
+	out, x, chosen, weights, gated uintptr
+	tokens, topK, pairs, count     int
+	hidden, width                  int
+}
+
+func (d *Device) expertsOf(a *gpu.MoEExperts) (e experts, err error) {
+	e.tokens, e.hidden, e.topK, e.width, e.count = a.X.Dims[0], a.X.Dims[1], a.Experts.Dims[1], a.Scratch.Dims[1], len(a.GateUp)
+	e.pairs = e.tokens * e.topK
+	mustShape(gpu.OpMoEExperts, "Out", a.Out, e.tokens, e.hidden)
+	mustShape(gpu.OpMoEExperts, "Experts", a.Experts, e.tokens, e.topK)
+	mustShape(gpu.OpMoEExperts, "Weights", a.Weights, e.tokens, e.topK)
+	mustShape(gpu.OpMoEExperts, "Hidden", a.Hidden, e.pairs, 2*e.width)
+	mustShape(gpu.OpMoEExperts, "Scratch", a.Scratch, e.pairs, e.width)
+	e.out, e.x, e.chosen, e.weights, e.gated = d.act(a.Out), d.act(a.X), d.i32(a.Experts), d.f32(a.Weights), d.act(a.Scratch)
+	e.gateUp, e.down, e.table, err = d.expertWeights(a, e.hidden, e.width)
+	return e, err
+}
+
+// productBytes are those of all pairs' products in float32, in whole classes of the heap.
+func (e *experts) productBytes() int64 {
+	const floatBytes = 4
+	return int64(ceilDiv(e.pairs*e.hidden*floatBytes, classBytesMin) * classBytesMin)
+}
+
+// moeGrouped multiplies with float32 arithmetic.
+func (d *Device) moeGrouped(a *gpu.MoEExperts) error {
+	e, err := d.expertsOf(a)
+	if err != nil || e.pairs == 0 {
 		return err
 	}
-	experts := len(a.GateUp)
 	const intBytes = 4
-	productBytes := ceilDiv(pairs*hidden*intBytes, classBytesMin) * classBytesMin
-	space, err := d.scratch(int64(productBytes + intBytes*(pairs+experts+1)))
+	products, err := d.scratch(e.productBytes() + int64(intBytes*(e.pairs+e.count+1)))
 	if err != nil {
 		return err
 	}
-	products, order := space, space+uintptr(productBytes)
-	starts := order + uintptr(intBytes*pairs)
-	chosen, x, hiddens, gated := d.i32(a.Experts), d.act(a.X), d.act(a.Hidden), d.act(a.Scratch)
-	if pairs == 0 {
-		return nil
-	}
-	if err := run(d, d.functions["moe_sort"], grid{1, 1, 1}, 256, 0, moeSortArgs{chosen, starts, order, int32(pairs), int32(experts)}); err != nil {
+	order := products + uintptr(e.productBytes())
+	starts, hiddens := order+uintptr(intBytes*e.pairs), d.act(a.Hidden)
+	if err := run(d, d.functions["moe_sort"], grid{1, 1, 1}, 256, 0, moeSortArgs{e.chosen, starts, order, int32(e.pairs), int32(e.count)}); err != nil {
 		return err
 	}
 	grouped := func(m *matrix, args groupedArgs) error {
 		args.starts, args.order, args.stride, args.n, args.k = starts, order, int64(m.stride), int32(m.n), int32(m.k)
 		const rowsPerWarp = 4
-		return run(d, d.functions[moeName(m.dtype, alignedRows(args.x, m.k))], grid{ceilDiv(m.n, matMulWarps*rowsPerWarp), experts, 1}, 32*matMulWarps, 0, args)
+		return run(d, d.functions[moeName(m.dtype, alignedRows(args.x, m.k))], grid{ceilDiv(m.n, matMulWarps*rowsPerWarp), e.count, 1}, 32*matMulWarps, 0, args)
 	}
-	if err := grouped(gateUp, groupedArgs{out: hiddens, x: x, w: table, divisor: int32(topK)}); err != nil {
+	if err := grouped(e.gateUp, groupedArgs{out: hiddens, x: e.x, w: e.table, divisor: int32(e.topK)}); err != nil {
 		return err
 	}
-	if err := d.activate(gated, hiddens, pairs, width, a.Act); err != nil {
+	if err := d.activate(e.gated, hiddens, e.pairs, e.width, a.Act); err != nil {
 		return err
 	}
-	if err := grouped(down, groupedArgs{out: products, x: gated, w: table + uintptr(8*experts), divisor: 1, outF32: 1}); err != nil {
+	if err := grouped(e.down, groupedArgs{out: products, x: e.gated, w: e.table + uintptr(8*e.count), divisor: 1, outF32: 1}); err != nil {
 		return err
 	}
-	// In whole 16 bytes: the compiler reads the ranks four at a time.
-	rankBytes := intBytes * ceilDiv(topK, 4) * 4
-	return run(d, d.functions["moe_combine"], grid{tokens, 1, 1}, 256, rankBytes,
-		moeCombineArgs{d.act(a.Out), products, chosen, d.f32(a.Weights), int32(hidden), int32(topK)})
+	return d.combine(&e, products)
 }
+
+// combine adds every token's weighted products to its output.
+func (d *Device) combine(e *experts, products uintptr) error {
+	// In whole 16 bytes: the compiler reads the ranks four at a time.
+	rankBytes := 4 * ceilDiv(e.topK, 4) * 4
+	blocks := grid{e.tokens, 1, 1}
+	if e.tokens < combineRowsMin {
+		blocks.y = ceilDiv(e.hidden, threadsPerBlock)
+	}
+	return run(d, d.functions["moe_combine"], blocks, threadsPerBlock, rankBytes,
+		moeCombineArgs{e.out, products, e.chosen, e.weights, int32(e.hidden), int32(e.topK)})
+}
+
+// combineRowsMin are the tokens from which on a block per token fills a GPU.
+const combineRowsMin = 512
 
 // expertWeights checks the experts' matrices and returns one of each kind and the device address
 // of their table.

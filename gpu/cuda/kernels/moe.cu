@@ -3,33 +3,46 @@
 
 struct MoERouteArgs { const act* logits; int* experts; float* weights; int tokens, expert_count, top_k, normalize; };
 
+// A logit as a number that orders like it; 0 is less than any, and stands for NaN. Both zeros are the same.
+__device__ __forceinline__ u32 ordered(float v) {
+  u32 bits = __float_as_uint(v + 0.0f);
+  return v != v ? 0 : bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+__device__ __forceinline__ float of_ordered(u32 key) { return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key); }
+
+__device__ __forceinline__ u32 warp_max(u32 v) {
+  u32 r;
+  asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(r) : "r"(v));
+  return r;
+}
+
 // A warp per token. Selection compares logits, which softmax does not reorder.
 KERNEL moe_route(MoERouteArgs a) {
+  pdl_begin();
   int t = blockIdx.x * (blockDim.x >> 5) + warp_id(), lane = lane_id();
   if (t >= a.tokens) return;
   const act* row = a.logits + (i64)t * a.expert_count;
   int* chosen = a.experts + (i64)t * a.top_k;
   float* weights = a.weights + (i64)t * a.top_k;
-  float last = INFINITE, largest = 0, total = 0;
+  float largest = 0, total = 0;
+  u32 last = FULL;
   int last_id = -1;
   for (int j = 0; j < a.top_k; j++) { // the next in descending order, ties to the lower expert
-    float best = -INFINITE;
-    int id = 0x7fffffff;
+    u32 best = 0;
+    int id = -1;
     for (int e = lane; e < a.expert_count; e += 32) {
-      float v = load(row + e);
+      u32 v = ordered(load(row + e));
       bool after = v < last || (v == last && e > last_id);
-      if (after && (v > best || (v == best && e < id))) best = v, id = e;
+      if (after && v > best) best = v, id = e;
     }
-    for (int o = 16; o > 0; o >>= 1) {
-      float v = __shfl_xor_sync(FULL, best, o);
-      int e = __shfl_xor_sync(FULL, id, o);
-      if (v > best || (v == best && e < id)) best = v, id = e;
-    }
-    if (id == 0x7fffffff) id = 0, best = __int_as_float(0x7fc00000); // only NaN is left: keep it visible
-    if (j == 0) largest = best;
-    last = best, last_id = id;
-    if (lane == 0) chosen[j] = id;
-    total += expf(best - largest);
+    last = warp_max(best);
+    last_id = ~(int)warp_max(best == last ? ~(u32)id : 0); // the lowest; that of a lane without any is -1, whose complement is 0
+    float logit = of_ordered(last);
+    if (last == 0) last_id = 0, logit = __int_as_float(0x7fc00000); // only NaN is left: keep it visible
+    if (j == 0) largest = logit;
+    if (lane == 0) chosen[j] = last_id;
+    total += expf(logit - largest);
   }
   if (!a.normalize) {
     float sum = 0;
@@ -45,6 +58,7 @@ KERNEL moe_route(MoERouteArgs a) {
 struct MoESortArgs { const int* experts; int* starts; int* order; int pairs, expert_count; };
 
 KERNEL moe_sort(MoESortArgs a) {
+  pdl_begin();
   for (int e = threadIdx.x; e < a.expert_count; e += blockDim.x) {
     int count = 0;
     for (int p = 0; p < a.pairs; p++) count += a.experts[p] == e;
@@ -72,6 +86,7 @@ struct GroupedArgs {
 
 template <class W, bool VECTOR>
 __device__ void grouped(const GroupedArgs& a) {
+  pdl_wait();
   constexpr int R = 4;
   int row0 = (blockIdx.x * WARPS + warp_id()) * R;
   if (row0 >= a.n) return;
@@ -107,12 +122,13 @@ GROUPED(f32, F32)
 GROUPED(f16, F16)
 GROUPED(bf16, BF16)
 
-// out[t] += sum of weight * product over the token's pairs, in order of expert index. A block
+// out[t] += sum of weight * product over the token's pairs, in order of expert index. A row of blocks
 // per token.
 struct MoECombineArgs { act* out; const float* products; const int* experts; const float* weights; int hidden, top_k; };
 
 KERNEL moe_combine(MoECombineArgs a) {
   extern __shared__ int ranked[]; // [top_k] the token's choices by expert index
+  pdl_begin();
   i64 t = blockIdx.x;
   const int* experts = a.experts + t * a.top_k;
   for (int j = threadIdx.x; j < a.top_k; j += blockDim.x) {
@@ -121,8 +137,9 @@ KERNEL moe_combine(MoECombineArgs a) {
     ranked[rank] = j;
   }
   __syncthreads();
-  for (int h = threadIdx.x; h < a.hidden; h += blockDim.x) {
+  for (int h = blockIdx.y * blockDim.x + threadIdx.x; h < a.hidden; h += gridDim.y * blockDim.x) {
     float sum = 0;
+#pragma unroll 8
     for (int i = 0; i < a.top_k; i++) {
       i64 pair = t * a.top_k + ranked[i];
       sum += a.weights[pair] * a.products[pair * a.hidden + h];

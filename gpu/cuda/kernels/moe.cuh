@@ -1,0 +1,109 @@
+// Mixture of experts on the tensor cores, with bfloat16 weights: what the kernels for few tokens of an expert (moe_few.cu)
+// and for many (moe_tile.cu) share. A pair is a token and one of its choices.
+//
+// Every output is summed over k in one order, 32 elements after another and each of these as two products m16n8k16,
+// whichever kernel computes it and whatever the batch. Of 32 elements thread t of four has the 8 from 8t on, 16 bytes:
+// its operands of both products as they come from memory. Which k an operand stands for does not matter as long
+// as weights and activations agree.
+//
+// Weights are the first operand. A tile of them has 16 rows; where gates are wanted these are 8 of the gate and the 8 of
+// the up projection that belong to them, so that a thread has both sums of an output.
+
+// out[p] = w[expert of p] * x[p / divisor] for every pair p, as float32, or gated as activations.
+struct ExpertsArgs {
+  void* out; const act* x; const u64* w; const int* experts;
+  int* plan; // see Plan: moe_few makes its own
+  i64 stride; // bytes of a row of each w
+  int pairs, expert_count, n, k, divisor, mode; // n: rows of w, or of the gate; mode: see common.cuh, not STORE_ACT
+};
+
+constexpr int ROWS = 16; // of a tile of weights
+
+__device__ __forceinline__ bool gated(const ExpertsArgs& a) { return a.mode >= GATE_SILU; }
+
+// Some of an expert's pairs: those that one pass over its weights is for.
+struct Unit {
+  const u8* w;   // the expert's
+  int first, rows; // which of the order, and how many
+  int start, of; // the expert's first unit and how many it has
+};
+
+// The pairs by expert, and what is to be done: [count, order of pairs, units]
+struct Plan {
+  int* count;  // of units
+  int* order;  // [pairs]
+  Unit* units; // an expert's are neighbours
+
+  __device__ __forceinline__ Plan(int* room, int pairs) : count(room), order(room + 1), units((Unit*)(room + (pairs + 2) / 2 * 2)) {}
+
+  // Made by all threads of a block. rows: of a unit at most; starts: [expert_count] room. In which order an expert's
+  // pairs come is chance, and nothing depends on it.
+  __device__ void make(const int* experts, int pairs, const u64* w, int expert_count, int rows, int* starts) const {
+    for (int e = threadIdx.x; e < expert_count; e += blockDim.x) starts[e] = 0;
+    __syncthreads();
+    for (int p = threadIdx.x; p < pairs; p += blockDim.x) atomicAdd(&starts[clamp_index(experts[p], expert_count)], 1);
+    __syncthreads();
+    if (warp_id() == 0) list(w, expert_count, rows, starts);
+    __syncthreads();
+    for (int p = threadIdx.x; p < pairs; p += blockDim.x) order[atomicAdd(&starts[clamp_index(experts[p], expert_count)], 1)] = p;
+    __syncthreads();
+  }
+
+ private:
+  // By one warp: counts become where each expert's pairs start, and units are listed.
+  __device__ void list(const u64* w, int expert_count, int rows, int* starts) const {
+    int pairs_before = 0, units_before = 0;
+    for (int from = 0; from < expert_count; from += 32) {
+      int e = from + lane_id(), pairs = e < expert_count ? starts[e] : 0, of = (pairs + rows - 1) / rows;
+      const u8* weights = e < expert_count ? (const u8*)w[e] : nullptr;
+      int pairs_to = pairs, units_to = of; // sums over the lanes up to this one
+#pragma unroll
+      for (int o = 1; o < 32; o *= 2) {
+        int p = __shfl_up_sync(FULL, pairs_to, o), u = __shfl_up_sync(FULL, units_to, o);
+        if (lane_id() >= o) pairs_to += p, units_to += u;
+      }
+      int first = pairs_before + pairs_to - pairs, start = units_before + units_to - of;
+      for (int i = 0; i < of; i++) units[start + i] = Unit{weights, first + i * rows, min(rows, pairs - i * rows), start, of};
+      if (e < expert_count) starts[e] = first;
+      pairs_before += __shfl_sync(FULL, pairs_to, 31), units_before += __shfl_sync(FULL, units_to, 31);
+    }
+    if (lane_id() == 0) *count = units_before;
+  }
+};
+
+// The work's parts: so many rows of an expert's weights for one of its units. Units that share rows are neighbours.
+struct Part {
+  Unit unit;
+  int row0; // of w, or of the gate
+
+  __device__ __forceinline__ Part(const Plan& plan, int number, int per_unit, int rows) {
+    Unit some = plan.units[number / per_unit]; // the expert's numbers begin at per_unit times its first unit
+    int mine = number - some.start * per_unit;
+    unit = plan.units[some.start + mine % some.of], row0 = mine / some.of * rows;
+  }
+};
+
+// Row number r of the tile of w that begins at a row. Past the last row the last one stands in, and is not stored.
+__device__ __forceinline__ const u8* weights_row(const ExpertsArgs& a, const u8* w, int first, int r) {
+  int row = min(first + (gated(a) ? r & 7 : r), a.n - 1);
+  if (gated(a) && r >= 8) row += a.n;
+  return w + row * a.stride;
+}
+
+__device__ __forceinline__ const act* input_row(const ExpertsArgs& a, int pair) { return a.x + (i64)(pair / a.divisor) * a.k; }
+
+// Stores what a thread has of a tile's products with 8 pairs, `pairs` of which are real.
+__device__ __forceinline__ void put(const ExpertsArgs& a, const int* order, int pairs, int first, const float (&c)[4]) {
+  const int row = first + (lane_id() >> 2), column = 2 * (lane_id() & 3);
+#pragma unroll
+  for (int j = 0; j < 2; j++) {
+    if (column + j >= pairs || row >= a.n) continue;
+    i64 at = (i64)order[column + j] * a.n + row;
+    if (gated(a)) {
+      store((act*)a.out + at, c[2 + j] * gate_of(a.mode, c[j]));
+    } else {
+      ((float*)a.out)[at] = c[j];
+      if (row + 8 < a.n) ((float*)a.out)[at + 8] = c[2 + j];
+    }
+  }
+}

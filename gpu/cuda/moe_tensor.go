@@ -1,0 +1,162 @@
+package cuda
+
+import (
+	"math"
+
+	"github.com/troupe-engine/troupe/gpu"
+)
+
+// expertsArgs is laid out as ExpertsArgs in moe.cuh.
+type expertsArgs struct {
+	out, x, w, experts, plan                uintptr
+	stride                                  int64
+	pairs, expertCount, n, k, divisor, mode int32
+}
+
+// planArgs is PlanArgs in moe_tile.cu.
+type planArgs struct {
+	experts, w, plan         uintptr
+	pairs, expertCount, rows int32
+	_                        int32
+}
+
+// Sizes shared with moe.cuh, moe_few.cu and moe_tile.cu.
+const (
+	fewWarps      = 8
+	fewDepth      = 3
+	fewPieceBytes = 4096
+	fewBlocksPer  = 2 // of a multiprocessor
+	fewRows       = 16
+	tileWarps     = 4
+	tileRows      = 128
+	tileStages    = 3
+	tileSlabBytes = 128
+	unitBytes     = 24
+)
+
+// moeKernel computes experts' products for up to so many pairs of an expert at once. Which one does it changes no bit of the result.
+type moeKernel struct {
+	name  string
+	pairs int
+	few   bool
+	most  int // pairs of an expert, if tokens spread evenly, up to which it is chosen
+}
+
+// moeKernels in the order in which they are tried. Weights are read once for an expert's up to 8 or 16 pairs at the speed of
+// memory; for more, activations would be read from the caches too often.
+var moeKernels = []moeKernel{
+	{"moe_few_8", 8, true, 2}, {"moe_few_16", 16, true, 8},
+	{"moe_tile_32", 32, false, 24}, {"moe_tile_64", 64, false, 96}, {"moe_tile_128", 128, false, math.MaxInt},
+}
+
+// fewPairsMax are the pairs up to which each block may sort them for itself.
+const fewPairsMax = 1024
+
+func moeTensorModules() (list []module) {
+	var few, tile []string
+	for _, k := range moeKernels {
+		if k.few {
+			few = append(few, k.name)
+		} else {
+			tile = append(tile, k.name)
+		}
+	}
+	return []module{{file: "moe_few.cu", include: "moe.cuh", only: gpu.BF16, overlap: true, kernels: few},
+		{file: "moe_tile.cu", include: "moe.cuh", only: gpu.BF16, overlap: true, kernels: append(tile, "moe_plan")}}
+}
+
+// registerExperts registers the products of experts.
+func (d *Device) registerExperts() error {
+	if d.compute == gpu.BF16 {
+		register(d, gpu.OpMoEExperts, "tensor", "tensor cores in one order of sums whatever the batch; few tokens of an expert stream its weights", (*Device).moeTensor)
+		for _, k := range moeKernels {
+			if err := d.allowShared(k.name, d.moeShared(&k)); err != nil {
+				return err
+			}
+		}
+	}
+	register(d, gpu.OpMoEExperts, "grouped", "float32 fused multiply-adds; the tokens of each expert through the loop of matmul's rows", (*Device).moeGrouped)
+	return nil
+}
+
+// moeShared is the shared memory that a kernel may have: of few, what sorting needs comes on top of the rings.
+func (d *Device) moeShared(k *moeKernel) int {
+	if k.few {
+		return d.properties.sharedBytesBlock
+	}
+	return tileStages * (tileRows + k.pairs) * tileSlabBytes
+}
+
+// planBytes are those of a Plan.
+func (k *moeKernel) planBytes(e *experts) int { return 4*((e.pairs+2)/2*2) + unitBytes*k.units(e) }
+
+// units are the most that there can be: all of an expert but the last are full.
+func (k *moeKernel) units(e *experts) int { return min(e.pairs, min(e.pairs, e.count)+e.pairs/k.pairs) }
+
+// fewShared is the shared memory of a kernel for few pairs.
+func (k *moeKernel) fewShared(e *experts) int {
+	return fewWarps*fewDepth*fewPieceBytes + 4*((e.count+1)/2*2) + k.planBytes(e)
+}
+
+// moeKernelFor chooses by the pairs of an expert, as if they were spread evenly.
+func (d *Device) moeKernelFor(e *experts) *moeKernel {
+	rows := ceilDiv(e.pairs, min(e.pairs, e.count))
+	for i := range moeKernels {
+		k := &moeKernels[i]
+		if rows <= k.most && (!k.few || e.pairs <= fewPairsMax && k.fewShared(e) <= d.properties.sharedBytesBlock) {
+			return k
+		}
+	}
+	panic("cuda: moe_experts: no kernel takes any number of pairs")
+}
+
+// moeTensor multiplies on the tensor cores. What it cannot do is left to moeGrouped.
+func (d *Device) moeTensor(a *gpu.MoEExperts) error {
+	e, err := d.expertsOf(a)
+	if err != nil || e.pairs == 0 {
+		return err
+	}
+	if e.gateUp.dtype != gpu.BF16 || e.down.dtype != gpu.BF16 || !alignedRows(e.x, e.hidden) || !alignedRows(e.gated, e.width) {
+		return d.moeGrouped(a)
+	}
+	k := d.moeKernelFor(&e)
+	products, err := d.scratch(e.productBytes() + int64(k.planBytes(&e)))
+	if err != nil {
+		return err
+	}
+	args := expertsArgs{experts: e.chosen, plan: products + uintptr(e.productBytes()), pairs: int32(e.pairs), expertCount: int32(e.count)}
+	if !k.few {
+		plan := planArgs{experts: e.chosen, w: e.table, plan: args.plan, pairs: args.pairs, expertCount: args.expertCount, rows: int32(k.pairs)}
+		if err := run(d, d.functions["moe_plan"], grid{1, 1, 1}, 1024, 4*e.count, plan); err != nil {
+			return err
+		}
+	}
+	up, down := args, args
+	up.out, up.x, up.w, up.divisor, up.mode = e.gated, e.x, e.table, int32(e.topK), gateModes[a.Act]
+	if err := d.expertProducts(k, &e, e.gateUp, e.width, up); err != nil {
+		return err
+	}
+	down.out, down.x, down.w, down.divisor, down.mode = products, e.gated, e.table+uintptr(8*e.count), 1, storeF32
+	if err := d.expertProducts(k, &e, e.down, e.hidden, down); err != nil {
+		return err
+	}
+	return d.combine(&e, products)
+}
+
+// expertProducts launches a product with n rows of experts' weights, or of their gates.
+func (d *Device) expertProducts(k *moeKernel, e *experts, m *matrix, n int, args expertsArgs) error {
+	args.stride, args.n, args.k = int64(m.stride), int32(n), int32(m.k)
+	rows := tileRows
+	if k.few {
+		rows = fewRows
+	}
+	if args.mode != storeF32 {
+		rows /= 2
+	}
+	parts := k.units(e) * ceilDiv(n, rows)
+	if k.few {
+		blocks := min(parts, fewBlocksPer*d.properties.multiprocessors) // few parts are spread over all multiprocessors
+		return run(d, d.functions[k.name], grid{blocks, 1, 1}, 32*fewWarps, k.fewShared(e), args)
+	}
+	return run(d, d.functions[k.name], grid{parts, 1, 1}, 32*tileWarps, d.moeShared(k), args)
+}
