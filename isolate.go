@@ -115,6 +115,8 @@ func replicaMain(in io.Reader, out io.Writer, logger func(Options) zerolog.Logge
 	go func() { opened <- e.open(context.Background(), link.Progress) }()
 	select {
 	case err = <-opened:
+	case <-link.Stop(): // before it has begun
+		return nil
 	case <-link.Gone():
 		err = errParentGone
 	}
@@ -135,12 +137,7 @@ func (e *Engine) serveParent(link *supervise.Link) error {
 	stuck := make(chan error, 1)
 	e.background.Go(func() { e.watchProgress(stuck) })
 	select {
-	case grace := <-link.Stop():
-		ctx, cancel := context.WithTimeout(context.Background(), grace)
-		defer cancel()
-		if grace > 0 {
-			_ = e.Drain(ctx) // what is left has ended at the gateway
-		}
+	case <-link.Stop(): // the gateway has drained
 		return e.Close()
 	case err := <-e.Failed():
 		return err

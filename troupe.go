@@ -398,7 +398,7 @@ func (e *Engine) close() error {
 		errs = append(errs, e.server.Close())
 	}
 	if p := e.isolated.process.Load(); p != nil {
-		p.Stop(0) // the gateway has drained
+		p.Stop() // the gateway has drained
 	}
 	if e.replica != nil {
 		errs = append(errs, e.closeReplica())

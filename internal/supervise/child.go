@@ -17,33 +17,33 @@ const beatEvery = time.Second
 type Link struct {
 	mu   sync.Mutex // of out
 	out  io.Writer
-	stop chan time.Duration
+	stop chan struct{}
 	gone chan struct{}
 	end  chan struct{}
 	once sync.Once
 }
 
-// Attach makes this process a child: it reads into hello what it is to run, and from then on gives signs of life.
+// Attach makes this process a child: it reads into hello what it is to run, and from then on gives signs of life. An error
+// has been told to the parent, if there is one.
 func Attach(in io.Reader, out io.Writer, hello any) (*Link, error) {
-	s := bufio.NewReader(in)
-	raw, err := s.ReadSlice('\n')
-	var first []byte
-	for ; err == bufio.ErrBufferFull && len(first) < helloBytesMax; raw, err = s.ReadSlice('\n') {
-		first = append(first, raw...)
+	l := &Link{out: out, stop: make(chan struct{}), gone: make(chan struct{}), end: make(chan struct{})}
+	r := bufio.NewReader(in)
+	raw, err := readLine(r, helloBytesMax)
+	if err == nil {
+		err = json.Unmarshal(raw, hello)
 	}
 	if err != nil {
-		return nil, schemas.Errorf(schemas.KindInvalid, "attach", "the parent process does not say what to run: %v", err)
+		e := schemas.Errorf(schemas.KindInvalid, "attach", "what the parent process wants to be run cannot be read: %v", err).
+			WithHint("this is how an engine runs its replica; people use `troupe serve --isolate`")
+		l.Fail(e)
+		return nil, e
 	}
-	if err := json.Unmarshal(append(first, raw...), hello); err != nil {
-		return nil, schemas.Errorf(schemas.KindInvalid, "attach", "what the parent process says cannot be read: %v", err)
-	}
-	l := &Link{out: out, stop: make(chan time.Duration, 1), gone: make(chan struct{}), end: make(chan struct{})}
 	go func() {
 		defer close(l.gone)
-		lines(scanner(s, lineBytesMax), func(o order) {
-			select {
-			case l.stop <- time.Duration(o.StopMs) * time.Millisecond:
-			default: // it is stopping
+		var once sync.Once
+		lines(r, func(o order) {
+			if o.Stop {
+				once.Do(func() { close(l.stop) })
 			}
 		})
 	}()
@@ -67,7 +67,7 @@ func (l *Link) beat() {
 func (l *Link) say(w word) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return writeLine(l.out, w) == nil
+	return writeLine(l.out, "\n", w) == nil
 }
 
 // Progress tells how much is loaded.
@@ -79,8 +79,8 @@ func (l *Link) Ready(device string) { l.say(word{Ready: true, Device: device}) }
 // Fail tells why the child cannot go on. It is to end then.
 func (l *Link) Fail(err error) { l.say(word{Error: schemas.AsError(err, "run")}) }
 
-// Stop delivers how long what runs may take, once the child is to end.
-func (l *Link) Stop() <-chan time.Duration { return l.stop }
+// Stop is closed when the parent wants the child to end.
+func (l *Link) Stop() <-chan struct{} { return l.stop }
 
 // Gone is closed when the parent has ended.
 func (l *Link) Gone() <-chan struct{} { return l.gone }

@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"bufio"
 	"os"
 	"os/exec"
 	"time"
@@ -8,8 +9,10 @@ import (
 	"github.com/troupe-engine/troupe/schemas"
 )
 
-// lastWordsTimeMax is how long what a process said last may take to be read after its end.
-const lastWordsTimeMax = time.Second
+const (
+	lastWordsTimeMax = time.Second // for what a process said last to be read after its end
+	silenceLooks     = 15          // for signs of life, without any, before a process is killed
+)
 
 // life is one child from its start to its end.
 type life struct {
@@ -32,28 +35,31 @@ func (s *Supervisor) live() *failure {
 		return &failure{reasonStart, schemas.AsError(err, "start the replica's process")}
 	}
 	defer l.close()
-	silence := time.NewTimer(s.cfg.SilenceMax)
-	defer silence.Stop()
-	for {
+	look := time.NewTicker(s.cfg.SilenceMax / silenceLooks)
+	defer look.Stop()
+	for silent := 0; ; { // looks, not time: that goes on while this process is frozen, and the child with it
 		select {
 		case w, open := <-l.heard:
 			if !open {
 				l.heard = nil // it is about to end
 				continue
 			}
-			silence.Reset(s.cfg.SilenceMax)
+			silent = 0
 			l.hear(w)
 		case how := <-l.exit:
 			l.lastWords()
 			return failureOf(l.said, how.err)
-		case <-silence.C:
+		case <-look.C:
+			if silent++; silent < silenceLooks {
+				continue
+			}
 			l.kill()
 			if l.said != nil {
 				return failureOf(l.said, nil)
 			}
 			return &failure{reasonSilent, schemas.Errorf(schemas.KindTimeout, "supervise", "the process gave no sign of life for %s and was killed", s.cfg.SilenceMax)}
-		case grace := <-s.stop:
-			l.stop(grace)
+		case <-s.stop:
+			l.stop()
 			return nil
 		}
 	}
@@ -90,31 +96,34 @@ func (s *Supervisor) spawn() (*life, error) {
 	s.mu.Unlock()
 	go func() {
 		defer close(l.heard)
-		lines(scanner(words, lineBytesMax), func(w word) { l.heard <- w })
+		lines(bufio.NewReader(words), func(w word) { l.heard <- w })
 	}()
-	go func() {
-		_ = writeLine(orders, hello) // an error means that it has ended, which is noticed
-		l.exit <- ended{l.cmd.Wait()}
-	}()
+	go func() { l.exit <- ended{l.cmd.Wait()} }()
+	_ = l.tell(hello) // an error means that it has ended or is frozen, which is noticed
 	return l, nil
+}
+
+// tell gives the child a line that it reads at once, if it reads at all.
+func (l *life) tell(v any) error {
+	_ = l.orders.SetWriteDeadline(time.Now().Add(l.s.cfg.SilenceMax)) // without one, a frozen child holds up a long line
+	return writeLine(l.orders, "", v)
 }
 
 // hear takes what the child says.
 func (l *life) hear(w word) {
 	s := l.s
+	s.mu.Lock()
+	first := s.device == ""
+	s.mu.Unlock()
 	switch {
 	case w.Error != nil:
 		l.said = w.Error
 	case w.Total > 0:
-		s.mu.Lock()
-		first := s.device == ""
-		s.mu.Unlock()
 		if first && s.cfg.Progress != nil {
 			s.cfg.Progress(w.Done, w.Total)
 		}
-	case w.Ready:
+	case w.Ready && w.Device != "":
 		s.mu.Lock()
-		first := s.device == ""
 		s.up, s.since, s.device = true, time.Now(), w.Device
 		s.mu.Unlock()
 		s.cfg.Log.Info().Int("pid", l.cmd.Process.Pid).Str("device", w.Device).Msg("the replica's process is ready")
@@ -144,12 +153,12 @@ func (l *life) lastWords() {
 }
 
 // stop tells the child to end, and kills it if it does not.
-func (l *life) stop(grace time.Duration) {
-	if writeLine(l.orders, order{StopMs: grace.Milliseconds()}) != nil || l.said != nil {
+func (l *life) stop() {
+	if l.tell(order{Stop: true}) != nil || l.said != nil {
 		l.kill()
 		return
 	}
-	limit := time.NewTimer(grace + l.s.cfg.StopTimeMax)
+	limit := time.NewTimer(l.s.cfg.StopTimeMax)
 	defer limit.Stop()
 	for {
 		select {
@@ -167,10 +176,16 @@ func (l *life) stop(grace time.Duration) {
 	}
 }
 
-// kill ends the process and waits until the system has.
+// kill ends the process and waits until the system has, but not for ever: it may hang in a driver.
 func (l *life) kill() {
 	killGroup(l.cmd.Process.Pid)
-	<-l.exit
+	limit := time.NewTimer(l.s.cfg.StopTimeMax)
+	defer limit.Stop()
+	select {
+	case <-l.exit:
+	case <-limit.C:
+		l.s.cfg.Log.Error().Int("pid", l.cmd.Process.Pid).Msg("the replica's process was killed and does not end: it hangs in the system, perhaps in its device's driver")
+	}
 }
 
 // close ends whatever the process has started and left behind.

@@ -21,7 +21,7 @@ type Config struct {
 	Log      zerolog.Logger
 
 	SilenceMax     time.Duration // without a sign of life it is killed. Default 15 s
-	StopTimeMax    time.Duration // beyond what it was given to end, before it is killed. Default 10 s
+	StopTimeMax    time.Duration // to end, before it is killed. Default 10 s
 	BackoffMin     time.Duration // before the first restart; four times as long before each further one. Default 100 ms
 	BackoffMax     time.Duration // Default 1 min
 	StableAfter    time.Duration // a child that has lived so long begins with BackoffMin again. Default 1 min
@@ -67,7 +67,7 @@ type failure struct {
 type Supervisor struct {
 	cfg     Config
 	first   chan error // of the first start: nil when it is ready
-	stop    chan time.Duration
+	stop    chan struct{}
 	once    sync.Once
 	stopped chan struct{}
 
@@ -84,7 +84,7 @@ type Supervisor struct {
 
 // Start runs the first child and returns when it is ready, or with the reason why it is not; that one is not started again.
 func Start(ctx context.Context, cfg Config) (*Supervisor, error) {
-	s := &Supervisor{cfg: cfg.withDefaults(), first: make(chan error, 1), stop: make(chan time.Duration, 1), stopped: make(chan struct{}),
+	s := &Supervisor{cfg: cfg.withDefaults(), first: make(chan error, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
 		since: time.Now(), restarts: map[string]uint64{}}
 	go s.run()
 	var err error
@@ -94,15 +94,15 @@ func Start(ctx context.Context, cfg Config) (*Supervisor, error) {
 		err = schemas.AsError(ctx.Err(), "start")
 	}
 	if err != nil {
-		s.Stop(0)
+		s.Stop()
 		return nil, err
 	}
 	return s, nil
 }
 
-// Stop lets the child end, within grace and StopTimeMax, and returns when it has.
-func (s *Supervisor) Stop(grace time.Duration) {
-	s.once.Do(func() { s.stop <- grace })
+// Stop lets the child end, within StopTimeMax, and returns when it has.
+func (s *Supervisor) Stop() {
+	s.once.Do(func() { close(s.stop) })
 	<-s.stopped
 }
 
@@ -140,7 +140,7 @@ func (s *Supervisor) run() {
 func (s *Supervisor) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ended, s.up = true, false
+	s.ended, s.up, s.pid = true, false, 0
 }
 
 // failed counts a failure, and reports whether it was of a first start.

@@ -9,17 +9,17 @@ import (
 )
 
 // Parent and child exchange lines of JSON over the child's input and output. The input stays open as long as the parent
-// lives.
+// lives. Libraries may print on the output, too, in lines or parts of such.
 
-// Limits of a line, in bytes. The first one to a child has all that it is to run.
+// Limits of a line, in bytes. The first one to a child has all that it is to run; an error may hold a compiler's messages.
 const (
 	helloBytesMax = 4 << 20
-	lineBytesMax  = 64 << 10
+	lineBytesMax  = 1 << 20
 )
 
 // order is what a parent tells a child after the first line.
 type order struct {
-	StopMs int64 `json:"stop_ms"` // end; what runs may take so long
+	Stop bool `json:"stop"` // end
 }
 
 // word is what a child says. Any is a sign of life.
@@ -31,27 +31,42 @@ type word struct {
 	Error  *schemas.Error `json:"error,omitempty"` // it cannot go on, and ends
 }
 
-// lines reads lines of JSON and hands each to take, until the input ends or breaks a limit.
-func lines[T any](in *bufio.Scanner, take func(T)) {
-	for in.Scan() {
+// lines reads lines of JSON and hands each to take, until the input ends. What is no JSON, or too long, was printed by a
+// library.
+func lines[T any](in *bufio.Reader, take func(T)) {
+	for {
+		line, err := readLine(in, lineBytesMax)
+		if err != nil {
+			return
+		}
 		var v T
-		if json.Unmarshal(in.Bytes(), &v) == nil { // what is no JSON was printed by a library
+		if json.Unmarshal(line, &v) == nil {
 			take(v)
 		}
 	}
 }
 
-func scanner(in io.Reader, max int) *bufio.Scanner {
-	s := bufio.NewScanner(in)
-	s.Buffer(nil, max)
-	return s
+// readLine returns the next line, or nil for one of more than max bytes.
+func readLine(in *bufio.Reader, max int) (line []byte, err error) {
+	for short := true; ; {
+		part, err := in.ReadSlice('\n')
+		if short = short && len(line)+len(part) <= max; short {
+			line = append(line, part...)
+		} else {
+			line = nil
+		}
+		if err != bufio.ErrBufferFull {
+			return line, err
+		}
+	}
 }
 
-func writeLine(out io.Writer, v any) error {
+// writeLine writes v as a line. What before has ends a line that somebody else has begun.
+func writeLine(out io.Writer, before string, v any) error {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	_, err = out.Write(append(raw, '\n'))
+	_, err = out.Write(append(append([]byte(before), raw...), '\n'))
 	return err
 }
