@@ -170,7 +170,7 @@ func reports(t *testing.T, hub *Engine) map[string]*schemas.ReplicaReport {
 
 func waitFor(t *testing.T, what string, reached func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !reached(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !reached(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("it does not come true that %s", what)
 		}
