@@ -15,7 +15,7 @@ type expertsArgs struct {
 
 // planArgs is PlanArgs in moe_tile.cu.
 type planArgs struct {
-	experts, w, plan         uintptr
+	experts, plan            uintptr
 	pairs, expertCount, rows int32
 	_                        int32
 }
@@ -31,7 +31,7 @@ const (
 	tileRows      = 128
 	tileStages    = 3
 	tileSlabBytes = 128
-	unitBytes     = 24
+	unitBytes     = 20
 )
 
 // moeKernel computes experts' products for up to so many pairs of an expert at once. Which one does it changes no bit of the result.
@@ -88,14 +88,14 @@ func (d *Device) moeShared(k *moeKernel) int {
 }
 
 // planBytes are those of a Plan.
-func (k *moeKernel) planBytes(e *experts) int { return 4*((e.pairs+2)/2*2) + unitBytes*k.units(e) }
+func (k *moeKernel) planBytes(e *experts) int { return 4*(1+e.pairs) + unitBytes*k.units(e) }
 
 // units are the most that there can be: all of an expert but the last are full.
 func (k *moeKernel) units(e *experts) int { return min(e.pairs, min(e.pairs, e.count)+e.pairs/k.pairs) }
 
-// fewShared is the shared memory of a kernel for few pairs.
+// fewShared is the shared memory of a kernel for few pairs: rings, an address and a number per expert, and the plan.
 func (k *moeKernel) fewShared(e *experts) int {
-	return fewWarps*fewDepth*fewPieceBytes + 4*((e.count+1)/2*2) + k.planBytes(e)
+	return fewWarps*fewDepth*fewPieceBytes + (8+4)*e.count + k.planBytes(e)
 }
 
 // moeKernelFor chooses by the pairs of an expert, as if they were spread evenly.
@@ -126,7 +126,7 @@ func (d *Device) moeTensor(a *gpu.MoEExperts) error {
 	}
 	args := expertsArgs{experts: e.chosen, plan: products + uintptr(e.productBytes()), pairs: int32(e.pairs), expertCount: int32(e.count)}
 	if !k.few {
-		plan := planArgs{experts: e.chosen, w: e.table, plan: args.plan, pairs: args.pairs, expertCount: args.expertCount, rows: int32(k.pairs)}
+		plan := planArgs{experts: e.chosen, plan: args.plan, pairs: args.pairs, expertCount: args.expertCount, rows: int32(k.pairs)}
 		if err := run(d, d.functions["moe_plan"], grid{1, 1, 1}, 1024, 4*e.count, plan); err != nil {
 			return err
 		}

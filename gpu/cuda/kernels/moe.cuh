@@ -23,9 +23,9 @@ __device__ __forceinline__ bool gated(const ExpertsArgs& a) { return a.mode >= G
 
 // Some of an expert's pairs: those that one pass over its weights is for.
 struct Unit {
-  const u8* w;   // the expert's
+  int expert;
   int first, rows; // which of the order, and how many
-  int start, of; // the expert's first unit and how many it has
+  int start, of;   // the expert's first unit and how many it has
 };
 
 // The pairs by expert, and what is to be done: [count, order of pairs, units]
@@ -34,16 +34,16 @@ struct Plan {
   int* order;  // [pairs]
   Unit* units; // an expert's are neighbours
 
-  __device__ __forceinline__ Plan(int* room, int pairs) : count(room), order(room + 1), units((Unit*)(room + (pairs + 2) / 2 * 2)) {}
+  __device__ __forceinline__ Plan(int* room, int pairs) : count(room), order(room + 1), units((Unit*)(room + 1 + pairs)) {}
 
   // Made by all threads of a block. rows: of a unit at most; starts: [expert_count] room. In which order an expert's
   // pairs come is chance, and nothing depends on it.
-  __device__ void make(const int* experts, int pairs, const u64* w, int expert_count, int rows, int* starts) const {
+  __device__ void make(const int* experts, int pairs, int expert_count, int rows, int* starts) const {
     for (int e = threadIdx.x; e < expert_count; e += blockDim.x) starts[e] = 0;
     __syncthreads();
     for (int p = threadIdx.x; p < pairs; p += blockDim.x) atomicAdd(&starts[clamp_index(experts[p], expert_count)], 1);
     __syncthreads();
-    if (warp_id() == 0) list(w, expert_count, rows, starts);
+    if (warp_id() == 0) list(expert_count, rows, starts);
     __syncthreads();
     for (int p = threadIdx.x; p < pairs; p += blockDim.x) order[atomicAdd(&starts[clamp_index(experts[p], expert_count)], 1)] = p;
     __syncthreads();
@@ -51,11 +51,10 @@ struct Plan {
 
  private:
   // By one warp: counts become where each expert's pairs start, and units are listed.
-  __device__ void list(const u64* w, int expert_count, int rows, int* starts) const {
+  __device__ void list(int expert_count, int rows, int* starts) const {
     int pairs_before = 0, units_before = 0;
     for (int from = 0; from < expert_count; from += 32) {
       int e = from + lane_id(), pairs = e < expert_count ? starts[e] : 0, of = (pairs + rows - 1) / rows;
-      const u8* weights = e < expert_count ? (const u8*)w[e] : nullptr;
       int pairs_to = pairs, units_to = of; // sums over the lanes up to this one
 #pragma unroll
       for (int o = 1; o < 32; o *= 2) {
@@ -63,7 +62,7 @@ struct Plan {
         if (lane_id() >= o) pairs_to += p, units_to += u;
       }
       int first = pairs_before + pairs_to - pairs, start = units_before + units_to - of;
-      for (int i = 0; i < of; i++) units[start + i] = Unit{weights, first + i * rows, min(rows, pairs - i * rows), start, of};
+      for (int i = 0; i < of; i++) units[start + i] = Unit{e, first + i * rows, min(rows, pairs - i * rows), start, of};
       if (e < expert_count) starts[e] = first;
       pairs_before += __shfl_sync(FULL, pairs_to, 31), units_before += __shfl_sync(FULL, units_to, 31);
     }
@@ -74,12 +73,13 @@ struct Plan {
 // The work's parts: so many rows of an expert's weights for one of its units. Units that share rows are neighbours.
 struct Part {
   Unit unit;
-  int row0; // of w, or of the gate
+  const u8* w; // the expert's
+  int row0;    // of w, or of the gate
 
-  __device__ __forceinline__ Part(const Plan& plan, int number, int per_unit, int rows) {
+  __device__ __forceinline__ Part(const Plan& plan, const u64* weights, int number, int per_unit, int rows) {
     Unit some = plan.units[number / per_unit]; // the expert's numbers begin at per_unit times its first unit
     int mine = number - some.start * per_unit;
-    unit = plan.units[some.start + mine % some.of], row0 = mine / some.of * rows;
+    unit = plan.units[some.start + mine % some.of], row0 = mine / some.of * rows, w = (const u8*)weights[some.expert];
   }
 };
 

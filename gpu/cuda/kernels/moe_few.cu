@@ -17,12 +17,15 @@ __device__ __forceinline__ int place(int row, int chunk) { return row * 2 * PIEC
 
 // What a warp does: parts number first, first + step, ….
 struct Work {
+  const Plan& plan;
+  const u64* weights; // as in the arguments
   int rows, per_unit, count, first, step; // rows: of w or the gate, in a part
 
-  __device__ __forceinline__ Work(const ExpertsArgs& a, const Plan& plan) {
+  __device__ __forceinline__ Work(const ExpertsArgs& a, const Plan& plan, const u64* weights) : plan(plan), weights(weights) {
     rows = gated(a) ? ROWS / 2 : ROWS, per_unit = (a.n + rows - 1) / rows, count = *plan.count * per_unit;
     first = warp_id() * gridDim.x + blockIdx.x, step = WARPS * gridDim.x;
   }
+  __device__ __forceinline__ Part part(int number) const { return Part(plan, weights, number, per_unit, rows); }
 };
 
 // A warp's ring.
@@ -36,11 +39,11 @@ struct Ring {
   __device__ __forceinline__ Ring(u8* room, const Work& work) : pieces(room + warp_id() * DEPTH * PIECE_BYTES), slot(0), part(work.first), k0(0) {}
 
   // Starts copying the next piece into a slot; zeros stand past the end of k.
-  __device__ __forceinline__ void copy(const ExpertsArgs& a, const Plan& plan, const Work& work, int to) {
+  __device__ __forceinline__ void copy(const ExpertsArgs& a, const Work& work, int to) {
     if (part < work.count) {
       if (k0 == 0) {
-        Part p(plan, part, work.per_unit, work.rows);
-        w = p.unit.w, row0 = p.row0;
+        Part p = work.part(part);
+        w = p.w, row0 = p.row0;
       }
       const int row = lane_id() >> 4, chunk = lane_id() & 15, at = k0 + chunk * 8, bytes = at < a.k ? 16 : 0;
       const u8* from = w + 2 * (i64)(bytes ? at : 0);
@@ -60,9 +63,9 @@ struct Ring {
   }
 
   // The oldest piece has been used: its room is for the next.
-  __device__ __forceinline__ void release(const ExpertsArgs& a, const Plan& plan, const Work& work) {
+  __device__ __forceinline__ void release(const ExpertsArgs& a, const Work& work) {
     __syncwarp();
-    copy(a, plan, work, slot);
+    copy(a, work, slot);
     slot = slot + 1 == DEPTH ? 0 : slot + 1;
   }
 };
@@ -90,10 +93,10 @@ __device__ __forceinline__ void take_quarter(const u8* piece, int quarter, const
 }
 
 template <int NT>
-__device__ __forceinline__ void few_part(const ExpertsArgs& a, const Plan& plan, const Work& work, const Part& part, Ring& ring) {
+__device__ __forceinline__ void few_part(const ExpertsArgs& a, const Work& work, const Part& part, Ring& ring) {
   constexpr int AHEAD = QUARTERS / NT; // quarters: activations come from the caches
   const int group = lane_id() >> 2, mine = (lane_id() & 3) * 8;
-  const int* order = plan.order + part.unit.first;
+  const int* order = work.plan.order + part.unit.first;
   const act* x[NT];
   float sums[NT][4] = {};
 #pragma unroll
@@ -108,28 +111,30 @@ __device__ __forceinline__ void few_part(const ExpertsArgs& a, const Plan& plan,
       take_quarter<NT>(piece, q, in[q % AHEAD], sums);
       in[q % AHEAD].load(a, x, k0 + mine + (q + AHEAD) * 32);
     }
-    ring.release(a, plan, work);
+    ring.release(a, work);
   }
 #pragma unroll
   for (int i = 0; i < NT; i++) put(a, order + 8 * i, part.unit.rows - 8 * i, part.row0, sums[i]);
 }
 
-// The dynamic shared memory is the warps' rings, a number per expert and the plan.
+// The dynamic shared memory is the warps' rings, the addresses of weights, a number per expert and the plan.
 template <int NT>
 __device__ void few(const ExpertsArgs& a) {
   extern __shared__ uint4 room[];
-  int* starts = (int*)((u8*)room + WARPS * DEPTH * PIECE_BYTES);
-  const Plan plan(starts + (a.expert_count + 1) / 2 * 2, a.pairs);
+  u64* weights = (u64*)((u8*)room + WARPS * DEPTH * PIECE_BYTES);
+  int* starts = (int*)(weights + a.expert_count);
+  const Plan plan(starts + a.expert_count, a.pairs);
+  for (int e = threadIdx.x; e < a.expert_count; e += blockDim.x) weights[e] = a.w[e];
   if (gated(a)) pdl_wait();
-  plan.make(a.experts, a.pairs, a.w, a.expert_count, 8 * NT, starts);
-  const Work work(a, plan);
+  plan.make(a.experts, a.pairs, a.expert_count, 8 * NT, starts);
+  const Work work(a, plan, weights);
   Ring ring((u8*)room, work);
 #pragma unroll
-  for (int i = 0; i < DEPTH; i++) ring.copy(a, plan, work, i);
+  for (int i = 0; i < DEPTH; i++) ring.copy(a, work, i);
   if (!gated(a)) pdl_wait();
   for (int number = work.first; number < work.count; number += work.step) {
     if (number + work.step >= work.count) pdl_launch();
-    few_part<NT>(a, plan, work, Part(plan, number, work.per_unit, work.rows), ring);
+    few_part<NT>(a, work, work.part(number), ring);
   }
 }
 

@@ -8,13 +8,13 @@ constexpr int SLAB = 64;    // elements of k
 constexpr int SLAB_BYTES = 2 * SLAB;
 constexpr int COPIED = 32 * WARPS / (SLAB_BYTES / 16); // rows that all threads copy at once
 
-struct PlanArgs { const int* experts; const u64* w; int* plan; int pairs, expert_count, rows, _; };
+struct PlanArgs { const int* experts; int* plan; int pairs, expert_count, rows, _; };
 
 // Sorts the pairs for moe_tile: one block. The dynamic shared memory is a number per expert.
 KERNEL moe_plan(PlanArgs a) {
   extern __shared__ int starts[];
   pdl_begin();
-  Plan(a.plan, a.pairs).make(a.experts, a.pairs, a.w, a.expert_count, a.rows, starts);
+  Plan(a.plan, a.pairs).make(a.experts, a.pairs, a.expert_count, a.rows, starts);
 }
 
 // Where a chunk of 16 bytes lies in a slab: the eight threads that are served together read four of an even and four of
@@ -30,7 +30,7 @@ struct Copier {
   int row0, chunk;
   u32 to;
 
-  __device__ __forceinline__ Copier(const ExpertsArgs& a, const Plan& plan, const Part& part, const void* room) : w(part.unit.w), row0(part.row0) {
+  __device__ __forceinline__ Copier(const ExpertsArgs& a, const Plan& plan, const Part& part, const void* room) : w(part.w), row0(part.row0) {
     const int row = threadIdx.x / (SLAB_BYTES / 16);
     chunk = threadIdx.x % (SLAB_BYTES / 16), to = shared_address(room) + place(row, chunk);
 #pragma unroll
@@ -87,7 +87,7 @@ __device__ void tile(const ExpertsArgs& a) {
   const Plan plan(a.plan, a.pairs);
   const int tile_rows = gated(a) ? ROWS / 2 : ROWS, rows = TILES * tile_rows, per_unit = (a.n + rows - 1) / rows;
   if ((int)blockIdx.x >= *plan.count * per_unit) return; // there were as many blocks as any choice of experts could need
-  const Part part(plan, blockIdx.x, per_unit, rows);
+  const Part part(plan, a.w, blockIdx.x, per_unit, rows);
   const Copy copier(a, plan, part, room);
   const int slabs = (a.k + SLAB - 1) / SLAB, tile0 = warp_id() % DOWN * M, pair0 = warp_id() / DOWN * N * 8;
   const int used = (part.unit.rows - pair0 + 7) / 8;
