@@ -43,15 +43,17 @@ const (
 	I4_32  // 32 elements: float16 d, uint8 zero up to 16, a byte 0, nibbles as Q4_0's; an element is d * (code - zero)
 	I4_64  // 64 elements, likewise
 	I4_128 // 128 elements, likewise
+
+	E4M3_128 // 128 elements: float32 d, 128 8-bit floats as those of E4M3
 )
 
 var dtypeNames = map[DType]string{F32: "f32", F16: "f16", BF16: "bf16", I32: "i32", U64: "u64",
 	Q8_0: "q8_0", Q4_0: "q4_0", Q4_1: "q4_1", Q4_K: "q4_k", Q6_K: "q6_k",
-	E4M3: "e4m3", I8: "i8", I4_32: "i4_32", I4_64: "i4_64", I4_128: "i4_128"}
+	E4M3: "e4m3", I8: "i8", I4_32: "i4_32", I4_64: "i4_64", I4_128: "i4_128", E4M3_128: "e4m3_128"}
 
 // blockSizes are the elements and bytes of a quantized type's block.
 var blockSizes = map[DType][2]int{Q8_0: {32, 34}, Q4_0: {32, 18}, Q4_1: {32, 20}, Q4_K: {256, 144}, Q6_K: {256, 210},
-	I4_32: {32, 20}, I4_64: {64, 36}, I4_128: {128, 68}}
+	I4_32: {32, 20}, I4_64: {64, 36}, I4_128: {128, 68}, E4M3_128: {128, 132}}
 
 // rowScaleBytes is what a row of E4M3 or I8 has after its codes.
 const rowScaleBytes = 4

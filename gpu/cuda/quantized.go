@@ -21,6 +21,7 @@ const (
 	groupScale
 	groupZero
 	groupMinimum
+	groupFloat
 )
 
 // quantFormat is how weights of a type lie in memory and which kernels multiply them; quantized.cuh says more.
@@ -37,15 +38,16 @@ type quantFormat struct {
 
 // quantFormats are the types that products take. The K type is made of groups with a scale and a minimum.
 var quantFormats = map[gpu.DType]*quantFormat{
-	gpu.E4M3:   {kernels: "e4m3", bits: 8, depth: 4, blocks: 2, shared: rowScale, floats: true, read: readScaledRow},
-	gpu.I8:     {kernels: "i8", bits: 8, depth: 4, blocks: 2, shared: rowScale, read: readScaledRow},
-	gpu.Q8_0:   {kernels: "q8_0", bits: 8, depth: 4, blocks: 2, group: 32, shared: groupScale, read: readQ8_0},
-	gpu.Q4_0:   {kernels: "q4_0", bits: 4, depth: 6, blocks: 2, group: 32, shared: groupScale, read: readQ4},
-	gpu.Q4_1:   {kernels: "q4_1", bits: 4, depth: 6, blocks: 2, group: 32, shared: groupMinimum, read: readQ4},
-	gpu.Q4_K:   {kernels: "q4_1", bits: 4, depth: 6, blocks: 2, group: 32, shared: groupMinimum, read: readQ4K},
-	gpu.I4_32:  {kernels: "i4_32", bits: 4, depth: 6, blocks: 2, group: 32, shared: groupZero, read: readI4},
-	gpu.I4_64:  {kernels: "i4_64", bits: 4, depth: 6, blocks: 2, group: 64, shared: groupZero, read: readI4},
-	gpu.I4_128: {kernels: "i4_128", bits: 4, depth: 6, blocks: 2, group: 128, shared: groupZero, read: readI4},
+	gpu.E4M3:     {kernels: "e4m3", bits: 8, depth: 4, blocks: 2, shared: rowScale, floats: true, read: readScaledRow},
+	gpu.E4M3_128: {kernels: "e4m3_128", bits: 8, depth: 4, blocks: 2, group: 128, shared: groupFloat, floats: true, read: readE4M3Groups},
+	gpu.I8:       {kernels: "i8", bits: 8, depth: 4, blocks: 2, shared: rowScale, read: readScaledRow},
+	gpu.Q8_0:     {kernels: "q8_0", bits: 8, depth: 4, blocks: 2, group: 32, shared: groupScale, read: readQ8_0},
+	gpu.Q4_0:     {kernels: "q4_0", bits: 4, depth: 6, blocks: 2, group: 32, shared: groupScale, read: readQ4},
+	gpu.Q4_1:     {kernels: "q4_1", bits: 4, depth: 6, blocks: 2, group: 32, shared: groupMinimum, read: readQ4},
+	gpu.Q4_K:     {kernels: "q4_1", bits: 4, depth: 6, blocks: 2, group: 32, shared: groupMinimum, read: readQ4K},
+	gpu.I4_32:    {kernels: "i4_32", bits: 4, depth: 6, blocks: 2, group: 32, shared: groupZero, read: readI4},
+	gpu.I4_64:    {kernels: "i4_64", bits: 4, depth: 6, blocks: 2, group: 64, shared: groupZero, read: readI4},
+	gpu.I4_128:   {kernels: "i4_128", bits: 4, depth: 6, blocks: 2, group: 128, shared: groupZero, read: readI4},
 }
 
 // quantKernels lists the names that kernels end with, each once.

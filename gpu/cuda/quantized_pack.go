@@ -45,6 +45,14 @@ func readScaledRow(r *quantRow, raw []byte) {
 	r.scale = binary.LittleEndian.Uint32(raw[n:])
 }
 
+func readE4M3Groups(r *quantRow, raw []byte) {
+	for g := range r.groups {
+		block := raw[132*g:][:132]
+		r.groups[g] = binary.LittleEndian.Uint32(block)
+		copy(r.codes[128*g:], block[4:])
+	}
+}
+
 func readQ8_0(r *quantRow, raw []byte) {
 	for g := range r.groups {
 		block := raw[34*g:][:34]
@@ -119,6 +127,10 @@ func (f *quantFormat) checkRow(r *quantRow) error {
 	const infinite = 0x7c00
 	for g, v := range r.groups {
 		switch {
+		case f.shared == groupFloat:
+			if scale := math.Float32frombits(v); scale-scale != 0 {
+				return fmt.Errorf("the scale of its group %d is %v", g, scale)
+			}
 		case v&infinite == infinite:
 			return fmt.Errorf("the scale of its group %d is not finite", g)
 		case f.shared == groupMinimum && v>>16&infinite == infinite:

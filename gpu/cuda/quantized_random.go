@@ -44,7 +44,7 @@ func (d *Device) randomQuantized(name string, dtype gpu.DType, seed uint64, spre
 	mask, rms := f.randomCodes()
 	scale := float32(float64(spread) / rms)
 	half := uint32(toHalf(scale))
-	shared := map[int]uint32{rowScale: math.Float32bits(scale), groupScale: half | half<<16, groupZero: half | (quantOffset+8)<<16,
+	shared := map[int]uint32{rowScale: math.Float32bits(scale), groupFloat: math.Float32bits(scale), groupScale: half | half<<16, groupZero: half | (quantOffset+8)<<16,
 		groupMinimum: half | uint32(toHalf(-8*scale))<<16}[f.shared]
 	if err := d.fill(b.block.address, l.meta, seed, mask, 0); err != nil {
 		return gpu.Tensor{}, err

@@ -23,6 +23,9 @@ func drawRows(rng *rand.Rand, dtype gpu.DType, n, k int) []byte {
 	for at := 0; at < len(raw) && f.shared != rowScale; at += size {
 		half(at)
 		switch f.shared {
+		case groupFloat:
+			makeNumbers(raw[at+4 : at+size])
+			binary.LittleEndian.PutUint32(raw[at:], math.Float32bits(float32(rng.NormFloat64())))
 		case groupMinimum:
 			half(at + 2)
 		case groupZero:
@@ -30,14 +33,21 @@ func drawRows(rng *rand.Rand, dtype gpu.DType, n, k int) []byte {
 		}
 	}
 	for row := raw; len(row) > 0 && f.shared == rowScale; row = row[k+4:] {
-		for i, q := range row[:k] {
-			if f.floats && q&0x7f == 0x7f {
-				row[i] = 0
-			}
+		if f.floats {
+			makeNumbers(row[:k])
 		}
 		binary.LittleEndian.PutUint32(row[k:], math.Float32bits(float32(rng.NormFloat64())))
 	}
 	return raw
+}
+
+// makeNumbers makes zeros of the 8-bit floats that are NaN.
+func makeNumbers(codes []byte) {
+	for i, q := range codes {
+		if q&0x7f == 0x7f {
+			codes[i] = 0
+		}
+	}
 }
 
 // packed is what the device's memory would hold.
@@ -73,6 +83,8 @@ func (l *quantLayout) element(memory []byte, row, column int) float64 {
 	}
 	group := (piece*(128/f.group)+column%128/f.group)*16 + row%16
 	switch f.shared {
+	case groupFloat:
+		return code * float64(math.Float32frombits(binary.LittleEndian.Uint32(meta[4*group:])))
 	case groupScale:
 		if f.bits == 4 {
 			code -= 8
@@ -123,6 +135,8 @@ func TestQuantizedRefuses(t *testing.T) {
 		"NaN":              {gpu.E4M3, func(row []byte) { row[7] = 0xff }, "row 18: column 7 is NaN"},
 		"row scale":        {gpu.I8, func(row []byte) { copy(row[k:], []byte{0, 0, 0x80, 0x7f}) }, "row 18: its scale is +Inf"},
 		"group scale":      {gpu.Q8_0, func(row []byte) { row[34+1] = 0x7c }, "row 18: the scale of its group 1 is not finite"},
+		"float32 scale":    {gpu.E4M3_128, func(row []byte) { copy(row[132:], []byte{0, 0, 0xc0, 0x7f}) }, "row 18: the scale of its group 1 is NaN"},
+		"NaN in a group":   {gpu.E4M3_128, func(row []byte) { row[132+4+3] = 0x7f }, "row 18: column 131 is NaN"},
 		"minimum":          {gpu.Q4_1, func(row []byte) { row[3] = 0xfc }, "row 18: the minimum of its group 0 is not finite"},
 		"K scale overflow": {gpu.Q4_K, func(row []byte) { row[1], row[4] = 0x7b, 63 }, "row 18: the scale of its group 0 is not finite"},
 		"zero":             {gpu.I4_128, func(row []byte) { row[68+2] = 17 }, "row 18: the zero of its group 1 is 17, want 0 to 16"},

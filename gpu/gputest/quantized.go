@@ -13,7 +13,7 @@ import (
 )
 
 // quantizedTypes are the types that a device may execute or refuse with gpu.ErrNotSupported.
-var quantizedTypes = []gpu.DType{gpu.Q8_0, gpu.Q4_0, gpu.Q4_1, gpu.Q4_K, gpu.Q6_K, gpu.E4M3, gpu.I8, gpu.I4_32, gpu.I4_64, gpu.I4_128}
+var quantizedTypes = []gpu.DType{gpu.Q8_0, gpu.Q4_0, gpu.Q4_1, gpu.Q4_K, gpu.Q6_K, gpu.E4M3, gpu.I8, gpu.I4_32, gpu.I4_64, gpu.I4_128, gpu.E4M3_128}
 
 // blocks returns n rows of k elements of a quantized type, any codes with scales of about 1/100 of both signs, and what
 // they mean.
@@ -26,6 +26,11 @@ func (s *suite) blocks(dtype gpu.DType, n, k int) (raw []byte, values []float32)
 	switch dtype {
 	case gpu.E4M3, gpu.I8:
 		s.scaledRows(dtype, raw, k)
+	case gpu.E4M3_128:
+		for at := 0; at < len(raw); at += size {
+			makeNumbers(raw[at+4:][:elements])
+			binary.LittleEndian.PutUint32(raw[at:], math.Float32bits(float32(s.rng.NormFloat64()/100)))
+		}
 	case gpu.I4_32, gpu.I4_64, gpu.I4_128:
 		for at := 0; at < len(raw); at += size {
 			raw[at+2], raw[at+3] = byte(s.rng.IntN(17)), 0
@@ -51,12 +56,19 @@ func (s *suite) blocks(dtype gpu.DType, n, k int) (raw []byte, values []float32)
 // scaledRows gives rows of codes a scale each, and makes all codes numbers.
 func (s *suite) scaledRows(dtype gpu.DType, raw []byte, k int) {
 	for ; len(raw) > 0; raw = raw[dtype.RowBytes(k):] {
-		for i, q := range raw[:k] {
-			if dtype == gpu.E4M3 && q&0x7f == 0x7f { // NaN
-				raw[i] ^= 1
-			}
+		if dtype == gpu.E4M3 {
+			makeNumbers(raw[:k])
 		}
 		binary.LittleEndian.PutUint32(raw[k:], math.Float32bits(float32(s.rng.NormFloat64()/100)))
+	}
+}
+
+// makeNumbers changes the 8-bit floats that are NaN.
+func makeNumbers(codes []byte) {
+	for i, q := range codes {
+		if q&0x7f == 0x7f {
+			codes[i] ^= 1
+		}
 	}
 }
 

@@ -58,6 +58,7 @@ var quantized = map[string]struct {
 }{
 	"q8_0": {34, blockQ8_0}, "q4_0": {18, blockQ4_0}, "q4_1": {20, blockQ4_1}, "q4_k": {144, blockQ4K}, "q6_k": {210, blockQ6K},
 	"i4_32": {20, blockI4}, "i4_64": {36, blockI4}, "i4_128": {68, blockI4},
+	"e4m3_128": {132, blockE4M3},
 }
 
 // half is the float16 at the start of b.
@@ -131,6 +132,15 @@ func blockQ6K(b []byte) (out []float64) {
 		high := b[128+part*32+within%32] >> (within / 32 * 2) & 3
 		code := float64(int(low|high<<4) - 32)
 		out = append(out, half(b[208:])*float64(int8(b[192+i/16]))*code)
+	}
+	return out
+}
+
+// blockE4M3: 8-bit floats behind a float32.
+func blockE4M3(b []byte) (out []float64) {
+	scale := float64(math.Float32frombits(binary.LittleEndian.Uint32(b)))
+	for _, q := range b[4:] {
+		out = append(out, scale*e4m3(q))
 	}
 	return out
 }

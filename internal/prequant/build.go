@@ -63,7 +63,7 @@ func (b *builder) part(suffix string, types []safetensors.DType, shapes ...[]int
 	name := b.module + suffix
 	v, err := b.source.file.Tensor(name)
 	if err != nil {
-		return v, fmt.Errorf("prequant: %w, which the codes in %q need", err, b.w.name)
+		return v, fmt.Errorf("prequant: %w, which the codes in %q need, of one of the types %v and shapes %v", err, b.w.name, types, shapes)
 	}
 	if !slices.Contains(types, v.DType) {
 		return v, b.source.errorf(name, "is %s, want one of %v", v.DType, types)

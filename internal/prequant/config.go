@@ -60,7 +60,7 @@ type Config struct {
 
 // methods are the values of quant_method that are read.
 var methods = map[string]func(c *Config, f fields) error{
-	"fp8": parseFP8, "fbgemm_fp8": parseFP8, "gptq": parseGPTQ, "awq": parseAWQ, "compressed-tensors": parseCompressed,
+	"fp8": parseFP8, "fbgemm_fp8": parseFP8, "modelopt": parseModelOpt, "gptq": parseGPTQ, "awq": parseAWQ, "compressed-tensors": parseCompressed,
 }
 
 // ParseConfig reads the quantization_config of a config.json. The error names the field, its value and what is
@@ -93,12 +93,18 @@ func ParseConfig(raw []byte) (*Config, error) {
 }
 
 func parseFP8(c *Config, f fields) error {
-	format, block := "e4m3", []int(nil)
-	if err := errors.Join(f.read("fmt", &format, "a string"), f.read("weight_block_size", &block, "two whole numbers")); err != nil {
+	format, activations, scales, block := "e4m3", "dynamic", "ue8m0", []int(nil)
+	if err := errors.Join(f.read("fmt", &format, "a string"), f.read("activation_scheme", &activations, "a string"),
+		f.read("scale_fmt", &scales, "a string"), f.read("weight_block_size", &block, "two whole numbers")); err != nil {
 		return err
 	}
-	if !slices.Contains([]string{"e4m3", "float8_e4m3fn"}, format) {
-		return fmt.Errorf("fmt is %q; supported: e4m3", clip(format))
+	switch {
+	case format != "e4m3" && format != "float8_e4m3fn":
+		return fmt.Errorf("fmt is %q; supported: e4m3, float8_e4m3fn", clip(format))
+	case activations != "dynamic" && activations != "static":
+		return fmt.Errorf("activation_scheme is %q; supported: dynamic, static", clip(activations))
+	case scales != "ue8m0":
+		return fmt.Errorf("scale_fmt is %q; supported: ue8m0", clip(scales))
 	}
 	s := scheme{targets: everything, layout: layoutFloats, bits: 8}
 	if block != nil {
@@ -108,6 +114,20 @@ func parseFP8(c *Config, f fields) error {
 		s.block = [2]int(block)
 	}
 	c.schemes = []scheme{s}
+	return nil
+}
+
+// parseModelOpt reads what NVIDIA's ModelOpt writes of 8-bit floats.
+func parseModelOpt(c *Config, f fields) error {
+	algorithms := []string{"FP8", "FP8_PER_CHANNEL_PER_TOKEN"}
+	var algorithm string
+	if err := f.read("quant_algo", &algorithm, "a string"); err != nil {
+		return err
+	}
+	if !slices.Contains(algorithms, algorithm) {
+		return fmt.Errorf("quant_algo is %q; supported with modelopt: %s", clip(algorithm), strings.Join(algorithms, ", "))
+	}
+	c.schemes = []scheme{{targets: everything, layout: layoutFloats, bits: 8}}
 	return nil
 }
 

@@ -28,6 +28,14 @@ var e4m3Values = func() (values [256]float32) {
 	return values
 }()
 
+// e8m0 is a power of two from its exponent of 8 bits: the scales of the OCP Microscaling formats, version 1.0.
+func e8m0(exponent byte) float32 {
+	if exponent == 0xff {
+		return float32(math.NaN())
+	}
+	return float32(math.Ldexp(1, int(exponent)-127))
+}
+
 // toE4M3 rounds a number of at most e4m3Max in size to the nearest, ties to even.
 func toE4M3(v float32) byte {
 	bits := math.Float32bits(v)

@@ -2,6 +2,7 @@ package prequant
 
 import (
 	"encoding/binary"
+	"math"
 
 	"github.com/troupe-engine/troupe/internal/gguf"
 	"github.com/troupe-engine/troupe/internal/safetensors"
@@ -13,17 +14,28 @@ func word(data []byte, i int) uint32 { return binary.LittleEndian.Uint32(data[4*
 // plainTypes are the types that scales may have.
 var plainTypes = map[safetensors.DType]gguf.Type{safetensors.F32: gguf.F32, safetensors.F16: gguf.F16, safetensors.BF16: gguf.BF16}
 
-// scalesOf reads the module's scales, which must be numbers.
+// scalesOf reads the module's scales, which must be numbers, and not so large that an 8-bit float times them is none.
+// Those of 8-bit floats may be powers of two, E8M0.
 func (b *builder) scalesOf(suffix string, shapes ...[]int) ([]float32, error) {
-	v, err := b.part(suffix, []safetensors.DType{safetensors.F32, safetensors.BF16, safetensors.F16}, shapes...)
+	types, limit := []safetensors.DType{safetensors.F32, safetensors.BF16, safetensors.F16}, float32(math.MaxFloat32)
+	if b.w.floats {
+		types, limit = append(types, safetensors.F8E8M0), limit/e4m3Max
+	}
+	v, err := b.part(suffix, types, shapes...)
 	if err != nil {
 		return nil, err
 	}
 	values := make([]float32, len(v.Data)/v.DType.Size())
-	gguf.Dequantize(plainTypes[v.DType], values, v.Data)
+	if v.DType == safetensors.F8E8M0 {
+		for i, exponent := range v.Data {
+			values[i] = e8m0(exponent)
+		}
+	} else {
+		gguf.Dequantize(plainTypes[v.DType], values, v.Data)
+	}
 	for i, s := range values {
-		if s-s != 0 {
-			return nil, b.source.errorf(b.module+suffix, "has the scale %v as its element %d, want finite numbers", s, i)
+		if !(s >= -limit && s <= limit) {
+			return nil, b.source.errorf(b.module+suffix, "has the scale %v as its element %d, want finite numbers of at most %.3g", s, i, limit)
 		}
 	}
 	return values, nil
@@ -187,9 +199,9 @@ func (b *builder) bytes(codes safetensors.View) error {
 			out[i] = q ^ flip
 		}
 	}
-	suffix := ".weight_scale"
-	if !b.has(suffix) && b.has(".weight_scale_inv") {
-		suffix = ".weight_scale_inv"
+	suffix, inverse := ".weight_scale", ".weight_scale_inv"
+	if !b.has(suffix) && (b.has(inverse) || b.scheme.block[0] > 0) {
+		suffix = inverse
 	}
 	if err := b.weightScales(suffix); err != nil || b.w.floats {
 		return err

@@ -24,6 +24,7 @@ import (
 var cases = map[string]map[string]gpu.DType{
 	"fp8-tensor":        {"k_proj": gpu.E4M3, "down_proj": gpu.E4M3},
 	"fp8-block":         {"k_proj": 0, "down_proj": 0},
+	"fp8-block-128":     {"k_proj": gpu.E4M3_128, "down_proj": gpu.E4M3, "o_proj": gpu.E4M3},
 	"float-channel":     {"q_proj": gpu.E4M3},
 	"int8-channel":      {"q_proj": gpu.I8},
 	"int8-zeros":        {"q_proj": 0},
@@ -252,6 +253,13 @@ func TestDamagedTensors(t *testing.T) {
 		{"fp8-tensor", retype(".weight", safetensors.F8E5M2), `.weight" is F8_E5M2`},
 		{"fp8-tensor", put(".weight", 65, 0x7f), `.weight": row 1: column 1 is NaN`},
 		{"fp8-block", shape(".weight_scale_inv", 2, 1), `.weight_scale_inv" has shape [2 1], want [[2 2]]`},
+		{"fp8-block", without(".weight_scale_inv"), `no tensor "` + module + `.weight_scale_inv", which the codes in "` + module + `.weight" need, of one of the types [F32 BF16 F16 F8_E8M0] and shapes [[2 2]]`},
+		{"fp8-block", put(".weight_scale_inv", 4, nan32...), `.weight_scale_inv" has the scale NaN as its element 1`},
+		{"fp8-block", put(".weight_scale_inv", 4, 0, 0, 0x80, 0x7f), `.weight_scale_inv" has the scale +Inf as its element 1`},
+		{"fp8-block", put(".weight_scale_inv", 4, 0xff, 0xff, 0x7f, 0x7f), `has the scale 3.4028235e+38 as its element 1, want finite numbers of at most 7.6e+35`},
+		{"fp8-block", put(".weight_scale_inv", 4, 0, 0, 0, 0), `.weight": row 0: column 40 is `},
+		{"fp8-block", retype(".weight_scale_inv", safetensors.I32), `.weight_scale_inv" is I32, want one of [F32 BF16 F16 F8_E8M0]`},
+		{"fp8-block-128", shape(".weight_scale_inv", 1, 2), `.weight_scale_inv" has shape [1 2], want [[2 1]] for a matrix of [256 64]`},
 		{"int8-zeros", without(".weight_zero_point"), `.weight_zero_point"`},
 		{"int8-zeros", shape(".weight_zero_point", 1), `.weight_zero_point" has 1 elements, want one for each of the 64`},
 	} {
@@ -291,6 +299,25 @@ func TestContradictions(t *testing.T) {
 		if _, err := Open(file, config).Weight(name); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s:\n got %v\nwant %q", c.config, err, c.want)
 		}
+	}
+}
+
+// TestPowerScales: scales that are stored as their exponents are powers of two.
+func TestPowerScales(t *testing.T) {
+	const module = "model.layers.0.self_attn.o_proj"
+	s := edited(t, "fp8-block", func(all map[string]safetensors.View) {
+		codes := all[module+".weight"]
+		clear(codes.Data)
+		codes.Data[0], codes.Data[40] = 0x38, 0xb8 // 1 and -1
+		all[module+".weight_scale_inv"] = safetensors.View{DType: safetensors.F8E8M0, Shape: []int{2, 2}, Data: []byte{120, 130, 127, 0}}
+	})
+	w, err := s.Weight(module + ".weight")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := w.Dequantize(gguf.F32)
+	if err != nil || floats(got)[0] != 1./128 || floats(got)[40] != -8 {
+		t.Error(floats(got)[0], floats(got)[40], err)
 	}
 }
 

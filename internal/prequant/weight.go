@@ -78,9 +78,16 @@ func (w *Weight) classify() {
 	k := w.Shape[1]
 	whole := w.scales.columns >= k
 	if w.floats {
-		w.Types = []gpu.DType{gpu.E4M3}
-		if !whole {
-			w.Types, w.Why = nil, fmt.Sprintf("8-bit floats with a scale for %d by %d of them", w.scales.rows, w.scales.columns)
+		elements, _ := gpu.E4M3_128.Block()
+		switch {
+		case whole:
+			w.Types = []gpu.DType{gpu.E4M3}
+		case w.scales.columns%elements != 0:
+			w.Why = fmt.Sprintf("8-bit floats with a scale for %d by %d of them", w.scales.rows, w.scales.columns)
+		case k%elements != 0:
+			w.Why = fmt.Sprintf("8-bit floats with scales of blocks, in rows of %d", k)
+		default:
+			w.Types = []gpu.DType{gpu.E4M3_128}
 		}
 		return
 	}
@@ -143,6 +150,8 @@ func (w *Weight) Rows(dtype gpu.DType) ([]byte, error) {
 	switch dtype {
 	case gpu.E4M3, gpu.I8:
 		write = w.writeScaled
+	case gpu.E4M3_128:
+		write = w.writeE4M3Blocks
 	case gpu.Q8_0:
 		write = w.writeQ8
 	}
@@ -162,6 +171,16 @@ func (w *Weight) writeScaled(row int, codes, out []byte) {
 		}
 	}
 	binary.LittleEndian.PutUint32(out[k:], math.Float32bits(w.scales.at(row, 0)))
+}
+
+// writeE4M3Blocks makes a row of E4M3_128.
+func (w *Weight) writeE4M3Blocks(row int, codes, out []byte) {
+	block, size := gpu.E4M3_128.Block()
+	for c := 0; c < len(codes); c += block {
+		binary.LittleEndian.PutUint32(out, math.Float32bits(w.scales.at(row, w.group(c))))
+		copy(out[size-block:], codes[c:][:block])
+		out = out[size:]
+	}
 }
 
 // half is the scale of a group as a float16.
@@ -237,16 +256,30 @@ func (w *Weight) widen(out []float32, codes []byte, row, group int) {
 	}
 }
 
+// checkFloats refuses a row with a NaN, or with a scale of 0 for codes that are not: then the scale is what got lost.
+func (w *Weight) checkFloats(row int, codes []byte) error {
+	for from := 0; from < len(codes); from += w.scales.columns {
+		zero := w.scales.at(row, w.group(from)) == 0
+		for i, q := range codes[from:min(from+w.scales.columns, len(codes))] {
+			switch {
+			case q&0x7f == 0x7f:
+				return fmt.Errorf("column %d is NaN", from+i)
+			case zero && q&0x7f != 0:
+				return fmt.Errorf("column %d is %v with the scale 0, want a scale that is not", from+i, e4m3Values[q])
+			}
+		}
+	}
+	return nil
+}
+
 // each calls do with the codes of every row, which it checks to be numbers.
 func (w *Weight) each(do func(row int, codes []byte) error) error {
 	err := eachRow(w.Shape[0], func(row int) error {
 		codes := make([]byte, w.Shape[1])
 		w.codes(row, codes)
 		if w.floats {
-			for c, q := range codes {
-				if q&0x7f == 0x7f {
-					return fmt.Errorf("column %d is NaN", c)
-				}
+			if err := w.checkFloats(row, codes); err != nil {
+				return err
 			}
 		}
 		return do(row, codes)

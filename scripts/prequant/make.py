@@ -17,11 +17,16 @@ import random
 import struct
 import sys
 
-HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE, VOCAB, LAYERS = 64, 4, 2, 16, 128, 32, 1
-SHAPES = {
-    "self_attn.q_proj": (64, 64), "self_attn.k_proj": (32, 64), "self_attn.v_proj": (32, 64), "self_attn.o_proj": (64, 64),
-    "mlp.gate_proj": (128, 64), "mlp.up_proj": (128, 64), "mlp.down_proj": (64, 128),
-}  # fmt: skip
+HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE, VOCAB, LAYERS = 4, 2, 16, 128, 32, 1
+HIDDEN = {"fp8-block-128": 256}  # of the model of a case, or else 64
+
+
+def shapes_of(hidden):
+    queries, keys = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
+    return {
+        "self_attn.q_proj": (queries, hidden), "self_attn.k_proj": (keys, hidden), "self_attn.v_proj": (keys, hidden), "self_attn.o_proj": (hidden, queries),
+        "mlp.gate_proj": (INTERMEDIATE, hidden), "mlp.up_proj": (INTERMEDIATE, hidden), "mlp.down_proj": (hidden, INTERMEDIATE),
+    }  # fmt: skip
 
 
 def f32(v):
@@ -256,15 +261,15 @@ def fp8_tensor():
     return {"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": ["lm_head"]}, write
 
 
-def fp8_block():
+def fp8_block(rows, columns):
     def write(out, name, w, rng):
         if name.endswith("v_proj"):
             out.add(name + ".weight", "BF16", [len(w), len(w[0])], [v for row in w for v in row])
             return [[bf16(v) for v in row] for row in w]
-        return write_floats(out, name, w, 48, 40, ".weight_scale_inv", "F32", lambda n, k, down, across: [down, across])
+        return write_floats(out, name, w, rows, columns, ".weight_scale_inv", "F32", lambda n, k, down, across: [down, across])
 
     skipped = ["lm_head", "model.layers.0.self_attn.v_proj"]
-    return {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "weight_block_size": [48, 40], "modules_to_not_convert": skipped}, write
+    return {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "weight_block_size": [rows, columns], "modules_to_not_convert": skipped}, write
 
 
 def floats_per_row():
@@ -274,7 +279,8 @@ def floats_per_row():
 
 CASES = {
     "fp8-tensor": fp8_tensor(),
-    "fp8-block": fp8_block(),
+    "fp8-block": fp8_block(48, 40),
+    "fp8-block-128": fp8_block(128, 128),
     "float-channel": floats_per_row(),
     "int8-channel": bytes_per_row(True),
     "int8-zeros": bytes_per_row(False),
@@ -288,7 +294,7 @@ CASES = {
 }
 
 
-def drawn(rng, tensors, quantize):
+def drawn(hidden, rng, tensors, quantize):
     """Fills tensors with a model of random weights, and returns its config."""
 
     def rows_of(n, k, spread):
@@ -297,19 +303,19 @@ def drawn(rng, tensors, quantize):
     def plain(name, shape, rows):
         tensors.add(name, "BF16", shape, [v for row in rows for v in row])
 
-    plain("model.embed_tokens.weight", [VOCAB, HIDDEN], rows_of(VOCAB, HIDDEN, 1))
-    plain("lm_head.weight", [VOCAB, HIDDEN], rows_of(VOCAB, HIDDEN, 0.1))
-    plain("model.norm.weight", [HIDDEN], [[1.0] * HIDDEN])
+    plain("model.embed_tokens.weight", [VOCAB, hidden], rows_of(VOCAB, hidden, 1))
+    plain("lm_head.weight", [VOCAB, hidden], rows_of(VOCAB, hidden, 0.1))
+    plain("model.norm.weight", [hidden], [[1.0] * hidden])
     for layer in range(LAYERS):
         prefix = f"model.layers.{layer}."
         for norm in ["input_layernorm", "post_attention_layernorm"]:
-            plain(prefix + norm + ".weight", [HIDDEN], [[1 + rng.gauss(0, 0.1) for _ in range(HIDDEN)]])
-        for module, (n, k) in SHAPES.items():
+            plain(prefix + norm + ".weight", [hidden], [[1 + rng.gauss(0, 0.1) for _ in range(hidden)]])
+        for module, (n, k) in shapes_of(hidden).items():
             w = rows_of(n, k, 1 / math.sqrt(k))
             w[3] = [abs(v) for v in w[3]]  # a row whose zeros are 0
             quantize(prefix + module, w)
     return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16", "vocab_size": VOCAB, "hidden_size": HIDDEN,
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16", "vocab_size": VOCAB, "hidden_size": hidden,
         "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD_DIM, "intermediate_size": INTERMEDIATE,
         "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": False,
     }  # fmt: skip
@@ -361,7 +367,8 @@ def main():
         sys.exit(__doc__)
     directory, source, cases = sys.argv[1], sys.argv[2:3], sys.argv[3:]
     for case in cases or CASES:
-        make(directory, case, (lambda rng, *rest: read(source[0], *rest)) if source else drawn)
+        hidden = HIDDEN.get(case, 64)
+        make(directory, case, lambda *to: read(source[0], *to[1:]) if source else drawn(hidden, *to))
 
 
 main()

@@ -17,7 +17,8 @@ const (
 	QuantizeOff = ""
 	QuantizeQ8  = "q8" // matrices and embeddings as Q8_0, projections to values as they are stored
 	QuantizeQ4  = "q4" // matrices as Q4_1, embeddings, output projection and those to values as Q8_0
-	// QuantizeFP8 makes matrices 8-bit floats with a scale per row; embeddings and output projection stay.
+	// QuantizeFP8 makes matrices 8-bit floats with a scale per row; embeddings and output projection become Q8_0, whose
+	// steps are smaller.
 	QuantizeFP8 = "fp8"
 )
 
@@ -101,7 +102,7 @@ func (l *loader) quantizedType(k int, purpose use, info *gpu.Info) gpu.DType {
 	case l.quantize == QuantizeQ8 && purpose == values:
 	case l.quantize == QuantizeQ4 && inner:
 		want = gpu.Q4_1
-	case l.quantize == QuantizeQ8 && inner, (l.quantize == QuantizeQ8 || l.quantize == QuantizeQ4) && purpose != routing:
+	case l.quantize == QuantizeQ8 && inner, l.quantize != QuantizeOff && purpose != routing:
 		want = gpu.Q8_0
 	}
 	if elements, _ := cmp.Or(want, gpu.F32).Block(); k%elements != 0 || purpose == expert && !slices.Contains(info.Experts, want) {

@@ -21,7 +21,7 @@ import (
 
 var prequantizedDir = filepath.Join("..", "..", "..", "internal", "prequant", "testdata")
 
-// taker is a device that takes every quantized type, as CUDA with bf16 does, by way of float32.
+// taker is a device that takes every quantized type, as CUDA with bf16 does, but for Q8_0 by way of float32.
 type taker struct {
 	gpu.Device
 	took map[gpu.DType]int
@@ -29,7 +29,7 @@ type taker struct {
 
 func (d *taker) PackMatrix(name string, dtype gpu.DType, n, k int, parts ...[]byte) (gpu.Tensor, error) {
 	d.took[dtype]++
-	if !dtype.Quantized() {
+	if !dtype.Quantized() || dtype == gpu.Q8_0 {
 		return d.Device.PackMatrix(name, dtype, n, k, parts...)
 	}
 	var wide []byte
@@ -50,7 +50,7 @@ func TestPrequantized(t *testing.T) {
 	// the plain ones that go with them.
 	e4m3, i8 := []gpu.DType{gpu.E4M3}, []gpu.DType{gpu.I8}
 	for name, want := range map[string][]gpu.DType{
-		"fp8-tensor": e4m3, "fp8-block": nil, "float-channel": e4m3, "int8-channel": i8, "int8-zeros": nil,
+		"fp8-tensor": e4m3, "fp8-block": nil, "fp8-block-128": {gpu.E4M3, gpu.E4M3_128}, "float-channel": e4m3, "int8-channel": i8, "int8-zeros": nil,
 		"packed-symmetric": {gpu.I4_32}, "packed-mixed": {gpu.I8, gpu.I4_64}, "gptq-v1": {gpu.I4_32}, "gptq-v2-act-order": nil,
 		"gptq-channel": {gpu.I4_64, gpu.I4_128}, "gptq-8bit": {gpu.Q8_0, gpu.I8}, "awq": {gpu.I4_64},
 	} {
@@ -178,4 +178,34 @@ func TestDamagedPrequantized(t *testing.T) {
 	if s := dev.Memory(); s.Tensors != 0 {
 		t.Errorf("%d tensors left on the device", s.Tensors)
 	}
+}
+
+// TestQuantizedFloats: with matrices as 8-bit floats, the embeddings and the output projection are Q8_0, one matrix if
+// they are tied, and logits stay near those of transformers.
+func TestQuantizedFloats(t *testing.T) {
+	eachGolden(t, func(t *testing.T, g *golden) {
+		dev := &taker{openDevice(t), map[gpu.DType]int{}}
+		o := testOptions
+		o.Quantize = QuantizeFP8
+		e := newEngineOn(t, dev, os.DirFS(g.dir), g.spec, o)
+		want := 2
+		switch elements, _ := gpu.Q8_0.Block(); {
+		case g.spec.HiddenSize%elements != 0:
+			want = 0
+		case g.spec.TiedEmbeddings:
+			want = 1
+		}
+		if dev.took[gpu.Q8_0] != want || dev.took[gpu.E4M3] == 0 {
+			t.Errorf("the device was given %v, want %d of Q8_0, and E4M3", dev.took, want)
+		}
+		d := relativeDiff(e.logitsInChunks(&sequence{slot: 0}, g.Prompt, len(g.Prompt)), g.logits)
+		t.Logf("difference from transformers: %.2g of the logits", d)
+		limit := 0.25
+		if g.spec.LogitSoftCap > 0 || g.spec.Layers[len(g.spec.Layers)-1].MoE {
+			limit *= 2 // see TestQuantizedGoldens
+		}
+		if d > limit {
+			t.Errorf("logits differ by %g of their size, allowed %g", d, limit)
+		}
+	})
 }

@@ -26,7 +26,7 @@ func (r *drawnWeights) typeFor(purpose use) gpu.DType {
 	switch {
 	case purpose == multiplied || purpose == values:
 		return r.dtype
-	case purpose == output && r.dtype != gpu.BF16 && r.dtype != gpu.E4M3:
+	case purpose == output && r.dtype.Quantized():
 		return gpu.Q8_0
 	}
 	return gpu.BF16

@@ -126,7 +126,7 @@ __device__ __forceinline__ u32 group_of(const u8* piece, int group, int row) {
 // Adds to c what a group of a row makes of the sum of its products and of its activations.
 template <class F>
 __device__ __forceinline__ void take_group(u32 group, const float (&part)[2], const float (&sum)[2], float& c0, float& c1) {
-  float scale = F16::half((u16)group), offset = F::bits == 8 ? 0 : F::shared == GROUP_MINIMUM ? -128 : -136;
+  float scale = scale_of<F>(group), offset = F::bits == 8 ? 0 : F::shared == GROUP_MINIMUM ? -128 : -136;
   if (F::shared == GROUP_ZERO) offset = __uint_as_float(group & 0xffff0000u);
   float p0 = part[0], p1 = part[1];
   if (F::bits == 4) p0 = fmaf(offset, sum[0], p0), p1 = fmaf(offset, sum[1], p1);
@@ -254,11 +254,11 @@ struct Outputs {
     for (int i = 0; i < COUNT; i++) {
       int r, token, row;
       i64 at;
-      scale[i] = up_scale[i] = 1, bias[i] = old[i] = 0;
+      scale[i] = up_scale[i] = FORMAT::code::unit, bias[i] = old[i] = 0;
       if (!find(a, units, unit, first, tokens, i, r, token, row, at)) continue;
       if constexpr (FORMAT::shared == ROW_SCALE) {
-        scale[i] = a.row_scale[row] * FORMAT::code::unit;
-        if (TILES == 2) up_scale[i] = a.row_scale[a.half + row] * FORMAT::code::unit;
+        scale[i] *= a.row_scale[row];
+        if (TILES == 2) up_scale[i] *= a.row_scale[a.half + row];
       }
       if (a.bias) bias[i] = a.bias[row];
       if (a.accumulate) old[i] = a.mode == STORE_F32 ? ((const float*)a.out)[at] : load((const act*)a.out + at);

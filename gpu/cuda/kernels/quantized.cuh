@@ -7,7 +7,7 @@
 //   4 bits: [tile of 16 rows][piece][half of 64 columns][lane][columns' first 32: row g, row g + 8; second 32: the same],
 //           each 8 columns in 4 bytes whose nibbles, lowest first, are of the columns 0 2 4 6 1 3 5 7.
 //   Groups: [tile][piece][group of columns][16 rows] of what a group of a row shares: a float16 scale; or that and in
-//           the upper half the bfloat16 -(128 + zero), or the float16 minimum.
+//           the upper half the bfloat16 -(128 + zero), or the float16 minimum; or a float32 scale.
 //
 // Formats whose scale is one per row keep it apart, in float32.
 
@@ -70,8 +70,8 @@ struct Int4 {
 };
 
 // What elements share besides the scale, Format::shared: one scale per row and nothing else; one per group; that and
-// an integer zero that codes are counted from; or a minimum that is added.
-enum { ROW_SCALE, GROUP_SCALE, GROUP_ZERO, GROUP_MINIMUM };
+// an integer zero that codes are counted from; or a minimum that is added; or one scale per group in float32.
+enum { ROW_SCALE, GROUP_SCALE, GROUP_ZERO, GROUP_MINIMUM, GROUP_FLOAT };
 
 template <class Code, int GROUP, int SHARED>
 struct Format {
@@ -85,6 +85,9 @@ struct Format {
   static constexpr int piece_bytes = code_bytes + meta_bytes;
   static constexpr int span = groups == 0 ? 4 : 4 / groups; // of 32 columns in a group
 };
+
+template <class F>
+__device__ __forceinline__ float scale_of(u32 group) { return F::shared == GROUP_FLOAT ? __uint_as_float(group) : F16::half((u16)group); }
 
 __device__ __forceinline__ u32 offset_of_zero(u32 group) { return __byte_perm(group, 0, 0x3232); }
 constexpr u32 OFFSET_8 = 0xc308c308u, OFFSET_0 = 0xc300c300u; // -(128 + 8) and -128, twice
@@ -121,7 +124,7 @@ __device__ __forceinline__ void widen8(const u8* codes, const u8* meta, const fl
 #pragma unroll
     for (int i = 0; i < 4; i++) v[i] = F::code::pair(c, i, offset);
   }
-  float scale = F::shared == ROW_SCALE ? row_scale[row] : F16::half((u16)group);
+  float scale = F::shared == ROW_SCALE ? row_scale[row] : scale_of<F>(group);
   float minimum = F::shared == GROUP_MINIMUM ? F16::half((u16)(group >> 16)) : 0;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
@@ -134,6 +137,9 @@ __device__ __forceinline__ void widen8(const u8* codes, const u8* meta, const fl
 #if defined(QUANT_e4m3)
 typedef Format<E4M3, 0, ROW_SCALE> FORMAT;
 #define NAMED(kind) kind##_e4m3
+#elif defined(QUANT_e4m3_128)
+typedef Format<E4M3, 128, GROUP_FLOAT> FORMAT;
+#define NAMED(kind) kind##_e4m3_128
 #elif defined(QUANT_i8)
 typedef Format<Int8, 0, ROW_SCALE> FORMAT;
 #define NAMED(kind) kind##_i8

@@ -14,7 +14,7 @@ import (
 )
 
 // Cases are the directories of internal/prequant/testdata.
-var Cases = []string{"awq", "float-channel", "fp8-block", "fp8-tensor", "gptq-8bit", "gptq-channel", "gptq-v1", "gptq-v2-act-order",
+var Cases = []string{"awq", "float-channel", "fp8-block", "fp8-block-128", "fp8-tensor", "gptq-8bit", "gptq-channel", "gptq-v1", "gptq-v2-act-order",
 	"int8-channel", "int8-zeros", "packed-mixed", "packed-symmetric"}
 
 // Vocabulary is the number of tokens of each case's model.
