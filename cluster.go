@@ -28,6 +28,8 @@ const (
 	RoleGateway   = "gateway"   // HTTP and NATS front, with a tokenizer of its own
 	RoleTokenizer = "tokenizer" // text to tokens and back, for whoever asks
 	RoleReplica   = "replica"   // scheduler, memory and compute
+	RoleScheduler = "scheduler" // scheduler and memory, for each compute of another node that has none
+	RoleCompute   = "compute"   // compute alone, for a scheduler of another node
 )
 
 // Values of Options.Tokenizers.
@@ -43,8 +45,11 @@ const (
 	PhaseDecode  = schemas.PhaseDecode
 )
 
-// roles are all of them, in data-path order.
-var roles = []string{RoleGateway, RoleTokenizer, RoleReplica}
+// roles are all of them, in data-path order; rolesDefault those of a node that works alone.
+var (
+	roles        = []string{RoleGateway, RoleTokenizer, RoleReplica, RoleScheduler, RoleCompute}
+	rolesDefault = []string{RoleGateway, RoleTokenizer, RoleReplica}
+)
 
 // Plays reports whether an engine with these options has a role.
 func (o *Options) Plays(role string) bool { return slices.Contains(splitList(o.Actors), role) }
@@ -79,11 +84,13 @@ func (o *Options) validateCluster() error {
 	case o.Isolate && o.Clustered():
 		return bad("isolate", o.Isolate, "false among several nodes (attach, leaf): a node that attaches is a process of its own already")
 	case !o.Clustered() && !(o.Plays(RoleGateway) && o.Plays(RoleReplica)):
-		return bad("actors", o.Actors, "all of them where the node neither attaches nor lets others join (attach, leaf)")
+		return bad("actors", o.Actors, "gateway and replica where the node neither attaches nor lets others join (attach, leaf)")
+	case o.Plays(RoleCompute) && (o.Plays(RoleReplica) || o.Plays(RoleScheduler)):
+		return bad("actors", o.Actors, "replica where scheduler and compute are to run on one node: there they need no messages")
 	case o.ReplicaPhase != PhaseBoth && o.ReplicaPhase != PhasePrefill && o.ReplicaPhase != PhaseDecode:
 		return bad("replica_phase", o.ReplicaPhase, "both, prefill or decode")
-	case o.ReplicaPhase != PhaseBoth && !(o.Clustered() && o.Plays(RoleReplica)):
-		return bad("replica_phase", o.ReplicaPhase, "both where no replica works together with others (attach, leaf)")
+	case o.ReplicaPhase != PhaseBoth && !(o.Clustered() && (o.Plays(RoleReplica) || o.Plays(RoleCompute))):
+		return bad("replica_phase", o.ReplicaPhase, "both where no replica or compute works together with others (attach, leaf)")
 	case o.ReplicaPhase != PhaseBoth && !o.PrefixCache:
 		return bad("replica_phase", o.ReplicaPhase, "both without prefix_cache, in which handed-over KV is found")
 	case o.ReplicaSilence < 2*cluster.ReportEvery:
@@ -117,26 +124,41 @@ func (e *Engine) join() error {
 	if !e.clustered() {
 		return nil
 	}
-	cfg := cluster.Config{Model: e.model.Name, HTTP: e.HTTPURL(), Log: e.log}
-	if e.replica != nil {
-		cfg.Replica = e.instance(replicaInstance)
-		if e.opts.ReplicaPhase != PhaseBoth {
-			cfg.Phase = e.opts.ReplicaPhase
-		}
-		var err error
-		if cfg.Numerics, err = numerics(e.model.Files, &e.opts, e.replica.Device().Info()); err != nil {
-			return err
-		}
-	}
+	cfg := cluster.Config{Roles: splitList(e.opts.Actors), Model: e.model.Name, HTTP: e.HTTPURL(), Log: e.log}
 	if e.gateway != nil {
 		cfg.Requests = e.gateway.Running
+	}
+	if e.compute != nil {
+		cfg.Device = e.compute
 	}
 	var err error
 	if e.member, err = cluster.Join(e.node, cfg); err != nil {
 		return err
 	}
+	if e.replica != nil {
+		r := cluster.ReplicaConfig{Replica: e.instance(replicaInstance), Model: e.model.Name, Phase: e.phase()}
+		if r.Numerics, err = numerics(e.model.Files, &e.opts, e.replica.Device().Info()); err != nil {
+			return err
+		}
+		if _, err := e.member.Add(r); err != nil {
+			return err
+		}
+	}
+	if e.opts.Plays(RoleScheduler) {
+		if err := e.serveDevices(); err != nil {
+			return err
+		}
+	}
 	e.followDecisions()
 	return nil
+}
+
+// phase is what the node's replica, or device, is for: "" for both.
+func (e *Engine) phase() string {
+	if e.opts.ReplicaPhase == PhaseBoth {
+		return ""
+	}
+	return e.opts.ReplicaPhase
 }
 
 // clusterConfig is how the gateway works with others; nil if there are none.
@@ -182,7 +204,7 @@ func (e *Engine) handover(dev gpu.Info) (*compute.Handover, error) {
 		return nil, nil
 	}
 	security := e.security()
-	config, err := security.Peers("replica", "hub", "admin")
+	config, err := security.Peers("replica", "compute", "hub", "admin")
 	if err != nil {
 		return nil, err
 	}
@@ -255,6 +277,9 @@ func (e *Engine) leaveCluster(ctx context.Context) error {
 		return nil
 	}
 	err := e.member.Drain(ctx)
+	if e.schedulers != nil {
+		e.schedulers.Close()
+	}
 	e.member.Leave()
 	return err
 }

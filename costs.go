@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/profile"
 	"github.com/troupe-engine/troupe/internal/profile/bucket"
 	"github.com/troupe-engine/troupe/schemas"
@@ -18,15 +17,14 @@ const bucketTimeMax = 5 * time.Second
 
 // stepCosts are what the scheduler's policies expect steps to take, nil without any. A bucket without a profile for this
 // device and model is no error: there may be one later (troupe policy --costs).
-func (e *Engine) stepCosts(device gpu.Info) (*schemas.StepCosts, error) {
+func (e *Engine) stepCosts(device profile.Origin) (*schemas.StepCosts, error) {
 	switch name := e.opts.StepCosts; name {
 	case "":
 		return nil, nil
 	case StepCostsBucket:
 		ctx, cancel := context.WithTimeout(context.Background(), bucketTimeMax)
 		defer cancel()
-		found, err := bucket.Find(ctx, e.node.Conn(), profile.Origin{Model: e.model.Name, Device: profile.DeviceText(device), SequencesMax: e.opts.SequencesMax,
-			TokensStepMax: e.opts.TokensStepMax, BlockSize: e.opts.BlockSize})
+		found, err := bucket.Find(ctx, e.node.Conn(), device)
 		if err != nil {
 			e.log.Warn().Err(err).Msg("step costs are not known: policies learn from answers only")
 			return nil, nil

@@ -2,6 +2,7 @@ package troupe
 
 import (
 	"errors"
+	"io"
 	"time"
 
 	"github.com/troupe-engine/troupe/schemas"
@@ -51,13 +52,13 @@ func (e *Engine) fail(why *schemas.Error) {
 	e.failed <- why
 }
 
-// closeReplica closes the replica; with a lost device it does not wait for ever.
-func (e *Engine) closeReplica() error {
+// closeDevice closes what runs on the device; with a lost one it does not wait for ever.
+func (e *Engine) closeDevice(what io.Closer) error {
 	if e.failure.Load() == nil {
-		return e.replica.Close()
+		return what.Close()
 	}
 	done := make(chan error, 1)
-	go func() { done <- e.replica.Close() }()
+	go func() { done <- what.Close() }()
 	select {
 	case err := <-done:
 		return err

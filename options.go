@@ -29,7 +29,7 @@ type Options struct {
 
 	Leaf            string        `yaml:"leaf" doc:"address at which other nodes may join this one, host:port; see troupe attach"`
 	Attach          string        `yaml:"attach" doc:"join the nodes at this address, as nats-leaf://host:7422; several are separated by commas"`
-	Actors          string        `yaml:"actors" doc:"which actors run here, separated by commas: gateway, tokenizer, replica"`
+	Actors          string        `yaml:"actors" doc:"which actors run here, separated by commas: gateway, tokenizer, replica, or a replica's parts on nodes of their own: scheduler (with memory) and compute"`
 	Tokenizers      string        `yaml:"tokenizers" doc:"whose tokenizers a gateway uses: own, or shared, those of nodes that play tokenizer"`
 	Node            string        `yaml:"node" doc:"name of this node among those that work together; default: a random one"`
 	ReplicaPhase    string        `yaml:"replica_phase" doc:"what requests a replica is for: both; prefill computes prompts, and hands their KV over to replicas with decode, which go on from there"`
@@ -100,7 +100,7 @@ var kvTypes = map[string]gpu.DType{"auto": 0, "f32": gpu.F32, "bf16": gpu.BF16, 
 
 // DefaultOptions serve the model that ships with the binary on this machine only.
 func DefaultOptions() Options {
-	return Options{HTTP: "127.0.0.1:8000", Actors: strings.Join(roles, ","), Tokenizers: TokenizersOwn, ReplicaPhase: PhaseBoth, KVListen: "127.0.0.1:0", Routing: routing.PolicyDefault, ReplicaSilence: 1500 * time.Millisecond, Device: "auto", Compute: "f32", Quant: "off", KVDType: "auto", WeightsCache: "off", WeightsCacheBytesMax: 64 << 30, SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
+	return Options{HTTP: "127.0.0.1:8000", Actors: strings.Join(rolesDefault, ","), Tokenizers: TokenizersOwn, ReplicaPhase: PhaseBoth, KVListen: "127.0.0.1:0", Routing: routing.PolicyDefault, ReplicaSilence: 1500 * time.Millisecond, Device: "auto", Compute: "f32", Quant: "off", KVDType: "auto", WeightsCache: "off", WeightsCacheBytesMax: 64 << 30, SequencesMax: replica.SequencesDefault, WaitingMax: replica.WaitingDefault,
 		TokensStepMax: replica.TokensStepDefault, BlockSize: replica.BlockSizeDefault, PrefixCache: true, Eviction: "lru", Policy: replica.PolicyDefault,
 		PipelineDepth: replica.DepthDefault, RequestsMax: 512, WaitMax: 10 * time.Second, OutputTokensDefault: 256, ConnectionsMax: 16384,
 		KeylessPaths: "/health,/metrics", Grace: 30 * time.Second, ToolFormat: "auto", LogLevel: "info", LogFormat: "console"}

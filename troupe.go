@@ -27,6 +27,7 @@ import (
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/internal/cluster"
 	"github.com/troupe-engine/troupe/internal/modelstore"
+	"github.com/troupe-engine/troupe/internal/profile"
 	"github.com/troupe-engine/troupe/internal/recording"
 	"github.com/troupe-engine/troupe/internal/replica"
 	"github.com/troupe-engine/troupe/internal/supervise"
@@ -54,9 +55,12 @@ type Engine struct {
 	model     *modelstore.Model
 	node      *bus.Node
 	replica   *replica.Replica
+	compute   *replica.Compute // without a scheduler; nil unless that is a role
 	tokenizer *tokenizer.Actor
 	gateway   *gateway.Gateway
 	member    *cluster.Member // nil outside of a cluster
+	// schedulers serve the devices of other nodes; nil unless that is a role.
+	schedulers *cluster.Schedulers
 	// stopFollowing ends what followDecisions began; nil outside of a cluster.
 	stopFollowing func()
 	listener      net.Listener
@@ -121,7 +125,7 @@ func (e *Engine) open(ctx context.Context, progress func(done, total int64)) err
 	for _, start := range []struct {
 		wanted bool
 		start  func() error
-	}{{e.opts.Plays(RoleReplica) && !e.opts.Isolate, func() error { return e.openReplica(progress) }}, {e.opts.needsTokenizer(), e.startTokenizer},
+	}{{e.opts.Plays(RoleReplica) && !e.opts.Isolate, func() error { return e.openReplica(progress) }}, {e.opts.Plays(RoleCompute), func() error { return e.openCompute(progress) }}, {e.opts.needsTokenizer(), e.startTokenizer},
 		{e.opts.Plays(RoleGateway), e.startGateway}, {e.opts.Plays(RoleGateway), e.listen}, {true, e.join}, {e.opts.Isolate, func() error { return e.superviseReplica(ctx, progress) }},
 		{e.opts.Store != "", func() error { e.resumeStreams(ctx); return nil }}} {
 		if !start.wanted {
@@ -144,33 +148,55 @@ func (e *Engine) resumeStreams(ctx context.Context) {
 }
 
 func (e *Engine) openReplica(progress func(done, total int64)) error {
+	dev, cfg, err := e.chooseReplica(progress)
+	if err != nil {
+		return err
+	}
+	e.replica, err = replica.Open(e.node, dev, cfg, e.log)
+	return err
+}
+
+// chooseReplica opens the device, and says what is to run on it.
+func (e *Engine) chooseReplica(progress func(done, total int64)) (gpu.Device, replica.Config, error) {
 	choose := ChooseDevice
 	if e.network.chooseDevice != nil {
 		choose = e.network.chooseDevice
 	}
 	dev, why, err := choose(e.opts)
 	if err != nil {
-		return err
+		return nil, replica.Config{}, err
 	}
 	e.log.Info().Str("device", dev.Info().Name).Str("description", dev.Info().Description).Str("why", why).Msg("device chosen")
-	o := e.opts
-	costs, err := e.stepCosts(dev.Info())
+	cfg, err := e.replicaConfig(dev, progress)
 	if err != nil {
-		return err
+		return nil, cfg, errors.Join(err, dev.Close())
 	}
-	handover, err := e.handover(dev.Info())
+	return dev, cfg, nil
+}
+
+func (e *Engine) replicaConfig(dev gpu.Device, progress func(done, total int64)) (replica.Config, error) {
+	o, info := e.opts, dev.Info()
+	cfg, err := e.schedulerConfig(profile.Origin{Model: e.model.Name, Device: profile.DeviceText(info), SequencesMax: o.SequencesMax, TokensStepMax: o.TokensStepMax, BlockSize: o.BlockSize})
 	if err != nil {
-		return errors.Join(err, dev.Close())
+		return cfg, err
 	}
 	if o.EnableKernelSubmit {
 		e.log.Warn().Msg("kernels may be submitted: whoever may use the bus, or /debug with an admin key, can run code on the device (enable_kernel_submit)")
 	}
-	e.replica, err = replica.Open(e.node, dev, replica.Config{Name: e.instance(replicaInstance), ModelName: e.model.Name, Files: e.model.Files,
-		ContextMax: o.ContextMax, SequencesMax: o.SequencesMax, WaitingMax: o.WaitingMax, TokensStepMax: o.TokensStepMax,
-		BlockSize: o.BlockSize, KVBlocks: o.KVBlocks, KVBytesMax: o.KVBytesMax, PipelineDepth: o.PipelineDepth, Policy: o.Policy, StepCosts: costs, Shadow: o.Shadow, Quantize: quants[o.Quant], KV: kvTypes[o.KVDType], KVAsStored: o.KVDType == "auto", RandomSeed: uint64(o.RandomWeights),
-		PrefixCacheOff: !o.PrefixCache, Eviction: o.Eviction, Apart: e.network.remoteOnly, SubmitKernels: o.EnableKernelSubmit, StepTimeMax: e.network.stepTimeMax, Progress: progress,
-		TokenBytes: e.tokenBytes(), Weights: e.model.WeightsDigest, Handover: handover, Lost: e.loseDevice}, e.log)
-	return err
+	cfg.Name, cfg.ModelName, cfg.Files = e.instance(replicaInstance), e.model.Name, e.model.Files
+	cfg.ContextMax, cfg.SequencesMax, cfg.TokensStepMax, cfg.BlockSize, cfg.KVBlocks, cfg.KVBytesMax = o.ContextMax, o.SequencesMax, o.TokensStepMax, o.BlockSize, o.KVBlocks, o.KVBytesMax
+	cfg.Quantize, cfg.KV, cfg.KVAsStored, cfg.RandomSeed = quants[o.Quant], kvTypes[o.KVDType], o.KVDType == "auto", uint64(o.RandomWeights)
+	cfg.Apart, cfg.SubmitKernels, cfg.Progress, cfg.TokenBytes, cfg.Weights, cfg.Lost = e.network.remoteOnly, o.EnableKernelSubmit, progress, e.tokenBytes(), e.model.WeightsDigest, e.loseDevice
+	cfg.Handover, err = e.handover(info)
+	return cfg, err
+}
+
+// schedulerConfig is what schedulers and memory managers are told, whatever they serve.
+func (e *Engine) schedulerConfig(device profile.Origin) (replica.Config, error) {
+	o := e.opts
+	costs, err := e.stepCosts(device)
+	return replica.Config{WaitingMax: o.WaitingMax, PipelineDepth: o.PipelineDepth, Policy: o.Policy, StepCosts: costs, Shadow: o.Shadow,
+		PrefixCacheOff: !o.PrefixCache, Eviction: o.Eviction, StepTimeMax: e.network.stepTimeMax}, err
 }
 
 func (e *Engine) startTokenizer() error {
@@ -331,12 +357,15 @@ func (e *Engine) Model() *modelstore.Model { return e.model }
 // Plays reports whether the engine has a role.
 func (e *Engine) Plays(role string) bool { return e.opts.Plays(role) }
 
-// Device is what the engine runs on; nil if it has no replica in this process.
+// Device is what the engine runs on; nil if it has no replica or compute in this process.
 func (e *Engine) Device() gpu.Device {
-	if e.replica == nil {
-		return nil
+	switch {
+	case e.replica != nil:
+		return e.replica.Device()
+	case e.compute != nil:
+		return e.compute.Device()
 	}
-	return e.replica.Device()
+	return nil
 }
 
 // HTTPURL is the base of the HTTP API; "" if it is not served.
@@ -388,6 +417,9 @@ func (e *Engine) close() error {
 	if e.stopFollowing != nil {
 		e.stopFollowing()
 	}
+	if e.schedulers != nil {
+		e.schedulers.Close()
+	}
 	if e.member != nil {
 		e.member.Leave()
 	}
@@ -401,7 +433,10 @@ func (e *Engine) close() error {
 		p.Stop() // the gateway has drained
 	}
 	if e.replica != nil {
-		errs = append(errs, e.closeReplica())
+		errs = append(errs, e.closeDevice(e.replica))
+	}
+	if e.compute != nil {
+		errs = append(errs, e.closeDevice(e.compute))
 	}
 	if e.tokenizer != nil {
 		e.tokenizer.Stop()

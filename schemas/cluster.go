@@ -45,6 +45,8 @@ type NodeReport struct {
 	HTTP        string        `json:"http,omitempty"` // base URL of the API
 	Draining    bool          `json:"draining,omitempty"`
 	Busy        int32         `json:"busy"` // sequences of its replicas and requests of its gateways
+
+	Roles []string `json:"roles,omitempty"` // "gateway", "tokenizer", "replica", "scheduler", "compute"
 }
 
 // ReplicaReport is what a router has to know of a replica.
@@ -79,6 +81,8 @@ type ReplicaReport struct {
 
 	// Phase is what the replica is for: PhasePrefill computes prompts and hands their KV over, PhaseDecode takes it; "" is both.
 	Phase string `json:"phase,omitempty"`
+	// Compute is the node with its computation manager, where that is another one than its scheduler's.
+	Compute NodeID `json:"compute,omitempty"`
 }
 
 // DrainRequest stops or resumes taking new requests. What runs goes on.

@@ -3,7 +3,7 @@ package schemas
 // Example is a replica's node.
 func (*NodeReport) Example() *NodeReport {
 	return &NodeReport{Node: "node-7f3a", Incarnation: 81985529216486895, Version: "0.1.0", StartedMs: 1767225600000, UnixNs: 1767225660000000000,
-		Actors: []ActorReport{*(*ActorReport)(nil).Example()}, Model: "troupe-tiny", Busy: 3}
+		Actors: []ActorReport{*(*ActorReport)(nil).Example()}, Model: "troupe-tiny", Busy: 3, Roles: []string{"replica"}}
 }
 
 // Example is a scheduler.

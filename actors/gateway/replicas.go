@@ -3,8 +3,6 @@ package gateway
 import (
 	"cmp"
 	"context"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -261,28 +259,10 @@ func checkReport(from schemas.Instance, m *schemas.ReplicaReport) *schemas.Error
 		return bad("sequences_max", m.SequencesMax, "at least 1")
 	case m.Waiting < 0 || m.Running < 0 || m.QueuedTokens < 0 || m.FreeBlocks < 0 || m.Blocks < 0:
 		return bad("load", []int64{int64(m.Waiting), int64(m.Running), m.QueuedTokens, int64(m.FreeBlocks), int64(m.Blocks)}, "0 or more")
-	case !compatible(m.Version, bus.BuildVersion):
+	case !bus.Compatible(m.Version, bus.BuildVersion):
 		return bad("version", m.Version, "one like ours, "+bus.BuildVersion+", or of the minor version before or after")
 	}
 	return nil
-}
-
-// compatible reports whether programs of two versions can work together: at most one minor version apart. Versions
-// that are no numbers, as those of development builds, are not compared.
-func compatible(a, b string) bool {
-	majorA, minorA, okA := parseVersion(a)
-	majorB, minorB, okB := parseVersion(b)
-	return !okA || !okB || majorA == majorB && max(minorA-minorB, minorB-minorA) <= 1
-}
-
-func parseVersion(v string) (major, minor int, ok bool) {
-	parts := strings.SplitN(strings.TrimPrefix(v, "v"), ".", 3)
-	if len(parts) < 2 {
-		return 0, 0, false
-	}
-	major, err := strconv.Atoi(parts[0])
-	minor, err2 := strconv.Atoi(parts[1])
-	return major, minor, err == nil && err2 == nil
 }
 
 // inquire asks a new replica what it serves. Until it answers it gets no request.

@@ -162,7 +162,7 @@ func TestReportsThatCannotBeAreRefused(t *testing.T) {
 		}
 	}
 	for pair, want := range map[[2]string]bool{{"0.1.0", "0.2.7"}: true, {"v1.4.0", "1.3.9"}: true, {"0.1.0", "0.3.0"}: false, {"1.0.0", "2.0.0"}: false, {"devel", "0.1.0"}: true} {
-		if compatible(pair[0], pair[1]) != want || compatible(pair[1], pair[0]) != want {
+		if bus.Compatible(pair[0], pair[1]) != want || bus.Compatible(pair[1], pair[0]) != want {
 			t.Errorf("%q work together: want %v", pair, want)
 		}
 	}

@@ -98,7 +98,7 @@ func (ts *tokenizers) close() {
 
 // hear takes a node's report.
 func (ts *tokenizers) hear(m *schemas.NodeReport, now time.Time) {
-	if m.Model != ts.g.modelName() || !compatible(m.Version, bus.BuildVersion) {
+	if m.Model != ts.g.modelName() || !bus.Compatible(m.Version, bus.BuildVersion) {
 		return
 	}
 	ts.mu.Lock()

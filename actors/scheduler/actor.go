@@ -44,7 +44,7 @@ type Actor struct {
 	stop    chan struct{}
 	stopped sync.WaitGroup
 
-	asking     context.Context // ends when the actor stops: nobody waits for policies in other processes then
+	asking     context.Context // ends when the actor stops: nothing is planned any more, nobody waits for policies in other processes
 	stopAsking context.CancelFunc
 	warned     time.Time // when a policy's failure was last logged as a warning
 }
@@ -184,7 +184,7 @@ func (a *Actor) step(ctx context.Context, event Event) Effects {
 	}
 	first := fx
 	emit, questions := fx.Emit, fx.later()
-	for fx.Reserve != nil || fx.Execute != nil || fx.waits() {
+	for (fx.Reserve != nil || fx.Execute != nil || fx.waits()) && a.asking.Err() == nil {
 		switch {
 		case fx.Reserve != nil:
 			event = a.reserve(ctx, fx.Reserve)

@@ -57,10 +57,11 @@ func newKeysCommand() *cobra.Command {
 		fmt.Fprintf(cmd.OutOrStdout(), "%d files in %s. Keep them secret; give each machine only what its part needs:\n"+
 			"  hub       troupe serve --config %s/hub.yaml\n"+
 			"  replica   troupe attach --config %s/replica.yaml --model MODEL   (ca.pem, replica*)\n"+
+			"            or in two parts, --config %s/scheduler.yaml and %s/compute.yaml\n"+
 			"  gateway   troupe attach --config %s/gateway.yaml --model MODEL   (ca.pem, gateway*)\n"+
 			"  people    troupe nodes --nats tls://%s:4222 --keys %s            (ca.pem, admin* or observer*)\n"+
 			"  clients   troupe run --nats tls://%s:4222 --keys DIR …           (ca.pem, client* or one tenant-NAME*)\n",
-			len(files), *dir, *at, *at, *at, (*hosts)[0], *at, (*hosts)[0])
+			len(files), *dir, *at, *at, *at, *at, *at, (*hosts)[0], *at, (*hosts)[0])
 		return nil
 	}
 	return cmd
@@ -79,7 +80,7 @@ func keyFiles(cfg bus.KeysConfig) (map[string][]byte, error) {
 		return nil, usageError{fmt.Errorf("--host or --at has a quotation mark, a backslash or a line break: %q, %q", hosts, at)}
 	}
 	files["hub.yaml"] = fmt.Appendf(nil, "# The node that others join.\nleaf: \"0.0.0.0:%s\"\nnats_config: \"%s/hub.conf\"\n", leafPort, at)
-	for _, role := range []string{"replica", "gateway", "tokenizer"} {
+	for _, role := range []string{"replica", "scheduler", "compute", "gateway", "tokenizer"} {
 		files[role+".yaml"] = fmt.Appendf(nil, "# A node with a %[1]s.\nattach: \"nats-leaf://%[2]s:%[3]s\"\nactors: %[1]s\ncredentials: \"%[4]s/%[1]s.nk\"\ntls_ca: \"%[4]s/ca.pem\"\ntls_cert: \"%[4]s/%[1]s.pem\"\ntls_key: \"%[4]s/%[1]s-key.pem\"\n",
 			role, hosts[0], leafPort, at)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 
+	"github.com/troupe-engine/troupe"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -47,15 +48,16 @@ func newNodesCommand() *cobra.Command {
 // node is what is known of one node.
 type node struct {
 	schemas.NodeReport
-	Replica       *schemas.ReplicaReport `json:"replica,omitempty"`
-	ClockOffsetNs int64                  `json:"clock_offset_ns"` // of its clock from ours
-	ClockErrorNs  int64                  `json:"clock_error_ns"`  // the offset is right within so much
+	// Replicas are those whose scheduler or whose compute is on the node.
+	Replicas      []*schemas.ReplicaReport `json:"replicas,omitempty"`
+	ClockOffsetNs int64                    `json:"clock_offset_ns"` // of its clock from ours
+	ClockErrorNs  int64                    `json:"clock_error_ns"`  // the offset is right within so much
 }
 
 // listNodes listens to reports, and asks each node for its clock.
 func listNodes(ctx context.Context, conn *nats.Conn) ([]*node, error) {
 	var mu sync.Mutex
-	nodes, replicas := map[schemas.NodeID]*node{}, map[schemas.NodeID]*schemas.ReplicaReport{}
+	nodes, replicas := map[schemas.NodeID]*node{}, map[schemas.Instance]*schemas.ReplicaReport{}
 	listen := func(subject string, take func(m *nats.Msg)) error {
 		_, err := conn.Subscribe(subject, func(m *nats.Msg) {
 			mu.Lock()
@@ -76,7 +78,9 @@ func listNodes(ctx context.Context, conn *nats.Conn) ([]*node, error) {
 		r := &schemas.ReplicaReport{}
 		if schemas.Unmarshal(m.Data, r) == nil {
 			r.Added, r.Removed = nil, nil
-			replicas[r.Node] = r
+			if replicas[r.Replica] = r; r.Leaving {
+				delete(replicas, r.Replica)
+			}
 		}
 	}); err != nil {
 		return nil, err
@@ -90,7 +94,12 @@ func listNodes(ctx context.Context, conn *nats.Conn) ([]*node, error) {
 	defer mu.Unlock()
 	list := make([]*node, 0, len(nodes))
 	for id, n := range nodes {
-		n.Replica = replicas[id]
+		for _, r := range replicas {
+			if r.Node == id || r.Compute == id {
+				n.Replicas = append(n.Replicas, r)
+			}
+		}
+		slices.SortFunc(n.Replicas, func(a, b *schemas.ReplicaReport) int { return cmp.Compare(a.Replica, b.Replica) })
 		n.askClock(ctx, conn)
 		list = append(list, n)
 	}
@@ -125,26 +134,44 @@ func (n *node) askClock(ctx context.Context, conn *nats.Conn) {
 func nodeRows(nodes []*node) [][]string {
 	rows := [][]string{{"NODE", "ACTORS", "MODEL", "RUN", "WAIT", "FREE KV", "VERSION", "CLOCK", "STATE"}}
 	for _, n := range nodes {
-		var actors []string
-		for _, a := range n.Actors {
-			if short := map[string]string{"scheduler": "replica", "gateway": "gateway", "tokenizer": "tokenizer"}[a.Service]; short != "" {
-				if short == "replica" && n.Replica != nil && n.Replica.Phase != "" {
-					short += " (" + shorten(n.Replica.Phase, 10) + ")"
-				}
-				actors = append(actors, short)
-			}
-		}
 		run, wait, free, state := "-", "-", "-", "serving"
-		if r := n.Replica; r != nil {
-			run, wait = fmt.Sprint(r.Running), fmt.Sprint(r.Waiting)
-			free = fmt.Sprintf("%d%%", 100*int64(r.FreeBlocks)/max(int64(r.Blocks), 1))
+		if len(n.Replicas) > 0 {
+			run, wait, free = n.load()
+		} else if !slices.ContainsFunc(n.Roles, func(r string) bool { return r == troupe.RoleGateway || r == troupe.RoleTokenizer }) {
+			state = "idle" // it waits for its other part
 		}
 		if n.Draining {
 			state = "draining"
 		}
-		rows = append(rows, []string{shorten(string(n.Node), 20), strings.Join(actors, ","), shorten(n.Model, 20), run, wait, free, n.Version, n.clock(), state})
+		rows = append(rows, []string{shorten(string(n.Node), 20), n.roles(), shorten(n.Model, 20), run, wait, free, n.Version, n.clock(), state})
 	}
 	return rows
+}
+
+// load is that of the node's replicas.
+func (n *node) load() (run, wait, free string) {
+	var running, waiting, freeBlocks, blocks int64
+	for _, r := range n.Replicas {
+		running, waiting = running+int64(r.Running), waiting+int64(r.Waiting)
+		freeBlocks, blocks = freeBlocks+int64(r.FreeBlocks), blocks+int64(r.Blocks)
+	}
+	return fmt.Sprint(running), fmt.Sprint(waiting), fmt.Sprintf("%d%%", 100*freeBlocks/max(blocks, 1))
+}
+
+// roles are what the node plays, with the phase of requests that its device is for.
+func (n *node) roles() string {
+	list := slices.Clone(n.Roles)
+	for i, role := range list {
+		if list[i] = shorten(role, 10); role != troupe.RoleReplica && role != troupe.RoleCompute {
+			continue
+		}
+		for _, r := range n.Replicas {
+			if r.Phase != "" && (role == troupe.RoleCompute) == (r.Compute == n.Node) {
+				list[i] += " (" + shorten(r.Phase, 10) + ")"
+			}
+		}
+	}
+	return strings.Join(list, ",")
 }
 
 // clock is the offset of a node's clock with its error.

@@ -137,9 +137,11 @@ func (b *banner) print(w io.Writer, asJSON bool) error {
 		return url
 	}
 	rows := [][]string{{"model", shorten(fmt.Sprintf("%s, %s, %s", b.Model, size(b.Bytes), b.Path), columnsMax-11)}}
+	if b.Device.Name != "" {
+		rows = append(rows, []string{"device", shorten(b.Device.Name+", "+b.Device.Description, columnsMax-11)})
+	}
 	if b.Engine != nil {
-		rows = append(rows, []string{"device", shorten(b.Device.Name+", "+b.Device.Description, columnsMax-11)},
-			[]string{"context", fmt.Sprintf("%d tokens; KV pool %d tokens in %d blocks", b.Engine.ContextMax, b.Engine.Blocks*b.Engine.BlockSize, b.Engine.Blocks)})
+		rows = append(rows, []string{"context", fmt.Sprintf("%d tokens; KV pool %d tokens in %d blocks", b.Engine.ContextMax, b.Engine.Blocks*b.Engine.BlockSize, b.Engine.Blocks)})
 	}
 	rows = append(rows, []string{"HTTP", orNot(b.HTTP)}, []string{"NATS", orNot(b.NATS)})
 	if b.Node != "" {

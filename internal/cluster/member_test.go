@@ -76,7 +76,10 @@ func start(t *testing.T) *stage {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if s.member, err = Join(n, Config{Replica: "r1", Model: "m", Numerics: "x", HTTP: "http://here", Requests: func() int32 { return 2 }, Log: zerolog.Nop()}); err != nil {
+	if s.member, err = Join(n, Config{Roles: []string{"replica"}, Model: "m", HTTP: "http://here", Requests: func() int32 { return 2 }, Log: zerolog.Nop()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.member.Add(ReplicaConfig{Replica: "r1", Model: "m", Numerics: "x"}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.member.Leave)

@@ -1,5 +1,5 @@
 // Package replica assembles the actors that share a model on a device: scheduler, memory and compute, in
-// one inline group.
+// one inline group (replica.go), or apart, compute on one node (compute.go) and the others on another (scheduler.go).
 package replica
 
 import (
@@ -120,69 +120,76 @@ func Open(node *bus.Node, dev gpu.Device, cfg Config, log zerolog.Logger) (*Repl
 }
 
 func (r *Replica) open(node *bus.Node, cfg Config, log zerolog.Logger) error {
+	loaded, err := load(r.dev, &cfg, log)
+	if err != nil {
+		return err
+	}
+	r.Model = loaded.model
+	return r.start(node, cfg, loaded, log)
+}
+
+// loaded is a model on a device.
+type loaded struct {
+	model      *model.Model
+	spec       *model.Spec
+	blockBytes int64 // of a KV block, over all layers
+}
+
+// load brings cfg's model onto dev, and puts into cfg what it leaves open.
+func load(dev gpu.Device, cfg *Config, log zerolog.Logger) (*loaded, error) {
 	cfg.setDefaults()
 	spec, err := model.ReadSpec(cfg.Files)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if cfg.ContextMax == 0 {
 		cfg.ContextMax = spec.ContextMax
 	}
 	if cfg.ContextMax < 1 || cfg.ContextMax > spec.ContextMax {
-		return schemas.Errorf(schemas.KindInvalid, "replica", "context_max is %d; expected 1 to the model's %d", cfg.ContextMax, spec.ContextMax).WithParam("context_max")
+		return nil, schemas.Errorf(schemas.KindInvalid, "replica", "context_max is %d; expected 1 to the model's %d", cfg.ContextMax, spec.ContextMax).WithParam("context_max")
 	}
-	if cfg.KVAsStored && slices.Contains(r.dev.Info().KV, spec.Stored) {
+	if cfg.KVAsStored && slices.Contains(dev.Info().KV, spec.Stored) {
 		cfg.KV = spec.Stored
 	}
-	blockBytes := spec.KVBytesPerBlock(cfg.BlockSize, cmp.Or(cfg.KV, r.dev.Info().Compute))
+	blockBytes := spec.KVBytesPerBlock(cfg.BlockSize, cmp.Or(cfg.KV, dev.Info().Compute))
 	options := model.Options{SequencesMax: cfg.SequencesMax, TokensPerStepMax: cfg.TokensStepMax,
 		ContextMax: cfg.ContextMax, BlockSize: cfg.BlockSize, KVBlocks: cfg.KVBlocks, RoPEBF16: cfg.RoPEBF16, Quantize: cfg.Quantize, KV: cfg.KV}
 	if cfg.RandomSeed != 0 {
 		options.RandomSeed = &cfg.RandomSeed
 	}
 	if cfg.KVBlocks == 0 {
-		options.SizeKV = func(free int64) (int, error) { return r.kvBlocks(cfg, blockBytes, free) }
+		options.SizeKV = func(free int64) (int, error) { return kvBlocks(dev, cfg, blockBytes, free) }
 	}
-	r.Model, err = model.Load(r.dev, cfg.Files, options, cfg.Progress)
+	m, err := model.Load(dev, cfg.Files, options, cfg.Progress)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	cfg.KVBlocks = r.Model.Options().KVBlocks
-	if unused := r.Model.UnusedTensors(); len(unused) > 0 {
+	cfg.KVBlocks = m.Options().KVBlocks
+	if unused := m.UnusedTensors(); len(unused) > 0 {
 		log.Warn().Strs("tensors", unused[:min(len(unused), 8)]).Int("count", len(unused)).Msg("the checkpoint has tensors that this architecture does not use")
 	}
-	for _, w := range r.Model.Widened() {
+	for _, w := range m.Widened() {
 		log.Warn().Int("matrices", w.Matrices).Str("stored", w.Why).Stringer("as", w.As).Int64("stored_bytes", w.StoredBytes).Int64("bytes", w.Bytes).
 			Msg("matrices that the checkpoint stores quantized were widened, which costs memory and time: this device does not multiply them as they are")
 	}
-	return r.start(node, cfg, spec, blockBytes, log)
+	return &loaded{m, spec, blockBytes}, nil
 }
 
-func (r *Replica) start(node *bus.Node, cfg Config, spec *model.Spec, blockBytes int64, log zerolog.Logger) error {
+func (r *Replica) start(node *bus.Node, cfg Config, l *loaded, log zerolog.Logger) error {
 	group := bus.NewGroup()
 	forMemory, forCompute := group, group
 	if cfg.Apart {
 		forMemory, forCompute = bus.NewGroup(), bus.NewGroup()
 	}
 	var err error
-	r.newMemory = func() (*bus.Actor, error) {
-		return memory.New(node, forMemory, cfg.Name, memory.Config{Blocks: int32(cfg.KVBlocks), BlockSize: int32(cfg.BlockSize),
-			PrefixCacheOff: cfg.PrefixCacheOff, Eviction: cfg.Eviction, BytesPerBlock: blockBytes})
-	}
-	vocabulary := cfg.vocabulary(spec)
-	r.newCompute = func() *compute.Actor {
-		return compute.New(node, forCompute, compute.Config{Replica: cfg.Name, ModelName: cfg.ModelName, Observe: cfg.Observe, Vocabulary: vocabulary, Weights: cfg.Weights, Handover: cfg.Handover, SubmitKernels: cfg.SubmitKernels, Lost: cfg.Lost}, r.dev, r.Model, log)
-	}
+	r.newMemory = func() (*bus.Actor, error) { return cfg.newMemory(node, forMemory, l.blockBytes) }
+	vocabulary := cfg.vocabulary(l.spec)
+	r.newCompute = func() *compute.Actor { return cfg.newCompute(node, forCompute, vocabulary, r.dev, r.Model, log) }
 	if r.memory, err = r.newMemory(); err != nil {
 		return err
 	}
 	r.compute = r.newCompute()
-	r.scheduler, err = scheduler.New(node, group, scheduler.Config{Model: cfg.ModelName, Replica: cfg.Name, Device: r.dev.Info().Name,
-		VocabSize: int32(spec.VocabSize), ContextMax: int32(cfg.ContextMax), SequencesMax: int32(cfg.SequencesMax),
-		WaitingMax: int32(cfg.WaitingMax), TokensStepMax: int32(cfg.TokensStepMax), BlockSize: int32(cfg.BlockSize),
-		Blocks: int32(cfg.KVBlocks), PipelineDepth: int32(cfg.PipelineDepth), Policy: cfg.Policy, Costs: cfg.StepCosts, Shadow: cfg.Shadow, EndTokens: spec.Generation.EOS,
-		PrefixCacheOff: cfg.PrefixCacheOff, RecoveriesMax: recoveriesMax, StepTimeMaxMs: cfg.StepTimeMax.Milliseconds(), RecentlyDoneMax: recentlyDoneMax}, log)
-	if err != nil {
+	if r.scheduler, err = cfg.newScheduler(node, group, r.dev.Info().Name, int32(l.spec.VocabSize), l.spec.Generation.EOS, log); err != nil {
 		return err
 	}
 	for _, start := range []func() error{r.memory.Start, r.compute.Start, r.scheduler.Start} {
@@ -192,6 +199,24 @@ func (r *Replica) start(node *bus.Node, cfg Config, spec *model.Spec, blockBytes
 		r.started++
 	}
 	return nil
+}
+
+func (c *Config) newMemory(node *bus.Node, mb bus.Mailbox, blockBytes int64) (*bus.Actor, error) {
+	return memory.New(node, mb, c.Name, memory.Config{Blocks: int32(c.KVBlocks), BlockSize: int32(c.BlockSize),
+		PrefixCacheOff: c.PrefixCacheOff, Eviction: c.Eviction, BytesPerBlock: blockBytes})
+}
+
+func (c *Config) newCompute(node *bus.Node, mb bus.Mailbox, vocabulary func() (*guide.Vocabulary, error), dev gpu.Device, m *model.Model, log zerolog.Logger) *compute.Actor {
+	return compute.New(node, mb, compute.Config{Replica: c.Name, ModelName: c.ModelName, Observe: c.Observe, Vocabulary: vocabulary, Weights: c.Weights,
+		Handover: c.Handover, SubmitKernels: c.SubmitKernels, Lost: c.Lost}, dev, m, log)
+}
+
+func (c *Config) newScheduler(node *bus.Node, group *bus.Group, device string, vocabSize int32, endTokens schemas.I32, log zerolog.Logger) (*scheduler.Actor, error) {
+	return scheduler.New(node, group, scheduler.Config{Model: c.ModelName, Replica: c.Name, Device: device,
+		VocabSize: vocabSize, ContextMax: int32(c.ContextMax), SequencesMax: int32(c.SequencesMax),
+		WaitingMax: int32(c.WaitingMax), TokensStepMax: int32(c.TokensStepMax), BlockSize: int32(c.BlockSize),
+		Blocks: int32(c.KVBlocks), PipelineDepth: int32(c.PipelineDepth), Policy: c.Policy, Costs: c.StepCosts, Shadow: c.Shadow, EndTokens: endTokens,
+		PrefixCacheOff: c.PrefixCacheOff, RecoveriesMax: recoveriesMax, StepTimeMaxMs: c.StepTimeMax.Milliseconds(), RecentlyDoneMax: recentlyDoneMax}, log)
 }
 
 // vocabulary makes what guides are compiled against, once: every id of the model, whether the tokenizer has it or not.
@@ -207,12 +232,12 @@ func (c *Config) vocabulary(spec *model.Spec) func() (*guide.Vocabulary, error) 
 }
 
 // kvBlocks sizes the pool from the device's free memory beside weights and work space.
-func (r *Replica) kvBlocks(cfg Config, blockBytes, free int64) (int, error) {
+func kvBlocks(dev gpu.Device, cfg *Config, blockBytes, free int64) (int, error) {
 	useful := int64(cfg.SequencesMax) * int64((cfg.ContextMax+cfg.BlockSize-1)/cfg.BlockSize)
 	budget := cfg.KVBytesMax
 	switch {
 	case budget != 0:
-	case r.dev.Info().OwnMemory:
+	case dev.Info().OwnMemory:
 		budget = max(0, min(int64(kvShare*float64(free)), free-kvReserveBytes))
 	default:
 		budget = min(free/4, KVBytesDefault)
