@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/troupe-engine/troupe/schemas"
 )
 
 const (
@@ -17,20 +19,24 @@ const (
 
 // withCORS lets pages of the configured origins use the API from a browser (https://fetch.spec.whatwg.org/#http-cors-protocol).
 // It allows no credentials: keys travel in a header that a page sets itself. /debug, where state can be changed, is
-// left out.
+// left out. What pages of other origins POST is refused: a browser sends text without asking first, and an engine on
+// the user's own machine would work for any site, though that could not read the answers.
 func (g *Gateway) withCORS(next http.Handler) http.Handler {
-	if len(g.cfg.CORSOrigins) == 0 {
-		return next
-	}
-	all := slices.Contains(g.cfg.CORSOrigins, "*")
+	all, foreign := slices.Contains(g.cfg.CORSOrigins, "*"), http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/debug" || strings.HasPrefix(r.URL.Path, "/debug/") {
+		origin := r.Header.Get("Origin")
+		debug := r.URL.Path == "/debug" || strings.HasPrefix(r.URL.Path, "/debug/")
+		allowed := !debug && origin != "" && (all || slices.Contains(g.cfg.CORSOrigins, origin))
+		if !allowed && foreign.Check(r) != nil {
+			g.writeErrorStatus(w, http.StatusForbidden, schemas.Errorf(schemas.KindUnauthorized, "origin", "pages of %q may not use this server", clip(origin)).
+				WithHint("cors_origins lists those that may"))
+			return
+		}
+		if debug || len(g.cfg.CORSOrigins) == 0 {
 			next.ServeHTTP(w, r)
 			return
 		}
 		h := w.Header()
-		origin := r.Header.Get("Origin")
-		allowed := origin != "" && (all || slices.Contains(g.cfg.CORSOrigins, origin))
 		switch {
 		case all:
 			h.Set("Access-Control-Allow-Origin", "*")

@@ -226,15 +226,43 @@ func closeConnection(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// discardBytesMax and discardTimeMax bound what is read of a body that has been refused.
+const (
+	discardBytesMax = 64 << 20
+	discardTimeMax  = 5 * time.Second
+)
+
+// discardBody reads a refused body to its end, and ends its connection. Most clients write all of a body before they
+// read; to one whose connection breaks meanwhile, the refusal would be a network error, which it tries again. A client
+// that waits to be asked for the body (Expect) and HTTP/2 see the refusal at once.
+func (g *Gateway) discardBody(w http.ResponseWriter, r *http.Request) {
+	closeConnection(w, r)
+	if r.ProtoMajor != 1 || r.Header.Get("Expect") != "" || r.ContentLength > discardBytesMax {
+		return
+	}
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(min(discardTimeMax, g.cfg.BodyTimeMax))) // not supported by test recorders only
+	if up := g.uploads.begin(r.Body, func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) }); up != nil {
+		_, _ = io.CopyN(io.Discard, r.Body, discardBytesMax) // past the upload, for it takes no memory; the refusal follows in any case
+		_ = up.end()
+	}
+}
+
 // readBody reads a body that is limited in size and time. If it reports false, it has answered.
 func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	tooLarge := func() {
-		closeConnection(w, r)
+		g.discardBody(w, r)
 		g.writeError(w, schemas.Errorf(schemas.KindTooLarge, "read body", "the body is larger than %d bytes", g.cfg.BodyBytesMax).
 			WithHint("send less, or raise body_bytes_max"))
 	}
 	if r.ContentLength > g.cfg.BodyBytesMax {
 		tooLarge()
+		return nil, false
+	}
+	if coding := r.Header.Get("Content-Encoding"); coding != "" && coding != "identity" {
+		g.discardBody(w, r)
+		g.writeErrorStatus(w, http.StatusUnsupportedMediaType, schemas.Errorf(schemas.KindInvalid, "read body", "Content-Encoding is %q; bodies are taken as they are", clip(coding)).
+			WithHint("send the body uncompressed"))
 		return nil, false
 	}
 	rc := http.NewResponseController(w)

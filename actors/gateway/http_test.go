@@ -120,3 +120,33 @@ func TestModelsHealthAndUnknownPaths(t *testing.T) {
 		}
 	}
 }
+
+// What a request's headers alone make wrong. Programs send no Origin; a page's own server is no stranger to it.
+func TestHeadersThatAreRefused(t *testing.T) {
+	e := startEngine(t, recite)
+	_, server := startGateway(t, e, func(c *Config) { c.CORSOrigins = []string{"https://a.example"} })
+	for _, c := range []struct {
+		path, name, value string
+		status            int
+		contains          string
+	}{
+		{"/v1/chat/completions", "Content-Encoding", "gzip", 415, `Content-Encoding is \"gzip\"`},
+		{"/v1/chat/completions", "Content-Encoding", "identity", 200, `"object":"chat.completion"`},
+		{"/v1/chat/completions", "Origin", "https://evil.example", 403, `pages of \"https://evil.example\"`},
+		{"/v1/chat/completions", "Sec-Fetch-Site", "cross-site", 403, "cors_origins"},
+		{"/v1/chat/completions", "Origin", "https://a.example", 200, `"object":"chat.completion"`},
+		{"/v1/chat/completions", "Origin", server.URL, 200, `"object":"chat.completion"`},
+		{"/debug/scheduler/policy", "Origin", "https://a.example", 403, "may not use this server"},
+	} {
+		req, _ := http.NewRequest("POST", server.URL+c.path, strings.NewReader(`{`+hello+`,"max_tokens":1}`))
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set(c.name, c.value)
+		resp, err := server.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body := readAll(resp); resp.StatusCode != c.status || !strings.Contains(body, c.contains) {
+			t.Errorf("%s with %s: %s: %d %s; want %d with %s", c.path, c.name, c.value, resp.StatusCode, body, c.status, c.contains)
+		}
+	}
+}

@@ -172,6 +172,33 @@ func TestSlowBodyTimesOutAndLargeBodyIsRefused(t *testing.T) {
 	}
 }
 
+// Most clients write all of a body before they read. They must get the refusal, not a broken connection.
+func TestRefusedBodyIsReadToItsEnd(t *testing.T) {
+	e := startEngine(t, nil)
+	_, server := startGateway(t, e, func(c *Config) { c.BodyBytesMax = 1000 })
+	const size = 16 << 20
+	length := fmt.Sprintf("Content-Length: %d\r\n", size)
+	for _, c := range []struct{ headers, body, want string }{
+		{length, strings.Repeat(" ", size), "HTTP/1.1 413 "},
+		{"Transfer-Encoding: chunked\r\n", fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", size, strings.Repeat(" ", size)), "HTTP/1.1 413 "},
+		{"Content-Encoding: gzip\r\nContent-Length: 1000\r\n", strings.Repeat(" ", 1000), "HTTP/1.1 415 "},
+		{length + "Expect: 100-continue\r\n", "", "HTTP/1.1 413 "},
+	} {
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := io.WriteString(conn, "POST /v1/completions HTTP/1.1\r\nHost: x\r\n"+c.headers+"\r\n"+c.body); err != nil {
+			t.Errorf("%q: %v", c.headers, err)
+		}
+		if line, err := bufio.NewReader(conn).ReadString('\n'); !strings.HasPrefix(line, c.want) {
+			t.Errorf("%q: got %q, %v; want %s", c.headers, line, err, c.want)
+		}
+		conn.Close()
+	}
+}
+
 func TestRequestWithADeadlineOfItsOwn(t *testing.T) {
 	e := startEngine(t, nil)
 	g, server := startGateway(t, e, nil)
