@@ -87,11 +87,23 @@ func (p *GuideParams) Guide() (guide *Guide, param string, err *Error) {
 	case err != nil || guide == nil:
 		return nil, "", err
 	case guide.Source == "" && guide.Kind != GuideJSON:
-		return nil, "", outOfRange(param, "empty", fmt.Sprintf("1 to %d choices", GuideChoicesMax))
+		found := "empty"
+		if n := len(p.choices()); n > 0 {
+			found = fmt.Sprintf("%d choices long", n)
+		}
+		return nil, "", outOfRange(param, found, fmt.Sprintf("1 to %d choices", GuideChoicesMax))
 	case len(guide.Source) > GuideBytesMax:
 		return nil, "", outOfRange(param, fmt.Sprintf("%d bytes long", len(guide.Source)), fmt.Sprintf("at most %d", GuideBytesMax))
 	}
 	return guide, param, nil
+}
+
+// choices are the answers of which one is wanted, wherever they stand.
+func (p *GuideParams) choices() []string {
+	if s := p.StructuredOutputs; s != nil && s.Choice != nil {
+		return s.Choice
+	}
+	return p.GuidedChoice
 }
 
 func (f *ResponseFormat) guide() (*Guide, *Error) {

@@ -40,6 +40,7 @@ func TestEmbeddings(t *testing.T) {
 		{`{"input":[]}`, "input", "non-empty"},
 		{`{"input":"a","dimensions":3}`, "dimensions", "have 2"},
 		{`{"input":"a","dimensions":0}`, "dimensions", "positive"},
+		{`{"input":[1,9999]}`, "input", "token 1 is 9999"},
 		{`{"input":"a","encoding_format":"int8"}`, "encoding_format", "float or base64"},
 		{`{"input":"a","temperature":1}`, "temperature", "unknown field"},
 		{`{"input":[` + strings.Repeat(`"a",`, 2048) + `"a"]}`, "input", "at most 2048"},

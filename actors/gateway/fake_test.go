@@ -113,6 +113,11 @@ func (e *engine) encode(_ context.Context, r *schemas.EncodeRequest) (*schemas.E
 		e.sessions[r.Request] += r.Detok.Choices
 	}
 	e.mu.Unlock()
+	for i, id := range r.Tokens {
+		if id >= e.info.VocabSize {
+			return nil, schemas.Errorf(schemas.KindInvalid, "encode", "token %d is %d; the vocabulary has 0 to %d", i, id, e.info.VocabSize-1).WithParam("prompt")
+		}
+	}
 	if r.Tokens != nil {
 		return &schemas.EncodeReply{Tokens: r.Tokens}, nil
 	}

@@ -136,7 +136,7 @@ func (f *flight) start() *schemas.Error {
 		reply, err := f.encodePart(p, &req)
 		if err != nil {
 			e := f.reason(err, "encode")
-			if e.Param == "messages" {
+			if e.Param == "messages" || e.Param == "prompt" { // what a tokenizer calls them
 				e = e.WithParam(f.job.promptField)
 			}
 			return e

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -33,6 +34,7 @@ func checkMessages(raw json.RawMessage) (json.RawMessage, *schemas.Error) {
 		if err := json.Unmarshal(m["role"], &role); err != nil || !slices.Contains(roles, role) {
 			return nil, invalid(at+".role", "%s.role is %s; expected one of %s", at, orMissing(m["role"]), strings.Join(roles, ", "))
 		}
+		changed = dropUnset(m) || changed
 		joined, err := checkContent(at+".content", m["content"], role == "assistant")
 		if err != nil {
 			return nil, err
@@ -58,10 +60,20 @@ func checkMessages(raw json.RawMessage) (json.RawMessage, *schemas.Error) {
 	return out, nil
 }
 
+// dropUnset removes what a client's message object has but does not say: fields that are null, and calls of which there
+// are none. Clients send back answers as they got them, and chat templates ask only whether a message has tool_calls.
+func dropUnset(m map[string]json.RawMessage) bool {
+	before := len(m)
+	maps.DeleteFunc(m, func(name string, v json.RawMessage) bool {
+		return name != "content" && string(v) == "null" || name == "tool_calls" && v[0] == '[' && orNil(v) == nil
+	})
+	return len(m) < before
+}
+
 // openCalls turns the arguments of an assistant's calls, which are JSON within a string, into objects: chat templates
 // write them as JSON themselves. It returns nil if there is nothing to change.
 func openCalls(at string, raw json.RawMessage) (json.RawMessage, *schemas.Error) {
-	if raw == nil || bytes.Equal(raw, []byte("null")) {
+	if raw == nil {
 		return nil, nil
 	}
 	var calls []map[string]json.RawMessage

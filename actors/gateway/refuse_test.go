@@ -118,6 +118,8 @@ var refusals = []struct {
 	{true, `{` + hello + `,"response_format":"json"}`, 400, "response_format", "an object"},
 	{true, `{` + hello + `,"guided_json":{"bad":1}}`, 400, "guided_json", "the guide is bad"},
 	{true, `{` + hello + `,"guided_choice":[]}`, 400, "guided_choice", "empty"},
+	{true, `{` + hello + `,"guided_choice":["a",5]}`, 400, "guided_choice", "expected an array, each element a string"},
+	{true, `{` + hello + `,"guided_choice":[` + strings.Repeat(`"a",`, 1024) + `"a"]}`, 400, "guided_choice", "1025 choices long; expected 1 to 1024"},
 	{true, `{` + hello + `,"guided_regex":"a","regex":"b"}`, 400, "guided_regex", "both set"},
 	{true, `{` + hello + `,"regex":"` + strings.Repeat("a", 1<<18+1) + `"}`, 400, "regex", "at most"},
 	{true, `{` + hello + `,"structured_outputs":{"json":{},"regex":"a"}}`, 400, "structured_outputs.regex", "both set"},
@@ -221,6 +223,19 @@ func TestContentPartsAreJoined(t *testing.T) {
 	got, err := checkMessages(raw)
 	if err != nil || string(got) != `[{"content":"a\nb","name":"x","role":"user"},{"content":null,"role":"assistant"}]` {
 		t.Fatalf("%s %v", got, err)
+	}
+}
+
+// openai-python's message.model_dump() has every field, and templates ask whether a message has tool_calls.
+func TestUnsetFieldsOfMessagesAreDropped(t *testing.T) {
+	for raw, want := range map[string]string{
+		`[{"role":"assistant","content":null,"refusal":null,"annotations":null,"audio":null,"function_call":null,"tool_calls":null}]`: `[{"content":null,"role":"assistant"}]`,
+		`[{"role":"assistant","content":"a","tool_calls":[ ]}]`: `[{"content":"a","role":"assistant"}]`,
+		`[{"role":"user","content":"a","name":"x"}]`:            `[{"role":"user","content":"a","name":"x"}]`,
+	} {
+		if got, err := checkMessages(json.RawMessage(raw)); err != nil || string(got) != want {
+			t.Errorf("%s: got %s %v; want %s", raw, got, err, want)
+		}
 	}
 }
 

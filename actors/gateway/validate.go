@@ -262,11 +262,11 @@ func decodeField(name string, raw json.RawMessage, to any) *schemas.Error {
 	}
 	var mismatch *json.UnmarshalTypeError
 	if errors.As(err, &mismatch) {
-		param := name
+		param, want := name, reflect.TypeOf(to).Elem()
 		if mismatch.Field != "" {
-			param += "." + mismatch.Field
+			param, want = param+"."+mismatch.Field, mismatch.Type
 		}
-		return invalid(param, "%s is %s; expected %s", param, clip(string(raw)), wanted(mismatch.Type))
+		return invalid(param, "%s is %s; expected %s", param, clip(string(raw)), wanted(want))
 	}
 	return invalid(name, "%s: %s", name, strings.TrimPrefix(err.Error(), "json: "))
 }
@@ -297,8 +297,12 @@ func wanted(t reflect.Type) string {
 		return "true or false"
 	case reflect.String:
 		return "a string"
+	case reflect.Pointer:
+		return wanted(t.Elem())
 	case reflect.Slice:
-		return "an array"
+		return "an array, each element " + wanted(t.Elem())
+	case reflect.Map:
+		return "an object, each value " + wanted(t.Elem())
 	}
 	return "an object"
 }
