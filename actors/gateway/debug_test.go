@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 )
 
 func TestDebug(t *testing.T) {
@@ -86,6 +88,15 @@ func TestMetrics(t *testing.T) {
 	for _, m := range family.FindAllStringSubmatch(text, -1) {
 		if !strings.Contains(string(doc), "`"+m[1]+"`") {
 			t.Errorf("docs/metrics.md does not list %s (%s)", m[1], m[2])
+		}
+	}
+	problems, err := promlint.New(strings.NewReader(text)).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if !strings.HasPrefix(p.Metric, prefixVLLM) { // the colon is theirs
+			t.Errorf("%s: %s", p.Metric, p.Text)
 		}
 	}
 }

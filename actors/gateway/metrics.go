@@ -36,7 +36,7 @@ type metrics struct {
 	refused                          *prometheus.CounterVec // by kind
 	running                          prometheus.GaugeFunc
 	connectionsRefused               prometheus.Counter
-	process                          prometheus.Collector
+	process, runtime                 prometheus.Collector
 	wait                             prometheus.GaugeFunc
 	engine                           *engineCollector
 	bus                              busCollector
@@ -66,6 +66,7 @@ func newMetrics(g *Gateway) *metrics {
 			Help: "Client requests in the gateway."}, func() float64 { return float64(g.requests.count()) }),
 		connectionsRefused: counter("gateway_connections_refused_total", "TCP connections closed because there were too many: silent ones, to make room, or new ones."),
 		process:            collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		runtime:            collectors.NewGoCollector(collectors.WithGoCollectorMemStatsMetricsDisabled()),
 		wait: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefixOurs + "gateway_expected_wait_seconds",
 			Help: "How long a request that comes now would wait for its turn."}, func() float64 { return g.requests.wait().Seconds() }),
 		engine: newEngineCollector(g.node, g.cfg.Scheduler),
@@ -81,7 +82,7 @@ func newMetrics(g *Gateway) *metrics {
 
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.prompt, m.generation, m.firstToken, m.interToken, m.endToEnd, m.promptTokens, m.outputTokens,
-		m.n, m.success, m.refused, m.running, m.connectionsRefused, m.process, m.wait, m.engine, m.bus}
+		m.n, m.success, m.refused, m.running, m.connectionsRefused, m.process, m.runtime, m.wait, m.engine, m.bus}
 }
 
 func (m *metrics) unregister(r *prometheus.Registry) {
