@@ -83,14 +83,14 @@ func newExchange(node *bus.Node, mb bus.Mailbox, a *Actor) *exchange {
 	return h
 }
 
-// start listens, where there is something to hand over.
-func (h *exchange) start() error {
-	h.asked.Go(h.identify)
-	if h.cfg.Phase != schemas.PhasePrefill {
-		return nil
+// start listens, where there is something to hand over. Nothing is offered before it is known what: by then server is there.
+func (h *exchange) start() (err error) {
+	if h.cfg.Phase == schemas.PhasePrefill {
+		h.server, err = handover.Serve(handover.ServerConfig{Listen: h.cfg.Listen, TLS: h.cfg.TLS, Insecure: h.cfg.Insecure, BlockBytes: h.client.BlockBytes, Read: h.read, Log: h.log})
 	}
-	var err error
-	h.server, err = handover.Serve(handover.ServerConfig{Listen: h.cfg.Listen, TLS: h.cfg.TLS, Insecure: h.cfg.Insecure, BlockBytes: h.client.BlockBytes, Read: h.read, Log: h.log})
+	if err == nil {
+		h.asked.Go(h.identify)
+	}
 	return err
 }
 
