@@ -230,8 +230,8 @@ func TestContentPartsAreJoined(t *testing.T) {
 func TestUnsetFieldsOfMessagesAreDropped(t *testing.T) {
 	for raw, want := range map[string]string{
 		`[{"role":"assistant","content":null,"refusal":null,"annotations":null,"audio":null,"function_call":null,"tool_calls":null}]`: `[{"content":null,"role":"assistant"}]`,
-		`[{"role":"assistant","content":"a","tool_calls":[ ]}]`: `[{"content":"a","role":"assistant"}]`,
-		`[{"role":"user","content":"a","name":"x"}]`:            `[{"role":"user","content":"a","name":"x"}]`,
+		`[{"role":"assistant","content":"a","tool_calls":[ ]}]`:                                                                       `[{"content":"a","role":"assistant"}]`,
+		`[{"role":"user","content":"a","name":"x"}]`:                                                                                  `[{"role":"user","content":"a","name":"x"}]`,
 	} {
 		if got, err := checkMessages(json.RawMessage(raw)); err != nil || string(got) != want {
 			t.Errorf("%s: got %s %v; want %s", raw, got, err, want)
