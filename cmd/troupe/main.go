@@ -2,17 +2,20 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -33,6 +36,9 @@ type usageError struct{ error }
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // the second signal ends the process at once
+	if info, ok := debug.ReadBuildInfo(); ok {
+		bus.BuildVersion = cmp.Or(released(info), bus.BuildVersion)
+	}
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 

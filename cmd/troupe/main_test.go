@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +16,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/troupe-engine/troupe"
+	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/schemas"
 )
 
 // command runs a command line as a shell would.
@@ -78,6 +82,55 @@ func TestReportsFitTheTerminal(t *testing.T) {
 				t.Errorf("%q: a line has %d columns:\n%s", args, n, line)
 			}
 		}
+	}
+}
+
+func TestNodesFitTheTerminal(t *testing.T) {
+	long := &node{ClockOffsetNs: -12e9, ClockErrorNs: 3e6, Replicas: []*schemas.ReplicaReport{{Running: 500, Waiting: 10000, Blocks: 10, FreeBlocks: 10, Phase: "prefill"}}}
+	long.NodeReport = schemas.NodeReport{Node: "a-node-with-a-very-long-name.example.org", Model: "an-organisation/a-model-135M-Instruct", Version: "9.9.9", Draining: true,
+		Roles: []string{"gateway", "tokenizer", "replica"}}
+	short := &node{NodeReport: schemas.NodeReport{Node: "replica-0", Model: "troupe-tiny", Version: bus.BuildVersion, Roles: []string{"replica"}}, ClockErrorNs: 1e5,
+		Replicas: []*schemas.ReplicaReport{{Blocks: 10, FreeBlocks: 5}}}
+	for _, c := range []struct {
+		nodes []*node
+		has   []string
+	}{{[]*node{short}, []string{"replica-0", "troupe-tiny", "serving"}}, {[]*node{long, short}, []string{"-12000.0±3.0ms", "100%", "draining, 9.9.9"}}} {
+		var out bytes.Buffer
+		if err := table(&out, nodeRows(c.nodes)); err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range strings.Split(out.String(), "\n") {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, " ")); n > columnsMax {
+				t.Errorf("a line has %d columns:\n%s", n, line)
+			}
+		}
+		for _, w := range c.has {
+			if !strings.Contains(out.String(), w) {
+				t.Errorf("no %q in\n%s", w, out.String())
+			}
+		}
+	}
+}
+
+func TestReleasesHaveTheirVersion(t *testing.T) {
+	for version, want := range map[string]string{"v1.2.3": "1.2.3", "v1.2.3-rc.1": "1.2.3-rc.1", "(devel)": "", "": "",
+		"v0.0.0-20261123101112-0123456789ab": "", "v1.2.4-0.20261123101112-0123456789ab": "", "v1.2.3+dirty": ""} {
+		if got := released(&debug.BuildInfo{Main: debug.Module{Version: version}}); got != want {
+			t.Errorf("%q: got %q; want %q", version, got, want)
+		}
+	}
+}
+
+// An address that is taken is told before the model is looked at, which may take minutes to load.
+func TestServeLooksAtItsAddressFirst(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	_, stderr, code := command(t, "serve", "--model", "/nowhere", "--http", taken.Addr().String(), "--nats-listen", "none")
+	if code != 1 || !strings.Contains(stderr, "address already in use") || !strings.Contains(stderr, "hint: choose another address with --http") {
+		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/troupe-engine/troupe"
+	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -131,8 +132,9 @@ func (n *node) askClock(ctx context.Context, conn *nats.Conn) {
 	}
 }
 
+// nodeRows is the table of nodes. A node's version is told if it is not this program's.
 func nodeRows(nodes []*node) [][]string {
-	rows := [][]string{{"NODE", "ACTORS", "MODEL", "RUN", "WAIT", "FREE KV", "VERSION", "CLOCK", "STATE"}}
+	rows := [][]string{{"NODE", "ACTORS", "MODEL", "RUN", "WAIT", "FREE", "CLOCK", "STATE"}}
 	for _, n := range nodes {
 		run, wait, free, state := "-", "-", "-", "serving"
 		if len(n.Replicas) > 0 {
@@ -143,9 +145,12 @@ func nodeRows(nodes []*node) [][]string {
 		if n.Draining {
 			state = "draining"
 		}
-		rows = append(rows, []string{shorten(string(n.Node), 20), n.roles(), shorten(n.Model, 20), run, wait, free, n.Version, n.clock(), state})
+		if n.Version != bus.BuildVersion {
+			state += ", " + shorten(printable(n.Version), 12)
+		}
+		rows = append(rows, []string{printable(string(n.Node)), printable(n.roles()), printable(n.Model), run, wait, free, n.clock(), state})
 	}
-	return rows
+	return fit(rows, 0, 1, 2)
 }
 
 // load is that of the node's replicas.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -35,6 +36,38 @@ func table(w io.Writer, rows [][]string) error {
 		fmt.Fprintln(t, strings.Join(row, "\t"))
 	}
 	return t.Flush()
+}
+
+// fitColumnsMin is the width that fit leaves to every column.
+const fitColumnsMin = 6
+
+// fit shortens the cells of some columns of a table, always the widest column, until its rows fit the terminal.
+func fit(rows [][]string, columns ...int) [][]string {
+	widths, total := make([]int, len(rows[0])), 2*(len(rows[0])-1)
+	for c := range widths {
+		for _, row := range rows {
+			widths[c] = max(widths[c], utf8.RuneCountInString(row[c]))
+		}
+		total += widths[c]
+	}
+	for ; total > columnsMax; total-- {
+		widest := columns[0]
+		for _, c := range columns {
+			if widths[c] > widths[widest] {
+				widest = c
+			}
+		}
+		if widths[widest] <= fitColumnsMin {
+			break
+		}
+		widths[widest]--
+	}
+	for _, row := range rows {
+		for _, c := range columns {
+			row[c] = shorten(row[c], widths[c])
+		}
+	}
+	return rows
 }
 
 // shorten cuts a path or name in the middle to n columns.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"runtime"
 	"time"
@@ -42,6 +43,9 @@ func newServeCommand() *cobra.Command {
 }
 
 func serve(cmd *cobra.Command, s *settings, d demo, asJSON bool) (err error) {
+	if err := addressFree(s.HTTP); err != nil { // a large model takes minutes to load
+		return err
+	}
 	engine, err := s.open(cmd)
 	if err != nil {
 		return err
@@ -79,6 +83,19 @@ func serve(cmd *cobra.Command, s *settings, d demo, asJSON bool) (err error) {
 		printError(cmd.ErrOrStderr(), err)
 	}
 	return failed
+}
+
+// addressFree finds out whether HTTP could be served at an address, by doing so for a moment.
+func addressFree(address string) error {
+	if address == "none" {
+		return nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return schemas.Errorf(schemas.KindInvalid, "listen", "http: %v", err).WithParam("http").
+			WithHint("choose another address with --http host:port, or port 0 for any free one")
+	}
+	return l.Close()
 }
 
 // shareProcessor lets the operating system divide a single processor between computing and the clients. Go alone would
