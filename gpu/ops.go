@@ -134,6 +134,9 @@ type Attention struct {
 	// unknown.
 	ContextMax int // every position is below it
 	QueryMax   int // no sequence has more tokens
+	// Write, if not nil, comes first. Its KV is Q, whose contents are of no use afterwards. What else the queries see was
+	// written by an earlier step, so a device may read that before the launches before this one are done.
+	Write *KVWrite
 }
 
 // Activation is the gate's nonlinearity.

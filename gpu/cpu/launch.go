@@ -13,7 +13,22 @@ type Kernel func(d *Device, args any) error
 // Register adds an implementation of op, or replaces the one of that name; Select makes it the
 // one that runs. Call it before launching work.
 func (d *Device) Register(op gpu.Op, name, doc string, kernel Kernel) {
+	if op == gpu.OpAttention {
+		kernel = afterWrite(kernel)
+	}
 	d.ops.Register(op, name, doc, kernel)
+}
+
+// afterWrite is an attention whose keys and values are written by another kernel before.
+func afterWrite(attention Kernel) Kernel {
+	return func(d *Device, args any) error {
+		if w := args.(*gpu.Attention).Write; w != nil {
+			if err := d.Launch(gpu.OpKVWrite, w); err != nil {
+				return err
+			}
+		}
+		return attention(d, args)
+	}
 }
 
 // Launch implements gpu.Device.

@@ -22,7 +22,11 @@ var (
 	wgmmaWidths = []int{64, 128}
 )
 
-const wgmmaMajor = 9 // compute capability; wgmma is of that one alone
+// Compute capabilities: wgmma is of that one alone, clusters are from it on.
+const (
+	wgmmaMajor   = 9
+	clusterMajor = 9
+)
 
 // Sizes shared with attention_mma.cuh and the kernels.
 const (
@@ -45,8 +49,10 @@ const (
 	// keys once for every 8 query rows but divides them among blocks.
 	flashFewTokens = 16
 	// Partial results take at most so much; units that find no room are not divided.
-	flashPartialBytesMax = 128 << 20
-	flashBlocksPerSMMax  = 8
+	flashPartialBytesMax  = 128 << 20
+	flashBlocksPerSMMax   = 8
+	flashExchangePerWarp  = 32 + 256 // bytes of Exchange beside the weights
+	flashClusterBlocksMax = 8
 	// What the driver takes of each block's shared memory.
 	reservedSharedBytes = 1024
 )
@@ -66,8 +72,10 @@ func flashModules() (list []module) {
 	for _, width := range flashWidths {
 		define := fmt.Sprintf("DP %d", width)
 		list = append(list,
-			module{file: "attention_decode.cu", include: "attention_mma.cuh attention_units.cuh", define: define, only: gpu.BF16, overlap: true,
+			module{file: "attention_decode.cu", include: "attention_mma.cuh attention_units.cuh attention_part.cuh", define: define, only: gpu.BF16, overlap: true,
 				kernels: []string{flashName("decode", width), flashName("combine", width)}},
+			module{file: "attention_cluster.cu", include: "attention_mma.cuh attention_units.cuh attention_part.cuh rope.cuh", define: define, only: gpu.BF16, overlap: true,
+				kernels: []string{flashName("cluster", width)}},
 			module{file: "attention_stream.cu", include: "attention_mma.cuh attention_units.cuh", define: define, only: gpu.BF16, overlap: true,
 				kernels: []string{flashName("stream", width)}},
 			module{file: "attention_prefill.cu", include: "attention_mma.cuh attention_rows.cuh", define: define, only: gpu.BF16, overlap: true,
@@ -83,14 +91,19 @@ func flashModules() (list []module) {
 // registerFlash registers attention in bfloat16.
 func (d *Device) registerFlash() error {
 	hopper := d.properties.major == wgmmaMajor
-	if hopper {
-		register(d, gpu.OpAttention, "flash", "tensor cores, contexts in parts of fixed length, the same bits in any batch and chunk; wgmma for many queries",
-			func(d *Device, a *gpu.Attention) error { return d.flash(a, true) })
+	register := func(name, doc string, wgmma bool) { // not by Register: it sees to a.Write itself
+		d.ops.Register(gpu.OpAttention, name, doc, func(d *Device, args any) error { return d.flash(args.(*gpu.Attention), wgmma) })
 	}
-	register(d, gpu.OpAttention, "flash-mma", "as flash with mma.sync alone", func(d *Device, a *gpu.Attention) error { return d.flash(a, false) })
+	if hopper {
+		register("flash", "tensor cores, contexts in parts of fixed length, the same bits in any batch and chunk; wgmma for many queries", true)
+	}
+	register("flash-mma", "as flash with mma.sync alone", false)
 	var names []string
 	for _, width := range flashWidths {
 		names = append(names, flashName("decode", width), flashName("stream", width), flashName("prefill", width))
+		if d.properties.major >= clusterMajor {
+			names = append(names, flashName("cluster", width))
+		}
 	}
 	for _, width := range wgmmaWidths {
 		if hopper {
@@ -120,7 +133,7 @@ func widthFor(widths []int, headDim int) int {
 func (d *Device) flash(a *gpu.Attention, wgmma bool) error {
 	tokens, sequences, kvHeads, dim := attentionShape(a)
 	if tokens == 0 || sequences == 0 {
-		return nil
+		return d.flashWrite(a)
 	}
 	width := widthFor(flashWidths, dim)
 	rows := int64(a.KPool.Dims[0]) * int64(kvHeads) * int64(a.KPool.Dims[2])
@@ -137,6 +150,12 @@ func (d *Device) flash(a *gpu.Attention, wgmma bool) error {
 	const aligned = 16
 	if dim%8 == 0 && (args.kPool|args.vPool)%aligned != 0 {
 		panic(fmt.Sprintf("cuda: attention: %v or %v does not start at a multiple of %d bytes", a.KPool, a.VPool, aligned))
+	}
+	if done, err := d.flashCluster(a, args, width); done || err != nil {
+		return err
+	}
+	if err := d.flashWrite(a); err != nil {
+		return err
 	}
 	oneEach := tokens == sequences || a.QueryMax == 1
 	if oneEach {
@@ -161,6 +180,71 @@ func (d *Device) flash(a *gpu.Attention, wgmma bool) error {
 		return d.flashWGMMA(args, wide)
 	}
 	return d.flashPrefill(args, width)
+}
+
+// flashWrite writes keys and values, if there are any to write, in a launch of their own.
+func (d *Device) flashWrite(a *gpu.Attention) error {
+	if a.Write == nil {
+		return nil
+	}
+	return d.launch(gpu.OpKVWrite, a.Write)
+}
+
+// flashClusterArgs is FlashClusterArgs of attention_cluster.cu.
+type flashClusterArgs struct {
+	flash          flashArgs
+	write          ropeKVArgs
+	blocks, writes int32
+}
+
+// flashCluster serves sequences of one token each, if they are so few that all parts of all are at work at once, and
+// takes in the writing of keys and values where it can. It reports whether it did.
+func (d *Device) flashCluster(a *gpu.Attention, args flashArgs, width int) (bool, error) {
+	tile := flashTile(width)
+	if d.properties.major < clusterMajor || a.QueryMax != 1 || args.dim%padElements != 0 {
+		return false, nil
+	}
+	context, part := int(args.tableWidth*args.blockSize), flashTilesOfPart*tile
+	if a.ContextMax > 0 {
+		context = min(context, a.ContextMax)
+	}
+	parts := ceilDiv(context, part)
+	if a.Window > 0 {
+		parts = min(parts, ceilDiv(a.Window-1, part)+1)
+	}
+	blocks := 1
+	for blocks < parts {
+		blocks *= 2
+	}
+	group := int(args.heads / args.kvHeads)
+	headsPerTile := min(group, flashDecodeRows)
+	tiles := int(args.sequences*args.kvHeads) * ceilDiv(group, headsPerTile)
+	half, slices := tile*(width+flashPadding)*2, ceilDiv(width/16, flashClusterBlocksMax)*flashClusterBlocksMax
+	shared := flashTilesOfPart*(2*half+tile*16+flashExchangePerWarp) + 16 + 512*slices + 64*flashClusterBlocksMax
+	// Clusters want neighbouring multiprocessors, which the kernel before still has: no more than half of what fits come at once.
+	if blocks > flashClusterBlocksMax || 2*tiles*blocks > d.properties.multiprocessors*d.blocksPer(shared) {
+		return false, nil
+	}
+	args.headsPerTile, args.tokensPerTile = int32(headsPerTile), 1
+	all := flashClusterArgs{flash: args, blocks: int32(blocks)}
+	if d.clusterWrites(a, width) {
+		all.write, all.writes = d.ropeKVArgs(a.Write), 1
+	} else if err := d.flashWrite(a); err != nil {
+		return false, err
+	}
+	return true, runClusters(d, d.functions[flashName("cluster", width)], grid{tiles * blocks, 1, 1}, blocks, flashThreads, shared, all)
+}
+
+// clusterWrites reports whether flash_cluster can write a's keys and values: they follow the queries in one row, whole heads are rotated, and the user
+// did not choose another kernel for it.
+func (d *Device) clusterWrites(a *gpu.Attention, width int) bool {
+	w := a.Write
+	if w == nil || w.RoPE == nil || width != a.KPool.Dims[3] || !d.ownFirst(gpu.OpRoPE) || !d.ownFirst(gpu.OpKVWrite) {
+		return false
+	}
+	both := d.ropeKVArgs(w)
+	return both.fits() && both.rope.x == d.act(a.Q) && w.RoPE.Column == a.QColumn && w.RoPE.Heads == a.Heads+a.KPool.Dims[1] &&
+		both.kv.kPool == d.act(a.KPool) && both.kv.vPool == d.act(a.VPool)
 }
 
 // flashDecode serves the sequences with few tokens.
@@ -209,8 +293,7 @@ func (d *Device) flashDecode(a *gpu.Attention, args flashArgs, width int, oneEac
 		blocks := min(ceilDiv(tiles*parts, flashStreamWarps), streamBlocks)
 		err = run(d, d.functions[flashName("stream", width)], grid{blocks, 1, 1}, 32*flashStreamWarps, streamShared, args)
 	} else {
-		const exchangePerWarp = 32 + 256 // bytes beside the weights
-		shared := flashTilesOfPart*(half+tile*16+exchangePerWarp) + 8 + numbers
+		shared := flashTilesOfPart*(half+tile*16+flashExchangePerWarp) + 8 + numbers
 		perSM := d.blocksPer(shared)
 		if perSM == 0 {
 			return fmt.Errorf("%w: attention over %d sequences in a step on %s", gpu.ErrNotSupported, args.sequences, d.description)

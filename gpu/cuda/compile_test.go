@@ -15,7 +15,7 @@ import (
 
 // argumentStructs pairs the structs that cross to the GPU with their names in the kernels.
 var argumentStructs = map[string]map[string]any{
-	"elementwise.cu":       {"FeedTokensArgs": feedTokensArgs{}, "EmbedArgs": embedArgs{}, "AddArgs": addArgs{}, "SoftCapArgs": softCapArgs{}, "ActMulArgs": actMulArgs{}, "AddBiasArgs": addBiasArgs{}, "RandomArgs": randomArgs{}},
+	"elementwise.cu":       {"WriteArgs": writeArgs{}, "FetchArgs": fetchArgs{}, "FeedTokensArgs": feedTokensArgs{}, "EmbedArgs": embedArgs{}, "AddArgs": addArgs{}, "SoftCapArgs": softCapArgs{}, "ActMulArgs": actMulArgs{}, "AddBiasArgs": addBiasArgs{}, "RandomArgs": randomArgs{}},
 	"norm.cu":              {"RMSNormArgs": rmsNormArgs{}},
 	"rope.cu":              {"RoPETableArgs": ropeTableArgs{}, "RoPEArgs": ropeArgs{}, "KVWriteArgs": kvWriteArgs{}, "RoPEKVArgs": ropeKVArgs{}},
 	"skinny.cu":            {"SkinnyArgs": skinnyArgs{}},
@@ -25,6 +25,7 @@ var argumentStructs = map[string]map[string]any{
 	"attention.cu":         {"AttentionArgs": attentionArgs{}},
 	"attention_decode.cu":  {"FlashArgs": flashArgs{}},
 	"attention_stream.cu":  {"FlashArgs": flashArgs{}},
+	"attention_cluster.cu": {"FlashArgs": flashArgs{}, "RoPEKVArgs": ropeKVArgs{}, "FlashClusterArgs": flashClusterArgs{}},
 	"attention_wgmma.cu":   {"FlashArgs": flashArgs{}},
 	"attention_prefill.cu": {"FlashArgs": flashArgs{}},
 	"moe.cu":               {"MoERouteArgs": moeRouteArgs{}, "MoESortArgs": moeSortArgs{}, "GroupedArgs": groupedArgs{}, "MoECombineArgs": moeCombineArgs{}},

@@ -23,8 +23,10 @@ type landing struct {
 	event uintptr
 }
 
-// landingBytesMin is the least size of a landing place, so that small copies share them.
-const landingBytesMin = 4096
+const (
+	landingBytesMin = 4096 // the least size of a landing place, so that small copies share them
+	fetchBytesMax   = 4096 // that a kernel writes to the host
+)
 
 // fetched implements gpu.Fetched.
 type fetched struct {
@@ -44,7 +46,9 @@ func (d *Device) Fetch(src gpu.Tensor) (gpu.Fetched, error) {
 	if err != nil {
 		return nil, err
 	}
-	if bytes > 0 {
+	if fetch, ok := d.functions["fetch_bytes"]; ok && bytes > 0 && bytes <= fetchBytesMax {
+		err = run(d, fetch, grid{1, 1, 1}, threadsPerBlock, 0, fetchArgs{host: uintptr(l.host), from: address, n: int32(bytes)})
+	} else if bytes > 0 {
 		err = d.check("cuMemcpyDtoHAsync", call(d.driver.cuMemcpyDtoHAsync, uintptr(l.host), address, uintptr(bytes), d.stream))
 	}
 	if err == nil {

@@ -15,8 +15,11 @@ type Kernel func(d *Device, args any) error
 // Register adds an implementation of op, or replaces the one of that name; Select makes it the
 // one that runs. Call it before launching work.
 func (d *Device) Register(op gpu.Op, name, doc string, kernel Kernel) {
-	if op == gpu.OpMatMul {
+	switch op {
+	case gpu.OpMatMul:
 		kernel = leavingOut(kernel)
+	case gpu.OpAttention:
+		kernel = afterWrite(kernel)
 	}
 	d.ops.Register(op, name, doc, kernel)
 }
@@ -43,6 +46,22 @@ func leavingOut(product Kernel) Kernel {
 			return err
 		}
 		return d.launch(gpu.OpActMul, a.Gate)
+	}
+}
+
+// afterWrite is an attention whose keys and values are written by another kernel before.
+func afterWrite(attention Kernel) Kernel {
+	return func(d *Device, args any) error {
+		a := args.(*gpu.Attention)
+		if a.Write == nil {
+			return attention(d, a)
+		}
+		if err := d.launch(gpu.OpKVWrite, a.Write); err != nil {
+			return err
+		}
+		alone := *a
+		alone.Write = nil
+		return attention(d, &alone)
 	}
 }
 
@@ -146,8 +165,11 @@ type launchAttribute struct {
 	value [16]uint32
 }
 
-// programmaticSerialization is CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION.
-const programmaticSerialization = 6
+// Values of CUlaunchAttributeID.
+const (
+	clusterDimension          = 4
+	programmaticSerialization = 6
+)
 
 // grid is the number of blocks in each direction.
 type grid struct{ x, y, z int }
@@ -158,6 +180,11 @@ const argumentBytesMax = 4096
 // run launches a kernel whose only parameter is a struct laid out as A, in which pointers are
 // 64-bit addresses. Nothing runs on an empty grid.
 func run[A any](d *Device, f function, blocks grid, threads, sharedBytes int, args A) error {
+	return runClusters(d, f, blocks, 1, threads, sharedBytes, args)
+}
+
+// runClusters is run with clusters of so many blocks, which divide blocks.x.
+func runClusters[A any](d *Device, f function, blocks grid, cluster, threads, sharedBytes int, args A) error {
 	if blocks.x == 0 || blocks.y == 0 || blocks.z == 0 {
 		return nil
 	}
@@ -173,9 +200,12 @@ func run[A any](d *Device, f function, blocks grid, threads, sharedBytes int, ar
 	*(*A)(unsafe.Pointer(&w.arguments)) = args
 	w.parameters[0] = unsafe.Pointer(&w.arguments)
 	if f.overlap {
-		w.overlap = launchAttribute{id: programmaticSerialization, value: [16]uint32{1}}
+		w.attributes = [2]launchAttribute{{id: programmaticSerialization, value: [16]uint32{1}}, {id: clusterDimension, value: [16]uint32{uint32(cluster), 1, 1}}}
 		w.config = launchConfig{gridX: uint32(blocks.x), gridY: uint32(blocks.y), gridZ: uint32(blocks.z), blockX: uint32(threads), blockY: 1, blockZ: 1,
-			sharedBytes: uint32(sharedBytes), stream: d.stream, attributes: unsafe.Pointer(&w.overlap), attributeCount: 1}
+			sharedBytes: uint32(sharedBytes), stream: d.stream, attributes: unsafe.Pointer(&w.attributes), attributeCount: 1}
+		if cluster > 1 {
+			w.config.attributeCount = 2
+		}
 		return d.check("cuLaunchKernelEx of "+f.name, call(d.driver.cuLaunchKernelEx, uintptr(unsafe.Pointer(&w.config)), f.handle,
 			uintptr(unsafe.Pointer(&w.parameters)), 0))
 	}
@@ -202,7 +232,7 @@ type workspace struct {
 	arguments  [argumentBytesMax / 8]uint64
 	parameters [1]unsafe.Pointer
 	config     launchConfig
-	overlap    launchAttribute
+	attributes [2]launchAttribute
 	scratch    block
 	retired    []block // earlier scratch that recordings use
 	recordings int     // alive

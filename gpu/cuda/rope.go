@@ -54,6 +54,20 @@ type kvWriteArgs struct {
 }
 
 func (d *Device) kvWrite(a *gpu.KVWrite) error {
+	if a.RoPE != nil {
+		if both := d.ropeKVArgs(a); d.ownFirst(gpu.OpRoPE) && both.fits() {
+			return runEach(d, "rope_kv", int(both.rope.n), both)
+		}
+		if err := d.launch(gpu.OpRoPE, a.RoPE); err != nil {
+			return err
+		}
+	}
+	args := d.kvWriteArgs(a)
+	return runEach(d, "kv_write", int(args.n), args)
+}
+
+// kvWriteArgs checks a and returns its arguments, n being the elements of the keys.
+func (d *Device) kvWriteArgs(a *gpu.KVWrite) kvWriteArgs {
 	tokens, stride := a.SlotMapping.Len(), a.KV.Dims[1]
 	blocks, heads, blockSize, dim := a.KPool.Dims[0], a.KPool.Dims[1], a.KPool.Dims[2], a.KPool.Dims[3]
 	mustShape(gpu.OpKVWrite, "KV", a.KV, tokens, stride)
@@ -61,30 +75,23 @@ func (d *Device) kvWrite(a *gpu.KVWrite) error {
 	if a.KColumn < 0 || a.VColumn < 0 || max(a.KColumn, a.VColumn)+heads*dim > stride {
 		panic(fmt.Sprintf("cuda: kv_write: %d heads of %d at columns %d and %d of %v", heads, dim, a.KColumn, a.VColumn, a.KV))
 	}
-	n := tokens * heads * dim
-	args := kvWriteArgs{kv: d.act(a.KV), kPool: d.act(a.KPool), vPool: d.act(a.VPool), slots: d.i32(a.SlotMapping),
-		n: int64(n), stride: int32(stride), kColumn: int32(a.KColumn), vColumn: int32(a.VColumn),
+	return kvWriteArgs{kv: d.act(a.KV), kPool: d.act(a.KPool), vPool: d.act(a.VPool), slots: d.i32(a.SlotMapping),
+		n: int64(tokens) * int64(heads) * int64(dim), stride: int32(stride), kColumn: int32(a.KColumn), vColumn: int32(a.VColumn),
 		heads: int32(heads), blockSize: int32(blockSize), dim: int32(dim), slotCount: int32(blocks * blockSize)}
-	if a.RoPE == nil {
-		return runEach(d, "kv_write", n, args)
-	}
-	both := ropeKVArgs{rope: d.ropeArgs(a.RoPE), kv: args}
-	if !d.ownFirst(gpu.OpRoPE) || !both.fits() {
-		if err := d.launch(gpu.OpRoPE, a.RoPE); err != nil {
-			return err
-		}
-		return runEach(d, "kv_write", n, args)
-	}
-	perHead := int(both.rope.half) / padElements
-	units := tokens * (a.RoPE.Heads*perHead + heads*2*perHead)
-	both.rope.n = int64(units)
-	return runEach(d, "rope_kv", units, both)
 }
 
 // ropeKVArgs is RoPE and KVWrite in one, rope.n being the threads.
 type ropeKVArgs struct {
 	rope ropeArgs
 	kv   kvWriteArgs
+}
+
+// ropeKVArgs checks a, whose RoPE is not nil, and returns its arguments.
+func (d *Device) ropeKVArgs(a *gpu.KVWrite) ropeKVArgs {
+	both := ropeKVArgs{rope: d.ropeArgs(a.RoPE), kv: d.kvWriteArgs(a)}
+	perHead := int(both.rope.half) / padElements
+	both.rope.n = int64(a.SlotMapping.Len()) * int64(a.RoPE.Heads*perHead+int(both.kv.heads)*2*perHead)
+	return both
 }
 
 // fits reports whether the fused kernel can do it: whole heads are rotated, the keys are the last of

@@ -10,7 +10,10 @@ import (
 	"github.com/troupe-engine/troupe/gpu/ref"
 )
 
-const sampleThreads = 1024 // THREADS in sample.cu
+const (
+	sampleThreads = 1024 // THREADS in sample.cu
+	sampleFew     = 64   // FEW: rows whose parameters travel with the launch
+)
 
 // sampleRow is laid out as SampleRow in sample.cu.
 type sampleRow struct {
@@ -23,6 +26,7 @@ type sampleRow struct {
 type sampleArgs struct {
 	logits, params, out, last uintptr
 	vocab, slots              int32
+	few                       [sampleFew]sampleRow
 }
 
 func (d *Device) sample(a *gpu.Sample) error {
@@ -31,7 +35,7 @@ func (d *Device) sample(a *gpu.Sample) error {
 	if len(a.Params) != rows || vocab == 0 {
 		panic(fmt.Sprintf("cuda: sample: %d Params for logits %v", len(a.Params), a.Logits))
 	}
-	args := sampleArgs{d.f32(a.Logits), 0, d.i32(a.Out), d.i32(a.LastToken), int32(vocab), int32(a.LastToken.Len())}
+	args := sampleArgs{logits: d.f32(a.Logits), out: d.i32(a.Out), last: d.i32(a.LastToken), vocab: int32(vocab), slots: int32(a.LastToken.Len())}
 	if rows == 0 {
 		return nil
 	}
@@ -46,12 +50,14 @@ func (d *Device) sample(a *gpu.Sample) error {
 		}
 		d.work.rows[i] = row
 	}
-	var err error
-	if args.params, err = d.scratch(int64(size * rows)); err != nil {
-		return err
-	}
-	if err := d.send(args.params, unsafe.Slice((*byte)(unsafe.Pointer(&d.work.rows[0])), size*rows)); err != nil {
-		return err
+	if copy(args.few[:], d.work.rows) < rows {
+		var err error
+		if args.params, err = d.scratch(int64(size * rows)); err != nil {
+			return err
+		}
+		if err := d.send(args.params, unsafe.Slice((*byte)(unsafe.Pointer(&d.work.rows[0])), size*rows)); err != nil {
+			return err
+		}
 	}
 	return run(d, d.functions["sample"], grid{rows, 1, 1}, sampleThreads, 0, args)
 }

@@ -63,10 +63,29 @@ func (s *staging) take(n int) ([]byte, error) {
 	return b, nil
 }
 
+// writeBytesMax is what write_bytes takes with its arguments.
+const writeBytesMax = 3968
+
+type writeArgs struct {
+	to    uintptr
+	n, _  int32
+	bytes [writeBytesMax]byte
+}
+
+type fetchArgs struct {
+	host, from uintptr
+	n, _       int32
+}
+
 // send copies src to the device address, in stream order; src may change when it returns.
 func (d *Device) send(address uintptr, src []byte) error {
 	if d.recording {
 		return errRecorded
+	}
+	if write, ok := d.functions["write_bytes"]; ok && len(src) > 0 && len(src) <= writeBytesMax {
+		args := writeArgs{to: address, n: int32(len(src))}
+		copy(args.bytes[:], src)
+		return run(d, write, grid{1, 1, 1}, threadsPerBlock, 0, args)
 	}
 	for len(src) > 0 {
 		n := min(len(src), stagingSlotBytes)

@@ -166,6 +166,7 @@ func testAttention(s *suite) {
 		{1, 4, 16, 64, 0, 0, 530}, {1, 2, 16, 128, 0, 200, 520}, {1, 1, 16, 256, 0, 0, 270},
 	})
 	testManyParts(s)
+	testAttentionWrites(s)
 	s.eachRounding(func() {
 		testAttentionOf(s, []attentionCase{{2, 4, 16, 64, 0, 0, 70}, {1, 3, 8, 33, 5, 0, 70}, {2, 1, 16, 128, 30, 20, 70}, {2, 2, 16, 80, 0, 16, 70}, {1, 4, 16, 64, 0, 0, 530}})
 	})

@@ -78,11 +78,14 @@ func newSuite(t *testing.T, open func(t *testing.T) gpu.Device) *suite {
 }
 
 // free releases what the test allocated so far.
-func (s *suite) free() {
-	for _, t := range s.live {
+func (s *suite) free() { s.freeFrom(0) }
+
+// freeFrom releases all but the test's first n tensors.
+func (s *suite) freeFrom(n int) {
+	for _, t := range s.live[n:] {
 		s.d.Free(t)
 	}
-	s.live = nil
+	s.live = s.live[:n]
 }
 
 func (s *suite) close() {

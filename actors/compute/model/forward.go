@@ -138,6 +138,7 @@ func (m *Model) compileAttention(i int) {
 	qWidth, kvWidth := s.QueryWidth(), s.KVWidth()
 
 	query := x.qkv
+	var write *gpu.KVWrite
 	if w.apart() {
 		// A norm of heads needs them contiguous, and weights of several types cannot be stacked: then Q, K and V are
 		// matrices of their own, and KVWrite, which takes keys and values from one, fills one pool at a time.
@@ -156,13 +157,13 @@ func (m *Model) compileAttention(i int) {
 		p.kvWrite(&gpu.KVWrite{KV: x.v, KPool: vPool, VPool: vPool}, &m.input)
 	} else {
 		p.normMatMul(x.qkv, x.hidden, x.residual, w.attentionNorm, w.qkv, s)
-		p.kvWrite(&gpu.KVWrite{KV: x.qkv, KColumn: qWidth, VColumn: qWidth + kvWidth, KPool: kPool, VPool: vPool,
-			RoPE: &gpu.RoPE{X: x.qkv, Heads: s.Heads + s.KVHeads, HeadDim: s.HeadDim, Cos: cos, Sin: sin}}, &m.input)
+		write = &gpu.KVWrite{KV: x.qkv, KColumn: qWidth, VColumn: qWidth + kvWidth, KPool: kPool, VPool: vPool,
+			RoPE: &gpu.RoPE{X: x.qkv, Heads: s.Heads + s.KVHeads, HeadDim: s.HeadDim, Cos: cos, Sin: sin}}
 	}
 	p.attention(&gpu.Attention{
 		Out: x.attention, Q: query, Heads: s.Heads, KPool: kPool, VPool: vPool,
 		BlockTables: m.blockTables.Reshape(m.options.SequencesMax, m.tableColumns),
-		Scale:       s.AttentionScale, SoftCap: s.AttentionSoftCap, Window: s.Layers[i].Window,
+		Scale:       s.AttentionScale, SoftCap: s.AttentionSoftCap, Window: s.Layers[i].Window, Write: write,
 	}, &m.input)
 	m.project(x.attention, w.out, w.attentionPostNorm)
 }

@@ -129,7 +129,12 @@ func (p *program) rope(x gpu.Tensor, heads, headDim int, cos, sin gpu.Tensor) {
 }
 
 func (p *program) kvWrite(a *gpu.KVWrite, in *input) {
-	p.launch(gpu.OpKVWrite, a, &a.KV)
+	p.launch(gpu.OpKVWrite, a)
+	p.followWrite(a, in)
+}
+
+func (p *program) followWrite(a *gpu.KVWrite, in *input) {
+	p.follow(&a.KV)
 	if r := a.RoPE; r != nil {
 		p.follow(&r.X, &r.Cos, &r.Sin)
 	}
@@ -139,6 +144,9 @@ func (p *program) kvWrite(a *gpu.KVWrite, in *input) {
 func (p *program) attention(a *gpu.Attention, in *input) {
 	p.launch(gpu.OpAttention, a, &a.Out, &a.Q)
 	p.attentions = append(p.attentions, a)
+	if a.Write != nil {
+		p.followWrite(a.Write, in)
+	}
 	p.input(&a.Slots, &in.slots)
 	p.input(&a.QueryStart, &in.queryStart)
 	p.input(&a.Positions, &in.positions)

@@ -71,7 +71,11 @@ func copyArgs(args any) any {
 	case *gpu.RoPE:
 		return fix(*a)
 	case *gpu.Attention:
-		return fix(*a)
+		c := *a
+		if a.Write != nil {
+			c.Write = copyArgs(a.Write).(*gpu.KVWrite)
+		}
+		return &c
 	case *gpu.Add:
 		return fix(*a)
 	case *gpu.GatherRows:

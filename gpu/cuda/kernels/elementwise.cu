@@ -1,5 +1,28 @@
 // Operations without sums: a thread computes elements on its own.
 
+// Small copies between the host and the GPU, which as launches are in order with the others without a copy engine's hop.
+
+constexpr int WRITE_MAX = 3968;
+struct WriteArgs { u8* to; int n; int unused; u32 bytes[WRITE_MAX / 4]; };
+
+// What comes later may read this before it waits (see attention_units.cuh): it must not begin earlier.
+KERNEL write_bytes(WriteArgs a) {
+  pdl_wait();
+  int words = (u64)a.to % 4 == 0 ? a.n / 4 : 0;
+  for (int i = threadIdx.x; i < words; i += blockDim.x) ((u32*)a.to)[i] = a.bytes[i];
+  for (int i = 4 * words + threadIdx.x; i < a.n; i += blockDim.x) a.to[i] = a.bytes[i / 4] >> i % 4 * 8;
+  __threadfence();
+}
+
+struct FetchArgs { u8* host; const u8* from; int n; int unused; };
+
+KERNEL fetch_bytes(FetchArgs a) {
+  pdl_begin();
+  int words = ((u64)a.from | (u64)a.host) % 4 == 0 ? a.n / 4 : 0;
+  for (int i = threadIdx.x; i < words; i += blockDim.x) ((u32*)a.host)[i] = ((const u32*)a.from)[i];
+  for (int i = 4 * words + threadIdx.x; i < a.n; i += blockDim.x) a.host[i] = a.from[i];
+}
+
 struct FeedTokensArgs { int* out; const int* tokens; const int* slots; const int* last; int n, slot_count; };
 
 KERNEL feed_tokens(FeedTokensArgs a) {

@@ -12,8 +12,6 @@ KERNEL rope_table(RoPETableArgs a) {
   a.sin[i] = sinf(angle) * a.scale;
 }
 
-struct RoPEArgs { act* x; const float* cos; const float* sin; i64 n; int stride, column, heads, head_dim, half; };
-
 KERNEL rope(RoPEArgs a) { // one thread per rotated pair
   pdl_begin();
   i64 at = global_thread();
@@ -21,19 +19,10 @@ KERNEL rope(RoPEArgs a) { // one thread per rotated pair
   int i = at % a.half, head = at / a.half % a.heads;
   i64 t = at / a.half / a.heads;
   act* low = a.x + t * a.stride + a.column + head * a.head_dim + i;
-  float u = load(low), v = load(low + a.half), c = a.cos[t * a.half + i], s = a.sin[t * a.half + i];
-  store(low, u * c - v * s);
-  store(low + a.half, v * c + u * s);
-}
-
-struct KVWriteArgs {
-  const act* kv; act* k_pool; act* v_pool; const int* slots;
-  i64 n; int stride, k_column, v_column, heads, block_size, dim, slot_count;
-};
-
-// Where element d of a head of the token in slot lies in a pool.
-__device__ __forceinline__ i64 pool_place(const KVWriteArgs& a, int slot, int head, int d) {
-  return (((i64)(slot / a.block_size) * a.heads + head) * a.block_size + slot % a.block_size) * a.dim + d;
+  float u = load(low), v = load(low + a.half);
+  rotate(u, v, a.cos[t * a.half + i], a.sin[t * a.half + i]);
+  store(low, u);
+  store(low + a.half, v);
 }
 
 KERNEL kv_write(KVWriteArgs a) { // one thread per element of a key and of a value
@@ -53,8 +42,6 @@ KERNEL kv_write(KVWriteArgs a) { // one thread per element of a key and of a val
 
 // Both at once for whole heads in multiples of 16 elements: queries are rotated in place, keys on
 // their way. A thread takes 8 pairs of a head, or 8 elements of a value.
-struct RoPEKVArgs { RoPEArgs rope; KVWriteArgs kv; };
-
 KERNEL rope_kv(RoPEKVArgs a) {
   pdl_begin();
   const RoPEArgs& r = a.rope;
@@ -75,18 +62,18 @@ KERNEL rope_kv(RoPEKVArgs a) {
   }
   int head = unit / pairs, i = unit % pairs * 8, key = head - (w.k_column - r.column) / r.head_dim;
   act* low = row + r.column + head * r.head_dim + i;
-  float u[8], v[8], c[8], s[8], x[8], y[8];
+  float u[8], v[8], c[8], s[8];
   load8(low, u);
   load8(low + r.half, v);
   load8(r.cos + t * r.half + i, c);
   load8(r.sin + t * r.half + i, s);
 #pragma unroll
-  for (int j = 0; j < 8; j++) x[j] = u[j] * c[j] - v[j] * s[j], y[j] = v[j] * c[j] + u[j] * s[j];
+  for (int j = 0; j < 8; j++) rotate(u[j], v[j], c[j], s[j]);
   act* to = low;
   if (key >= 0) {
     if (!real) return;
     to = w.k_pool + pool_place(w, slot, key, i);
   }
-  store8(to, x);
-  store8(to + r.half, y);
+  store8(to, u);
+  store8(to + r.half, v);
 }

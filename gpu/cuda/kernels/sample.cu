@@ -15,7 +15,12 @@ struct SampleRow { // one row of SampleArgs.params
   int slot, unused;
 };
 
-struct SampleArgs { const float* logits; const SampleRow* params; int* out; int* last; int vocab, slots; };
+constexpr int FEW = 64;
+
+struct SampleArgs {
+  const float* logits; const SampleRow* params; int* out; int* last; int vocab, slots;
+  SampleRow few[FEW]; // in place of params, if that is null
+};
 
 constexpr int THREADS = 1024;
 constexpr int CANDIDATES = 4096; // gathered at most
@@ -76,18 +81,23 @@ struct Draw {
   __device__ u64 mass(float v) const { return __float2ull_rn(expf(v - largest) * MASS_UNIT); }
 };
 
-// Calls f(logit, id) for this thread's share of a row, four loads at a time.
+// Calls f(logit, id) for this thread's share of a row, four loads of four logits at a time: there is one block to hide that
+// they take long.
 template <class F>
 __device__ __forceinline__ void each_logit(const float* row, int vocab, F f) {
+  const int vectors = (u64)row % 16 == 0 ? vocab / 4 : 0;
+  const float4* x = (const float4*)row;
+  auto four = [&](float4 v, int i) { f(v.x, 4 * i), f(v.y, 4 * i + 1), f(v.z, 4 * i + 2), f(v.w, 4 * i + 3); };
   int i = threadIdx.x;
-  for (; i + 3 * THREADS < vocab; i += 4 * THREADS) {
-    float v[4];
+  for (; i + 3 * THREADS < vectors; i += 4 * THREADS) {
+    float4 v[4];
 #pragma unroll
-    for (int j = 0; j < 4; j++) v[j] = row[i + j * THREADS];
+    for (int j = 0; j < 4; j++) v[j] = x[i + j * THREADS];
 #pragma unroll
-    for (int j = 0; j < 4; j++) f(v[j], i + j * THREADS);
+    for (int j = 0; j < 4; j++) four(v[j], i + j * THREADS);
   }
-  for (; i < vocab; i += THREADS) f(row[i], i);
+  for (; i < vectors; i += THREADS) four(x[i], i);
+  for (i = 4 * vectors + threadIdx.x; i < vocab; i += THREADS) f(row[i], i);
 }
 
 // Calls f(scaled logit, key) for this thread's share of what is left.
@@ -269,7 +279,8 @@ __device__ int draw(const float* row, int vocab, const SampleRow& p, Shared& sh)
 
 KERNEL __launch_bounds__(THREADS) sample(SampleArgs a) {
   __shared__ Shared sh;
-  SampleRow p = a.params[blockIdx.x];
+  pdl_begin();
+  SampleRow p = a.params ? a.params[blockIdx.x] : a.few[blockIdx.x];
   int id = draw(a.logits + (i64)blockIdx.x * a.vocab, a.vocab, p, sh);
   if (threadIdx.x == 0) {
     a.out[blockIdx.x] = id;
@@ -282,6 +293,7 @@ struct LogSoftmaxArgs { float* out; const float* logits; const int* ids; int voc
 KERNEL __launch_bounds__(THREADS) log_softmax(LogSoftmaxArgs a) {
   __shared__ float room[33];
   __shared__ double sums[33];
+  pdl_begin();
   const float* row = a.logits + (i64)blockIdx.x * a.vocab;
   float largest = -INFINITE;
   each_logit(row, a.vocab, [&](float v, int) { largest = fmaxf(largest, v); });
