@@ -41,8 +41,7 @@ func (d *Device) sharedPanels(m *matrix, parts [][]byte) (*buffer, error) {
 	digest := d.panelsDigest(m, parts)
 	path := filepath.Join(d.shelf.dir, hex.EncodeToString(digest[:])+panelsExtension)
 	size := m.panels() * m.panelBytes()
-	if b := openPanels(path, digest, size); b != nil {
-		d.shelf.used(path)
+	if b := d.openShared(path, digest, size); b != nil {
 		return b, nil
 	}
 	d.shelf.makeRoom(int64(panelsHeader + size))
@@ -63,10 +62,11 @@ func (d *Device) sharedPanels(m *matrix, parts [][]byte) (*buffer, error) {
 	copy(raw[16:], digest[:])
 	binary.LittleEndian.PutUint32(raw[48:], crc32.Checksum(m.data, castagnoli))
 	binary.LittleEndian.PutUint64(raw[56:], uint64(size))
-	if shared := openPanels(path, digest, size); shared != nil { // another process was faster
+	if shared := d.openShared(path, digest, size); shared != nil { // another process was faster
 		b.release()
 		return shared, nil
 	}
+	d.shelf.used(file.Name()) // the system's own time of it may lie before the device was opened: that clock ticks coarsely
 	if err := errors.Join(file.Chmod(0o400), os.Rename(file.Name(), path)); err != nil {
 		b.release()
 		return nil, fmt.Errorf("%w: %w", errNoFile, err)
@@ -76,6 +76,15 @@ func (d *Device) sharedPanels(m *matrix, parts [][]byte) (*buffer, error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// openShared maps the file at path for use, or returns nil if there is none that is sound.
+func (d *Device) openShared(path string, digest [sha256.Size]byte, size int) *buffer {
+	b := openPanels(path, digest, size)
+	if b != nil {
+		d.shelf.used(path)
+	}
+	return b
 }
 
 // openPanels maps the file at path, or returns nil if there is none that is sound.

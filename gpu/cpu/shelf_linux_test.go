@@ -70,7 +70,6 @@ func TestShelfMakesRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	time.Sleep(20 * time.Millisecond) // so that the next device is younger than any file
 	d = open(t, Options{Threads: 1, WeightsDir: dir, WeightsDirBytesMax: int64(size)})
 	d.Free(pack(4))
 	if files, _ := filepath.Glob(filepath.Join(dir, "*"+panelsExtension)); len(files) != 1 {
