@@ -184,12 +184,17 @@ func (c *replayCommand) attach() error {
 
 // predict adds what other policies would have meant for clients.
 func (c *replayCommand) predict(ctx context.Context, screen io.Writer, path string, names []string, report *replayReport) error {
-	if c.policy == "" && c.eviction == "" || c.with != "" { // simulations ask nobody
+	if c.policy == "" && c.eviction == "" {
 		return nil
+	}
+	policy, ask := c.policy, simulate.Asker(nil)
+	if c.with != "" {
+		policy = scheduler.ExternalPrefix + c.with // an engine does not wait unless it is told to
+		ask = askOver(c.conn)
 	}
 	report.WhatIf = map[string]*replay.WhatIf{}
 	for _, name := range names {
-		w, err := replay.Predict(ctx, path, name, c.policy, c.eviction)
+		w, err := replay.Predict(ctx, path, name, policy, c.eviction, ask)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math"
@@ -9,11 +10,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 
+	"github.com/troupe-engine/troupe/actors/scheduler"
 	"github.com/troupe-engine/troupe/internal/profile"
 	"github.com/troupe-engine/troupe/internal/simulate"
 	"github.com/troupe-engine/troupe/internal/traces"
+	"github.com/troupe-engine/troupe/schemas"
 )
 
 // simulateCommand is what the flags say.
@@ -26,6 +30,7 @@ type simulateCommand struct {
 
 	profile  string
 	settings map[string]*string // by name, see simulate.Settings
+	nats     *engineAddress     // of policies in other processes
 	sweeps   []string
 	goodput  []string
 	seed     uint64
@@ -74,7 +79,8 @@ func (s *simulateCommand) addFlags(cmd *cobra.Command) {
 	for name, v := range map[string]struct{ value, doc string }{
 		"replicas":        {strconv.Itoa(base.Replicas), "engines that share the requests"},
 		"routing":         {base.Routing, "how they share them: round-robin, least-loaded, two-choices or prefix"},
-		"policy":          {base.Policy, "scheduling policy"},
+		"policy":          {base.Policy, "scheduling policy; nats:NAME is in another process, which answers on the server at --nats"},
+		"policy-time":     {base.PolicyTime.String(), "virtual time that an answer of such a policy takes, or measured: what it really takes, and then runs differ"},
 		"eviction":        {base.Eviction, "which cached blocks go first: lru, lfu, fifo, priority, or belady, which knows the future"},
 		"sequences-max":   {strconv.Itoa(base.SequencesMax), "sequences running at once, per engine"},
 		"waiting-max":     {"0", "sequences queued; more are refused; 0 is no limit"},
@@ -97,6 +103,7 @@ func (s *simulateCommand) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&s.series, "series", false, "with --json, how queue, memory and hits developed")
 	f.BoolVar(&s.uneven, "recorded-pace", false, "steps take as unevenly long as when the profile was measured, from a place that --seed chooses, not the mean")
 	f.BoolVar(&s.quiet, "quiet", false, "no progress on standard error")
+	s.nats = addNATS(f, natsURLDefault, "with a policy in another process, the NATS server at which it answers: an engine's, or any")
 	s.live.addFlags(f)
 }
 
@@ -111,6 +118,14 @@ func (s *simulateCommand) run(cmd *cobra.Command) error {
 	cfg, sweeps, err := s.configure(cmd, t)
 	if err != nil {
 		return err
+	}
+	if asksOthers(cfg, sweeps) {
+		conn, err := s.nats.connect("simulate", nats.MaxReconnects(-1))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		cfg.Ask = askOver(conn)
 	}
 	began := time.Now()
 	outcomes, err := simulate.RunAll(cmd.Context(), cfg, t, sweeps, func(values []string) {
@@ -197,6 +212,29 @@ func (s *simulateCommand) configure(cmd *cobra.Command, t *traces.Trace) (cfg si
 		*to = value
 	}
 	return cfg, sweeps, nil
+}
+
+// asksOthers says whether a policy in another process is simulated.
+func asksOthers(cfg simulate.Config, sweeps []simulate.Sweep) bool {
+	for _, s := range sweeps {
+		if s.Name != "policy" {
+			continue
+		}
+		for _, cfg.Policy = range s.Values {
+			if cfg.External() {
+				return true
+			}
+		}
+		return false
+	}
+	return cfg.External()
+}
+
+// askOver asks policies in other processes over a connection.
+func askOver(conn *nats.Conn) simulate.Asker {
+	return func(ctx context.Context, q *scheduler.Question) *schemas.RankOutcome {
+		return scheduler.Ask(ctx, conn, q)
+	}
 }
 
 // files writes what goes to files.

@@ -8,6 +8,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/rs/zerolog"
+
+	"github.com/troupe-engine/troupe"
+	"github.com/troupe-engine/troupe/internal/simulate"
 )
 
 const azureSample = "../../internal/traces/testdata/azure.csv"
@@ -47,6 +52,35 @@ func TestSimulateSweeps(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if len(lines) != 5 || !strings.Contains(lines[0], "hit%") || !strings.Contains(lines[2], "unlimited") {
 		t.Errorf("got\n%s", out.String())
+	}
+}
+
+// TestSimulateAPolicyInAnotherProcess: virtual time waits for it.
+func TestSimulateAPolicyInAnotherProcess(t *testing.T) {
+	opts := troupe.DefaultOptions()
+	opts.HTTP, opts.NATSListen = "none", "127.0.0.1:0"
+	engine, err := troupe.Open(t.Context(), opts, zerolog.Nop(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	byArrival(t, engine.NATSURL(), "arrival")
+	args := []string{"simulate", "--num-prompts", "40", "--request-rate", "100", "--sequences-max", "4", "--sweep", "policy=fcfs,nats:arrival?wait", "--policy-time", "1ns", "--json", "--quiet"}
+	var out, errs bytes.Buffer
+	if code := run(t.Context(), append(args, "--nats", engine.NATSURL()), &out, &errs); code != 0 {
+		t.Fatalf("exit %d: %s", code, errs.String())
+	}
+	var r struct{ Outcomes []simulate.Outcome }
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil || len(r.Outcomes) != 2 {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	fcfs, other := r.Outcomes[0].Report, r.Outcomes[1].Report
+	if other.Rank == nil || other.Rank.Answered == 0 || other.Steps != fcfs.Steps || other.TTFT.Max > 1.001*fcfs.TTFT.Max {
+		t.Errorf("%+v\n%+v", fcfs, other)
+	}
+	errs.Reset()
+	if code := run(t.Context(), append(args, "--nats", "nats://127.0.0.1:1"), &out, &errs); code == 0 || !strings.Contains(errs.String(), "--nats") {
+		t.Errorf("without a server: exit %d, %s", code, errs.String())
 	}
 }
 

@@ -27,8 +27,9 @@ type WhatIf struct {
 	Gaps    int    `json:"gaps,omitempty"`
 }
 
-// Predict simulates the requests of one scheduler of the recording at path. Empty policies are the recorded ones.
-func Predict(ctx context.Context, path, name, policy, eviction string) (*WhatIf, error) {
+// Predict simulates the requests of one scheduler of the recording at path. Empty policies are the recorded ones; ask is needed for
+// those in other processes.
+func Predict(ctx context.Context, path, name, policy, eviction string, ask simulate.Asker) (*WhatIf, error) {
 	past, err := recordedSteps(path, name)
 	if err != nil {
 		return nil, err
@@ -50,7 +51,7 @@ func Predict(ctx context.Context, path, name, policy, eviction string) (*WhatIf,
 	cfg := simulate.DefaultConfig()
 	cfg.Profile, cfg.Policy, cfg.SequencesMax, cfg.WaitingMax = p, past.policy(), int(info.SequencesMax), int(info.WaitingMax)
 	cfg.TokensStepMax, cfg.BlockSize, cfg.KVBlocks, cfg.PipelineDepth = int(info.TokensStepMax), int(info.BlockSize), int(info.Blocks), int(info.PipelineDepth)
-	cfg.PrefixCacheOff = info.PrefixCacheOff
+	cfg.PrefixCacheOff, cfg.Ask = info.PrefixCacheOff, ask
 	if memory != nil {
 		cfg.Eviction = memory.Policy
 	}

@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/troupe-engine/troupe/actors/memory"
 	"github.com/troupe-engine/troupe/actors/scheduler"
@@ -41,6 +42,11 @@ type Config struct {
 	// measured.
 	Pace         Pace `json:"-"`
 	RecordedPace bool `json:"recorded_pace,omitempty"`
+
+	// Ask puts questions to a policy in another process ("nats:…"); nil: there are no such. PolicyTime is how long each answer
+	// takes in virtual time, however long it really takes; 0: as long as that.
+	Ask        Asker         `json:"-"`
+	PolicyTime time.Duration `json:"policy_time_ns,omitempty"`
 }
 
 // Pace is how fast devices are over time: those of a machine that others use, too, are not always as fast as their
@@ -63,7 +69,8 @@ func (l Limits) any() bool { return l != Limits{} }
 // DefaultConfig is one replica as the engine configures it, with unlimited memory.
 func DefaultConfig() Config {
 	return Config{Replicas: 1, Routing: routing.PolicyDefault, Policy: replica.PolicyDefault, Eviction: "lru", SequencesMax: replica.SequencesDefault,
-		TokensStepMax: replica.TokensStepDefault, BlockSize: replica.BlockSizeDefault, PipelineDepth: replica.DepthDefault, Speed: 1}
+		TokensStepMax: replica.TokensStepDefault, BlockSize: replica.BlockSizeDefault, PipelineDepth: replica.DepthDefault, Speed: 1,
+		PolicyTime: PolicyTimeDefault}
 }
 
 // replicasMax bounds the replicas of one simulation.
@@ -90,8 +97,10 @@ func (c *Config) Validate() error {
 		return bad("profile", "missing", "what steps cost")
 	case !(c.Speed > 0 && c.Speed <= 1e9):
 		return bad("speed", c.Speed, "a positive factor")
-	case strings.HasPrefix(c.Policy, scheduler.ExternalPrefix):
-		return bad("policy", c.Policy, "one of "+strings.Join(scheduler.Policies(), ", ")+": a simulation has no other processes")
+	case c.External() && c.Ask == nil:
+		return bad("policy", c.Policy, "one of "+strings.Join(scheduler.Policies(), ", ")+": nobody is there to ask another process")
+	case c.PolicyTime < 0:
+		return bad("policy-time", c.PolicyTime, "a duration, or 0 for what an answer really takes")
 	case c.Eviction == belady && c.Replicas > 1:
 		return bad("eviction", c.Eviction, "another policy for several replicas: it is not known which of them will get a request")
 	case !slices.Contains(routing.Policies(), c.Routing):
@@ -99,6 +108,9 @@ func (c *Config) Validate() error {
 	}
 	return nil
 }
+
+// External says whether the policy is in another process.
+func (c *Config) External() bool { return strings.HasPrefix(c.Policy, scheduler.ExternalPrefix) }
 
 // blocks is the size of a replica's pool: what was asked for, or enough for the whole workload without any reuse.
 func (c *Config) blocks(t *traces.Trace) (int32, error) {

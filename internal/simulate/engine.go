@@ -2,6 +2,7 @@ package simulate
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/troupe-engine/troupe/actors/memory"
 	"github.com/troupe-engine/troupe/actors/scheduler"
@@ -21,6 +22,11 @@ type engine struct {
 	flights []flight
 	freeAt  int64 // when the device has done all of them
 	result  schemas.StepResult
+
+	// A scheduler that waits for a policy in another process does nothing else before busyUntil. answer is that of a policy that
+	// it does not wait for, nil if none is on its way.
+	busyUntil int64
+	answer    *answer
 
 	load load
 }
@@ -44,36 +50,83 @@ type load struct {
 
 // step gives the scheduler an event and does what it asks for, as its actor does.
 func (r *engine) step(event scheduler.Event) (scheduler.Effects, error) {
-	now := r.world.now
+	now := max(r.world.now, r.busyUntil)
 	fx := r.scheduler.Step(now, event)
-	first := fx
-	r.world.take(r, fx.Emit)
-	for fx.Reserve != nil || fx.Execute != nil {
-		if fx.Reserve != nil {
+	first, ahead := fx, (*scheduler.Question)(nil)
+	for {
+		r.world.take(r, now, fx.Emit)
+		if fx.Lost != nil {
+			return first, fmt.Errorf("simulate: a step was lost: %w", fx.Lost)
+		}
+		if fx.Rank != nil && !fx.Rank.Wait {
+			ahead = fx.Rank
+		}
+		switch {
+		case fx.Reserve != nil:
 			reply, err := r.memory.Reserve(fx.Reserve)
 			if err != nil {
 				return first, fmt.Errorf("simulate: memory refused: %w", err)
 			}
 			r.load.free, r.load.evictable, r.load.total = reply.Free, reply.Evictable, reply.Total
 			r.load.usedPeak = max(r.load.usedPeak, reply.Total-reply.Free-reply.Evictable)
-			fx = r.scheduler.Step(now, scheduler.Granted{Reply: reply})
-		} else {
-			r.execute(fx.Execute)
-			fx = r.scheduler.Step(now, scheduler.More{})
+			event = scheduler.Granted{Reply: reply}
+		case fx.Execute != nil:
+			r.execute(now, fx.Execute)
+			event = scheduler.More{}
+		case fx.Rank != nil && fx.Rank.Wait:
+			outcome, err := r.world.ask(fx.Rank)
+			if err != nil {
+				return first, err
+			}
+			now += outcome.TripNs
+			r.busyUntil = now
+			event = scheduler.Ranked{Outcome: outcome}
+		default:
+			return first, r.askAhead(now, ahead)
 		}
-		if fx.Lost != nil {
-			return first, fmt.Errorf("simulate: a step was lost: %w", fx.Lost)
-		}
-		r.world.take(r, fx.Emit)
+		fx = r.scheduler.Step(now, event)
 	}
-	return first, nil
+}
+
+// askAhead puts a question for the steps to come, if there is one: the device has its work.
+func (r *engine) askAhead(now int64, q *scheduler.Question) error {
+	if q == nil {
+		return nil
+	}
+	outcome, err := r.world.ask(q)
+	if err == nil {
+		r.answer = &answer{outcome, now + outcome.TripNs}
+	}
+	return err
+}
+
+// due is when the next event of the replica comes; MaxInt64 if none does by itself.
+func (r *engine) due() int64 {
+	at := int64(math.MaxInt64)
+	if len(r.flights) > 0 {
+		at = r.flights[0].done
+	}
+	if r.answer != nil {
+		at = min(at, r.answer.at)
+	}
+	return at
+}
+
+// proceed tells the scheduler of what is due.
+func (r *engine) proceed() error {
+	if a := r.answer; a != nil && (len(r.flights) == 0 || a.at < r.flights[0].done) {
+		r.answer = nil
+		_, err := r.step(scheduler.Ranked{Outcome: a.outcome})
+		return err
+	}
+	return r.finish()
 }
 
 // execute queues a plan on the device.
-func (r *engine) execute(p *schemas.StepPlan) {
+func (r *engine) execute(now int64, p *schemas.StepPlan) {
 	shape := profile.ShapeOf(p)
 	cost := r.world.cfg.Profile.StepNs(shape)
-	start := max(r.world.now, r.freeAt)
+	start := max(now, r.freeAt)
 	r.freeAt = start + cost
 	if pace := r.world.cfg.Pace; pace != nil {
 		r.freeAt = max(start, pace.Done(start, cost))

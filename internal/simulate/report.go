@@ -41,6 +41,8 @@ type Report struct {
 	Utilization float64 `json:"utilization"` // part of the time that devices were busy
 	Outside     float64 `json:"outside"`     // part of the steps that were larger than any the profile was measured with
 
+	Rank *RankReport `json:"rank,omitempty"` // of a policy in another process
+
 	Preemptions uint64  `json:"preemptions"`
 	Evictions   uint64  `json:"evictions"`
 	Blocks      int64   `json:"kv_blocks"` // of all replicas
@@ -176,6 +178,12 @@ func (w *world) engines(r *Report) {
 		used += int64(l.usedPeak)
 		r.Blocks += int64(l.total)
 		r.PerReplica[i].Utilization = rate(float64(l.busyNs)/1e9, r.Duration)
+		if state := replica.scheduler.Rank(); state != nil {
+			if r.Rank == nil {
+				r.Rank = &RankReport{}
+			}
+			r.Rank.add(state)
+		}
 		state := replica.memory.State()
 		r.Preemptions += state.Preemptions
 		r.Evictions += state.Evictions

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/troupe-engine/troupe/internal/profile"
 	"github.com/troupe-engine/troupe/internal/traces"
@@ -35,6 +36,12 @@ var setters = map[string]func(c *Config, t *traces.Trace, value string) error{
 		c.Speed, err = strconv.ParseFloat(v, 64)
 		return err
 	},
+	"policy-time": func(c *Config, _ *traces.Trace, v string) (err error) {
+		if c.PolicyTime = 0; v != Measured {
+			c.PolicyTime, err = time.ParseDuration(v)
+		}
+		return err
+	},
 	"profile": func(c *Config, _ *traces.Trace, v string) (err error) {
 		c.Profile, err = profile.Named(v)
 		return err
@@ -50,6 +57,9 @@ func number(field func(*Config) *int) func(*Config, *traces.Trace, string) error
 
 // Unlimited is the value of kv-blocks that never makes memory the limit.
 const Unlimited = "unlimited"
+
+// Measured is the value of policy-time that lets answers take as long as they really do.
+const Measured = "measured"
 
 // setBlocks takes a number, Unlimited, or a part of the workload's working set as in 30%.
 func setBlocks(c *Config, t *traces.Trace, v string) error {

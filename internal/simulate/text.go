@@ -17,7 +17,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
 	c := &r.Config
 	fmt.Fprintf(&b, "%s: %s requests, in virtual time with profile %s\n", short(r.Trace, 36), thousands(int64(r.Requests)), short(r.Profile, 24))
-	fmt.Fprintf(&b, "%d × %s, %s, %d sequences, %d tokens a step, %s blocks of %d\n\n", c.Replicas, c.Policy, c.Eviction, c.SequencesMax, c.TokensStepMax, blocksWord(c.KVBlocks), c.BlockSize)
+	fmt.Fprintf(&b, "%d × %s, %s, %d sequences, %d tokens a step, %s blocks of %d\n\n", c.Replicas, short(c.Policy, 24), c.Eviction, c.SequencesMax, c.TokensStepMax, blocksWord(c.KVBlocks), c.BlockSize)
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	row := func(cells ...string) { fmt.Fprintln(t, strings.Join(cells, "\t")) }
 	row("completed", fmt.Sprintf("%s, %s failed", thousands(int64(r.Completed)), thousands(int64(r.Failed))), "duration", fmt.Sprintf("%.1f s", r.Duration))
@@ -53,6 +53,10 @@ func (r *Report) WriteText(w io.Writer) error {
 func (r *Report) notes(b *strings.Builder) {
 	if r.Outside > 0.005 {
 		fmt.Fprintf(b, "\n%s of the steps are larger than any that the profile was measured with:\ntheir costs are extrapolated.\n", percent(r.Outside))
+	}
+	if k := r.Rank; k != nil {
+		fmt.Fprintf(b, "\nThe policy answered %s of %s questions in time, %s late, %s wrongly; %s\nsteps went by its order, %s by its fallback's.\n", thousands(int64(k.Answered)),
+			thousands(int64(k.Asked)), thousands(int64(k.Late)), thousands(int64(k.Invalid)), thousands(int64(k.Ranked)), thousands(int64(k.Unranked)))
 	}
 	for _, e := range r.Errors {
 		fmt.Fprintf(b, "\n%s\n", e)

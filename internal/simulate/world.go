@@ -1,6 +1,7 @@
 package simulate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -26,6 +27,7 @@ type world struct {
 	metrics  *metrics
 	resultNs int64
 	tokenNs  int64
+	asker    func(*scheduler.Question) *schemas.RankOutcome // for policies in other processes
 }
 
 // progress is what a client has seen of a request. Times are the client's.
@@ -55,13 +57,14 @@ func Run(ctx context.Context, cfg Config, t *traces.Trace) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.asker = func(q *scheduler.Question) *schemas.RankOutcome { return cfg.Ask(ctx, q) }
 	for events := 0; ; events++ {
 		if events%checkEvery == 0 && ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		more, err := w.event()
 		if err != nil {
-			return nil, err
+			return nil, cmp.Or(ctx.Err(), err)
 		}
 		if !more {
 			break
@@ -112,20 +115,21 @@ func (w *world) future() memory.Future {
 	return newFuture(w)
 }
 
-// event does what comes next; false when all is done. Of things at the same time, steps finish before requests come.
+// event does what comes next; false when all is done. Of things at the same time, steps finish before answers and requests
+// come.
 func (w *world) event() (bool, error) {
 	arrival := w.arrival()
 	var first *engine
-	done := int64(math.MaxInt64)
+	due := int64(math.MaxInt64)
 	for _, r := range w.replicas {
-		if len(r.flights) > 0 && r.flights[0].done < done {
-			first, done = r, r.flights[0].done
+		if at := r.due(); at < due {
+			first, due = r, at
 		}
 	}
 	switch {
-	case first != nil && done <= arrival:
-		w.now = max(w.now, done)
-		if err := first.finish(); err != nil {
+	case first != nil && due <= arrival:
+		w.now = max(w.now, due)
+		if err := first.proceed(); err != nil {
 			return false, err
 		}
 		if w.router != nil {
@@ -208,8 +212,8 @@ func (w *world) refuse(n int, err *schemas.Error) {
 }
 
 // take hands tokens to the clients.
-func (w *world) take(r *engine, rows []scheduler.Emission) {
-	at := w.now + w.tokenNs
+func (w *world) take(r *engine, now int64, rows []scheduler.Emission) {
+	at := now + w.tokenNs
 	for i := range rows {
 		e := &rows[i]
 		n := indexOf(e.Seq)
