@@ -35,6 +35,7 @@ func newBenchGPUCommand() *cobra.Command {
 	f.IntVar(&cfg.Rounds, "rounds", cfg.Rounds, "rounds of everything but decode")
 	f.StringToStringVar(&selected, "select", nil, "implementations to measure, as matmul=skinny")
 	f.BoolVar(&cfg.Kernels, "kernels", cfg.Kernels, "also measure matrix products by themselves")
+	f.BoolVar(&cfg.Experts, "experts", cfg.Experts, "also measure layers of experts by themselves")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		dtype, ok := map[string]gpu.DType{"bf16": gpu.BF16, "f32": gpu.F32}[compute]
 		if !ok {

@@ -106,6 +106,9 @@ func (d *Device) moeGrouped(a *gpu.MoEExperts) error {
 	if err != nil || e.pairs == 0 {
 		return err
 	}
+	if e.gateUp.quant != nil || e.down.quant != nil {
+		return fmt.Errorf("%w: moe_experts: the cuda device does not multiply experts of %v and %v", gpu.ErrNotSupported, e.gateUp.dtype, e.down.dtype)
+	}
 	const intBytes = 4
 	products, err := d.scratch(e.productBytes() + int64(intBytes*(e.pairs+e.count+1)))
 	if err != nil {

@@ -28,6 +28,7 @@ type GPUConfig struct {
 	Prompts  []int     // tokens of a prefill, in one step
 	Rounds   int       // of everything that is not a decode step
 	Kernels  bool      // also matrix products by themselves
+	Experts  bool      // also a layer's experts by themselves
 	Weights  gpu.DType // of matrices: BF16, or a quantized type
 	Progress func(string)
 }
@@ -35,7 +36,7 @@ type GPUConfig struct {
 // DefaultGPUConfig measures the shape that most benchmarks use.
 func DefaultGPUConfig() GPUConfig {
 	return GPUConfig{Shapes: []string{"llama-3.1-8b"}, Batches: []int{1, 32, 128, 256}, Contexts: 512, Steps: 64,
-		Prompts: []int{2048, 8192}, Rounds: 5, Kernels: true, Weights: gpu.BF16}
+		Prompts: []int{2048, 8192}, Rounds: 5, Kernels: true, Experts: true, Weights: gpu.BF16}
 }
 
 // GPUShapes lists the shapes that can be measured.
@@ -62,10 +63,11 @@ type GPUReport struct {
 	CopyRate    float64 `json:"copy_gb_per_s"` // bytes read plus bytes written
 	ProductRate float64 `json:"matmul_tflop_per_s"`
 
-	Kernels []GPUKernel `json:"kernels,omitempty"`
-	Decode  []GPUStep   `json:"decode,omitempty"`
-	Prefill []GPUStep   `json:"prefill,omitempty"`
-	Loads   []GPULoad   `json:"loads"`
+	Kernels []GPUKernel  `json:"kernels,omitempty"`
+	Experts []GPUExperts `json:"experts,omitempty"`
+	Decode  []GPUStep    `json:"decode,omitempty"`
+	Prefill []GPUStep    `json:"prefill,omitempty"`
+	Loads   []GPULoad    `json:"loads"`
 }
 
 // GPUKernel is a matrix product with weights [N, K].
@@ -150,6 +152,11 @@ func RunGPU(ctx context.Context, dev gpu.Device, cfg GPUConfig) (*GPUReport, err
 	}
 	if cfg.Kernels {
 		if err := b.kernels(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Experts {
+		if err := b.expertLayers(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -263,7 +270,11 @@ func (b *gpuBench) product(tokens, n, k int) (us float64, err error) {
 		}
 		return nil
 	}
-	count := float64(len(launches))
+	return b.launched(len(launches), all)
+}
+
+// launched returns the microseconds of one of count launches.
+func (b *gpuBench) launched(count int, all func() error) (us float64, err error) {
 	if err := all(); err != nil { // chooses an algorithm
 		return 0, err
 	}
@@ -279,7 +290,7 @@ func (b *gpuBench) product(tokens, n, k int) (us float64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return median(times) * 1e6 / count, nil
+	return median(times) * 1e6 / float64(count), nil
 }
 
 // elementBytes is what an element of a type takes, its share of scales included.

@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -256,8 +257,8 @@ func (d *gpuModel) measured(sequences, context, tokens int, sorted []float64, fl
 		TokensPerSecond: float64(tokens) / ms * 1e3, FloorMs: floor * 1e3, Share: floor * 1e3 / ms}
 }
 
-// matrixElements are the weights that every token is multiplied with: all but the embedding table, unless
-// that is the output projection too. Expert models would need fewer for few tokens.
+// matrixElements are the weights that tokens are multiplied with: all but the embedding table, unless
+// that is the output projection too.
 func (d *gpuModel) matrixElements() (layers, head float64) {
 	s := d.m.Spec()
 	head = float64(s.VocabSize) * float64(s.HiddenSize)
@@ -268,28 +269,57 @@ func (d *gpuModel) matrixElements() (layers, head float64) {
 	return layers, head
 }
 
-// weightBytes is what all weights that a token is multiplied with take.
-func (d *gpuModel) weightBytes() float64 {
+// expertElements are the weights of one expert of each layer together.
+func (d *gpuModel) expertElements() float64 {
+	s := d.m.Spec()
+	n := 0.0
+	for _, l := range s.Layers {
+		if l.MoE {
+			n += 3 * float64(s.HiddenSize) * float64(l.Intermediate)
+		}
+	}
+	return n
+}
+
+// idleExperts are those of a layer that none of some tokens chooses, as expected if each chooses at random.
+func (d *gpuModel) idleExperts(tokens int) float64 {
+	s := d.m.Spec()
+	if s.Experts == 0 {
+		return 0
+	}
+	all := float64(s.Experts)
+	return all * math.Pow(1-float64(s.ExpertsPerToken)/all, float64(tokens))
+}
+
+// tokenElements are the weights of the layers that one token is multiplied with.
+func (d *gpuModel) tokenElements() float64 {
+	layers, _ := d.matrixElements()
+	return layers - d.expertElements()*d.idleExperts(1)
+}
+
+// weightBytes is what all weights take that some tokens are multiplied with.
+func (d *gpuModel) weightBytes(tokens int) float64 {
 	layers, head := d.matrixElements()
+	layers -= d.expertElements() * d.idleExperts(tokens)
 	return layers*elementBytes(d.cfg.Weights) + head*elementBytes(d.m.OutputType())
 }
 
 // decodeFloor is the seconds that a decode step takes at least: weights and the contexts' keys and values
 // over the copy rate, or the operations over the product rate.
 func (d *gpuModel) decodeFloor(n, context int) float64 {
-	layers, head := d.matrixElements()
+	_, head := d.matrixElements()
 	s := d.m.Spec()
 	kv := float64(s.KVBytesPerBlock(1, d.dev.Info().Compute)) * float64(context) * float64(n)
-	return max((d.weightBytes()+kv)/d.r.CopyRate/1e9, 2*float64(n)*(layers+head)/d.r.ProductRate/1e12)
+	return max((d.weightBytes(n)+kv)/d.r.CopyRate/1e9, 2*float64(n)*(d.tokenElements()+head)/d.r.ProductRate/1e12)
 }
 
 // prefillFloor is that of a prompt: the products of every token, attention over the tokens before each, and
 // the logits of the last.
 func (d *gpuModel) prefillFloor(tokens int) float64 {
-	layers, head := d.matrixElements()
+	_, head := d.matrixElements()
 	s := d.m.Spec()
 	t := float64(tokens)
 	attention := 4 * t * t / 2 * float64(s.QueryWidth()) * float64(len(s.Layers))
-	operations := 2*t*layers + 2*head + attention
-	return max(operations/d.r.ProductRate/1e12, d.weightBytes()/d.r.CopyRate/1e9)
+	operations := 2*t*d.tokenElements() + 2*head + attention
+	return max(operations/d.r.ProductRate/1e12, d.weightBytes(tokens)/d.r.CopyRate/1e9)
 }

@@ -22,6 +22,15 @@ func (r *GPUReport) WriteText(w io.Writer) error {
 		}
 		flush(t, p)
 	}
+	if len(r.Experts) > 0 {
+		p.line("")
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintln(t, "experts\timplementation\ttokens\tactive\tµs\tfloor\tshare\t")
+		for _, e := range r.Experts {
+			fmt.Fprintf(t, "%s\t%s\t%d\t%.0f\t%.1f\t%.1f\t%.0f %%\t\n", e.Shape, e.Name, e.Tokens, e.Active, e.Us, e.FloorU, 100*e.Share)
+		}
+		flush(t, p)
+	}
 	r.steps(w, p, "decode", r.Decode)
 	r.steps(w, p, "prefill", r.Prefill)
 	for _, l := range r.Loads {
