@@ -94,14 +94,25 @@ type GPUStep struct {
 	FloorMs         float64 `json:"floor_ms"`
 	Share           float64 `json:"share_of_floor"`
 
-	Ledger []GPULedger `json:"ledger,omitempty"` // where the time of a decode goes
+	Parts  *GPUParts   `json:"parts,omitempty"`  // of a decode: where the host's time goes
+	Ledger []GPULedger `json:"ledger,omitempty"` // of a decode: where the device's time goes
 }
 
-// GPULedger is what all launches of one kind take in a step, when they run one after another. The step
-// as a whole can take less, where kernels overlap, or more, where the device waits.
+// GPUParts is where the time of a decode step goes on the host, in microseconds, means over the measured steps. The parts follow
+// each other and add up to Wall, which is measured by itself.
+type GPUParts struct {
+	Wall    float64 `json:"wall_us"`    // from the tokens of one step to those of the next
+	Prepare float64 `json:"prepare_us"` // making the step's input
+	Launch  float64 `json:"launch_us"`  // model and sampler, until the device has all of it
+	Fetch   float64 `json:"fetch_us"`   // asking for the tokens
+	Wait    float64 `json:"wait_us"`    // until those of the step before are there: what is left to the device alone
+}
+
+// GPULedger is what all launches of one kind take in a step, when they run one after another. The last entry is the rest of
+// the step, so that all together are its time: below zero where kernels overlap, above where the device waits.
 type GPULedger struct {
 	Kind     string  `json:"kind"`
-	Launches int     `json:"launches"`
+	Launches int     `json:"launches,omitempty"`
 	Us       float64 `json:"us"`
 }
 

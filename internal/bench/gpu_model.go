@@ -144,44 +144,15 @@ func (d *gpuModel) decode(n int) error {
 	if err := d.fill(n, context); err != nil {
 		return err
 	}
-	var before gpu.Fetched
-	var times []float64
-	ids := make([]int32, n)
-	bytes := unsafe.Slice((*byte)(unsafe.Pointer(&ids[0])), 4*n)
-	at := time.Now()
-	for i := range steps {
-		d.begin()
-		for s := range n {
-			d.add(s, context+i, 1, nil)
-		}
-		sampled, err := d.step()
-		if err != nil {
-			return err
-		}
-		next, err := d.dev.Fetch(sampled)
-		if err != nil {
-			return err
-		}
-		if before != nil {
-			if err := before.Wait(bytes); err != nil {
-				return err
-			}
-			now := time.Now()
-			if i > gpuWarmSteps {
-				times = append(times, now.Sub(at).Seconds())
-			}
-			at = now
-		}
-		before = next
-	}
-	if err := before.Wait(bytes); err != nil {
+	times, parts, err := d.decodeSteps(n, context)
+	if err != nil {
 		return err
 	}
 	slices.Sort(times)
 	mean := context + gpuWarmSteps + d.cfg.Steps/2
 	m := d.measured(n, mean, n, times, d.decodeFloor(n, mean))
-	var err error
-	if m.Ledger, err = d.ledger(); err != nil {
+	m.Parts = parts
+	if m.Ledger, err = d.ledger(m.Ms * 1e3); err != nil {
 		return err
 	}
 	d.r.Decode = append(d.r.Decode, m)
@@ -189,8 +160,57 @@ func (d *gpuModel) decode(n int) error {
 	return nil
 }
 
-// ledger times the launches of the last step by kind, on devices that can record them.
-func (d *gpuModel) ledger() ([]GPULedger, error) {
+// decodeSteps returns the seconds of each measured step, from the tokens of the one before, and where they went.
+func (d *gpuModel) decodeSteps(n, context int) (times []float64, parts *GPUParts, err error) {
+	ids := make([]int32, n)
+	bytes := unsafe.Slice((*byte)(unsafe.Pointer(&ids[0])), 4*n)
+	var prepare, launch, fetch, wait time.Duration
+	var began time.Time // of the first measured step
+	var before gpu.Fetched
+	at := time.Now()
+	for i := range gpuWarmSteps + d.cfg.Steps {
+		if i == gpuWarmSteps {
+			prepare, launch, fetch, wait, began = 0, 0, 0, 0, time.Now()
+		}
+		d.begin()
+		for s := range n {
+			d.add(s, context+i, 1, nil)
+		}
+		prepared := time.Now()
+		sampled, err := d.step()
+		if err != nil {
+			return nil, nil, err
+		}
+		launched := time.Now()
+		next, err := d.dev.Fetch(sampled)
+		if err != nil {
+			return nil, nil, err
+		}
+		fetched := time.Now()
+		if before != nil {
+			if err := before.Wait(bytes); err != nil {
+				return nil, nil, err
+			}
+		}
+		before = next
+		now := time.Now()
+		prepare, launch, fetch, wait = prepare+prepared.Sub(at), launch+launched.Sub(prepared), fetch+fetched.Sub(launched), wait+now.Sub(fetched)
+		if i >= gpuWarmSteps {
+			times = append(times, now.Sub(at).Seconds())
+		}
+		at = now
+	}
+	per := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 / float64(len(times)) }
+	parts = &GPUParts{Wall: per(at.Sub(began)), Prepare: per(prepare), Launch: per(launch), Fetch: per(fetch), Wait: per(wait)}
+	return times, parts, before.Wait(bytes)
+}
+
+// ledgerRest is what a step takes beyond its launches by themselves.
+const ledgerRest = "the rest: sampler, gaps, less what overlaps"
+
+// ledger times the launches of the last step by kind, on devices that can record them. The rest of the step's microseconds
+// comes last.
+func (d *gpuModel) ledger(step float64) ([]GPULedger, error) {
 	recorder, ok := d.dev.(gpu.Recorder)
 	if !ok {
 		return nil, nil
@@ -212,6 +232,7 @@ func (d *gpuModel) ledger() ([]GPULedger, error) {
 		kinds[kind] = append(kinds[kind], launch{op, args})
 	}
 	var list []GPULedger
+	rest := step
 	for _, kind := range order {
 		r, err := recorder.Record(func() error {
 			for _, l := range kinds[kind] {
@@ -229,9 +250,10 @@ func (d *gpuModel) ledger() ([]GPULedger, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, GPULedger{Kind: kind, Launches: len(kinds[kind]), Us: median(times) * 1e6})
+		us := median(times) * 1e6
+		list, rest = append(list, GPULedger{Kind: kind, Launches: len(kinds[kind]), Us: us}), rest-us
 	}
-	return list, nil
+	return append(list, GPULedger{Kind: ledgerRest, Us: rest}), nil
 }
 
 // fill computes the contexts of n sequences, several in a step.

@@ -56,11 +56,19 @@ func (r *GPUReport) steps(w io.Writer, p *printer, what string, list []GPUStep) 
 	flush(t, p)
 	p.line("")
 	for _, s := range list {
+		if h := s.Parts; h != nil {
+			p.line("%s, %d sequences, µs of a step: input %.0f, launches %.0f, fetch %.0f,\nwaiting for the device %.0f; together %.0f", s.Shape, s.Sequences, h.Prepare, h.Launch, h.Fetch, h.Wait, h.Wall)
+			p.line("")
+		}
 		if len(s.Ledger) > 0 {
 			p.line("%s, %d sequences: launches by kind, µs of a step", s.Shape, s.Sequences)
 			t = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 			for _, l := range s.Ledger {
-				fmt.Fprintf(t, "%d ×\t%s\t%.0f\t\n", l.Launches, l.Kind, l.Us)
+				times := ""
+				if l.Launches > 0 {
+					times = fmt.Sprintf("%d ×", l.Launches)
+				}
+				fmt.Fprintf(t, "%s\t%s\t%.0f\t\n", times, l.Kind, l.Us)
 			}
 			flush(t, p)
 			p.line("")
