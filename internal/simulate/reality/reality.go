@@ -40,6 +40,9 @@ func (c *Config) Validate() error {
 	if c.Requests < 2 || c.Requests > len(c.Trace.Requests) {
 		return bad("num-prompts", c.Requests, fmt.Sprintf("2 to the trace's %d requests", len(c.Trace.Requests)))
 	}
+	if c.Trace.Requests[c.Requests-1].ArrivalNs <= 0 {
+		return bad("request-rate", "infinite", "one at which requests come one after the other, since a load is how close together they come")
+	}
 	if c.Rounds < 1 || c.Rounds > 1000 {
 		return bad("rounds", c.Rounds, "1 to 1000")
 	}

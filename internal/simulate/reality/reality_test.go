@@ -92,6 +92,10 @@ func TestWhatCannotBeCompared(t *testing.T) {
 			t.Errorf("%+v is taken", c)
 		}
 	}
+	c := Config{Trace: &traces.Trace{Requests: make([]traces.Request, 9)}, Requests: 9, Loads: []float64{1}, Rounds: 1}
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "request-rate") {
+		t.Errorf("requests that all come at once: %v", err)
+	}
 }
 
 // TestTheSpeedAroundARound: the simulation of a round goes at the speed that was measured before and after it, and then is
