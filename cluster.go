@@ -208,7 +208,7 @@ func (e *Engine) handover(dev gpu.Info) (*compute.Handover, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &compute.Handover{Phase: o.ReplicaPhase, Listen: o.KVListen, TLS: config, Insecure: o.InsecureNetwork, Identity: func(ctx context.Context) (string, error) {
+	return &compute.Handover{Phase: o.ReplicaPhase, Listen: o.KVListen, TLS: config, Insecure: o.InsecureNetwork, TCPOnly: e.network.kvByTCP, Identity: func(ctx context.Context) (string, error) {
 		name, err := numerics(e.model.Files, o, dev)
 		if err != nil || o.RandomWeights != 0 {
 			return name, err

@@ -84,6 +84,7 @@ type network struct {
 	attemptTimeMax time.Duration
 	stepTimeMax    time.Duration
 	stallTimeMax   time.Duration
+	kvByTCP        bool             // hand-overs do not go through shared memory
 	supervise      supervise.Config // limits of the replica's process
 	replicaCommand func() *exec.Cmd // default: this program's
 	chooseDevice   func(Options) (gpu.Device, string, error)

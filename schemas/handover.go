@@ -63,7 +63,7 @@ type KVOfferReply struct {
 	Blocks  int32    `json:"blocks"`            // that are there, from First on; 0: nothing to fetch
 	Token   U8       `json:"token,omitempty"`   // shows the listener who asks
 	Machine string   `json:"machine,omitempty"` // where Socket and loopback addresses are
-	Socket  string   `json:"socket,omitempty"`  // a unix socket on that machine, for shared memory; "" is none
+	Socket  string   `json:"socket,omitempty"`  // a unix socket on that machine, "@…" (abstract), for shared memory; "" is none
 	TCP     []string `json:"tcp,omitempty"`     // addresses, host:port
 }
 

@@ -17,7 +17,7 @@ func (*KVOfferRequest) Example() *KVOfferRequest {
 
 // Example is two blocks, to be had in two ways.
 func (*KVOfferReply) Example() *KVOfferReply {
-	return &KVOfferReply{Blocks: 2, Token: U8{7, 1, 255}, Machine: "5d41402abc4b2a76", Socket: "/tmp/troupe-kv/kv.sock", TCP: []string{"10.0.0.7:7433"}}
+	return &KVOfferReply{Blocks: 2, Token: U8{7, 1, 255}, Machine: "5d41402abc4b2a76", Socket: "@troupe-kv-4GWQH2", TCP: []string{"10.0.0.7:7433"}}
 }
 
 // Example fills the second of two blocks; the first has been computed meanwhile.

@@ -23,6 +23,7 @@ type Handover struct {
 	Listen   string      // where to hand over by TCP; see handover.ServerConfig
 	TLS      *tls.Config // of both
 	Insecure bool
+	TCPOnly  bool // no shared memory, for tests
 	// Identity names the weights, and everything else that decides what keys and values are. It is asked for once, and may take
 	// its time: until it is there nothing is handed over.
 	Identity func(context.Context) (string, error)
@@ -86,7 +87,7 @@ func newExchange(node *bus.Node, mb bus.Mailbox, a *Actor) *exchange {
 // start listens, where there is something to hand over. Nothing is offered before it is known what: by then server is there.
 func (h *exchange) start() (err error) {
 	if h.cfg.Phase == schemas.PhasePrefill {
-		h.server, err = handover.Serve(handover.ServerConfig{Listen: h.cfg.Listen, TLS: h.cfg.TLS, Insecure: h.cfg.Insecure, BlockBytes: h.client.BlockBytes, Read: h.read, Log: h.log})
+		h.server, err = handover.Serve(handover.ServerConfig{Listen: h.cfg.Listen, TLS: h.cfg.TLS, Insecure: h.cfg.Insecure, TCPOnly: h.cfg.TCPOnly, BlockBytes: h.client.BlockBytes, Read: h.read, Log: h.log})
 	}
 	if err == nil {
 		h.asked.Go(h.identify)

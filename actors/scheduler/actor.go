@@ -99,9 +99,11 @@ func (a *Actor) Start() error {
 	if err := a.actor.Start(); err != nil {
 		return err
 	}
+	var first Event = More{} // memory hears of the epoch: what it learns from now on, it keeps
 	if a.node.Journaling() { // whoever records from the start has a place to replay from
-		bus.Run(a.group, a.actor, func(ctx context.Context) { a.step(ctx, CheckpointWanted{}) })
+		first = CheckpointWanted{}
 	}
+	bus.Run(a.group, a.actor, func(ctx context.Context) { a.step(ctx, first) })
 	a.stopped.Add(1)
 	go a.tick()
 	return nil

@@ -272,7 +272,7 @@ func NewCore(cfg Config, epoch schemas.Epoch) (*Core, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Core{cfg: cfg, epoch: epoch, alive: map[schemas.SeqID]*Sequence{},
+	c := &Core{cfg: cfg, epoch: epoch, forget: true, alive: map[schemas.SeqID]*Sequence{},
 		contextMax: int32(min(int64(cfg.ContextMax), int64(cfg.Blocks)*int64(cfg.BlockSize)))}
 	c.recent.max = cfg.RecentlyDoneMax
 	c.freeAllSlots()

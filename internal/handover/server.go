@@ -30,6 +30,7 @@ type ServerConfig struct {
 	Listen     string      // host:port for TCP; "none": shared memory alone
 	TLS        *tls.Config // for TCP, see bus.Security; nil: in the clear
 	Insecure   bool        // listen beyond this machine in the clear
+	TCPOnly    bool        // no shared memory, for tests
 	BlockBytes int         // of a KV block over all layers
 	// Read copies blocks [first, first+count) of what was offered to dst, which has BlockBytes for each.
 	Read func(ctx context.Context, o *Offer, first, count int, dst []byte) error
@@ -73,6 +74,9 @@ func Serve(cfg ServerConfig) (*Server, error) {
 			return nil, err
 		}
 		s.accept(s.tcp)
+	}
+	if cfg.TCPOnly {
+		return s, nil
 	}
 	var err error
 	if s.local, err = listenLocal(); err == nil {

@@ -2,11 +2,11 @@ package handover
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 
@@ -137,31 +137,65 @@ func (d descriptor) open(slotBytes int) (*segment, error) {
 	return &segment{mem: mem}, nil
 }
 
-// localListener is a unix socket in a directory that only this user can enter.
+// localListener is a unix socket for processes of this user. Its name is in no file system (unix(7), abstract), so that nothing
+// is left of it when the process is killed.
 type localListener struct {
 	*net.UnixListener
 	path string
 }
 
 func listenLocal() (*localListener, error) {
-	dir, err := os.MkdirTemp("", "troupe-kv-")
-	if err != nil {
-		return nil, err
-	}
-	path := filepath.Join(dir, "sock")
+	path := "@troupe-kv-" + rand.Text()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		return nil, errors.Join(err, os.Remove(dir))
+		return nil, err
 	}
 	return &localListener{l, path}, nil
 }
 
-// Close removes the socket, too.
-func (l *localListener) Close() error {
-	return errors.Join(l.UnixListener.Close(), os.RemoveAll(filepath.Dir(l.path)))
+// Accept takes those of this user alone: whoever knows the name can connect.
+func (l *localListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		if err = sameUser(conn); err == nil {
+			return conn, nil
+		}
+		_ = conn.Close() // nothing was said
+	}
 }
 
+// dialLocal connects to a listener of this user: when that has died, another user could have taken its name.
 func dialLocal(ctx context.Context, path string) (net.Conn, error) {
 	d := net.Dialer{Timeout: dialTimeMax}
-	return d.DialContext(ctx, "unix", path)
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := sameUser(conn.(*net.UnixConn)); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
+}
+
+// sameUser refuses the processes of other users.
+func sameUser(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var peer *unix.Ucred
+	var failed error
+	if err := raw.Control(func(fd uintptr) { peer, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return err
+	}
+	if failed != nil {
+		return failed
+	}
+	if own := unix.Geteuid(); int(peer.Uid) != own {
+		return fmt.Errorf("handover: a process of user %d; expected one of %d", peer.Uid, own)
+	}
+	return nil
 }
