@@ -17,7 +17,8 @@ func newAttachCommand() *cobra.Command {
 			"After a signal to stop, running answers may finish within --grace; what is left\n" +
 			"goes on elsewhere. See docs/cluster.md.",
 		Example: "  troupe attach nats-leaf://hub:7422 --model ./my-model\n" +
-			"  troupe attach nats-leaf://hub:7422 --actors gateway --http 0.0.0.0:8000 --api-keys @keys.txt"}
+			"  troupe attach nats-leaf://hub:7422 --actors gateway \\\n" +
+			"    --http 0.0.0.0:8000 --api-keys @keys.txt"}
 	defaults := troupe.DefaultOptions()
 	defaults.Actors, defaults.NATSListen = troupe.RoleReplica, "127.0.0.1:0"
 	s := addSettingsOf(cmd, defaults, "attach")

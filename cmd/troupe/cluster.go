@@ -22,7 +22,7 @@ func newClusterCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "cluster", Short: "Show or make decisions for all nodes that work together.", Args: cobra.NoArgs,
 		Long: "Show or make decisions for all nodes that work together. They are kept by JetStream\n(serve --store DIR), on three servers where three form a NATS cluster.",
 		Example: "  troupe cluster\n  troupe cluster routing least-loaded\n" +
-			"  troupe cluster place gpu-7 ./my-model    # what `troupe attach --node gpu-7` serves"}
+			"  troupe cluster place gpu-7 ./my-model  # what `attach --node gpu-7` serves"}
 	c.address = addNATS(cmd.PersistentFlags(), natsURLDefault, natsDoc)
 	c.json = cmd.PersistentFlags().Bool("json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return c.do(cmd, "", "") }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/troupe-engine/troupe"
 	"github.com/troupe-engine/troupe/schemas"
@@ -28,8 +29,12 @@ func (d demo) show(ctx context.Context, w io.Writer, engine *troupe.Engine) erro
 	defer conn.Close()
 	fmt.Fprintf(w, "\n%s", dim(w, d.prompt))
 	tokens := int64(demoTokens)
+	text := &folder{w: w, column: utf8.RuneCountInString(d.prompt)}
 	a, err := stream(ctx, troupe.NewClient(conn), troupe.GenerateRequest{Prompt: d.prompt,
-		GenerationParams: schemas.GenerationParams{MaxTokens: &tokens}}, w)
+		GenerationParams: schemas.GenerationParams{MaxTokens: &tokens}}, text)
+	if endErr := text.end(); err == nil {
+		err = endErr
+	}
 	if err != nil {
 		fmt.Fprintln(w)
 		return err

@@ -30,7 +30,7 @@ func newFaultsCommand() *cobra.Command {
 
 	set := &cobra.Command{Use: "set RULE...", Short: "Switch faults on, in place of those before.", Args: cobra.MinimumNArgs(1),
 		Long: "Switch faults on, in place of those before. A rule is a kind, a subject with NATS's\nwildcards and, in any order, p=PROBABILITY (1), delay=DURATION and count=AT-MOST:\n\n" +
-			"  drop           lost; whoever sent it waits for an attempt's time and repeats it\n" +
+			"  drop           lost; its sender waits for an attempt's time and repeats it\n" +
 			"  delay          late by a part of the delay\n" +
 			"  duplicate      it comes twice, the second time within the delay\n" +
 			"  reorder        it comes after the next on its subject, or after the delay\n" +

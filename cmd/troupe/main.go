@@ -82,7 +82,7 @@ func printError(w io.Writer, err error) {
 
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{Use: "troupe", Short: "An LLM inference engine of actors on a NATS message bus.",
-		SilenceUsage: true, SilenceErrors: true, CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		SilenceUsage: true, SilenceErrors: true,
 		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	root.AddCommand(newServeCommand(), newRunCommand(), newChatCommand(), newBatchCommand(), newModelsCommand(), newPullCommand(), newQuantizeCommand(), newEvalCommand(), newVerifyCommand(), newPolicyCommand(), newFaultsCommand(), newKernelsCommand(), newConformCommand(), newRecordCommand(), newReplayCommand(),
 		newSchemaCommand(), newDoctorCommand(), newBenchCommand(), newAttachCommand(), newNodesCommand(), newClusterCommand(), newDrainCommand(), newKeysCommand(), newHealthCommand(), newSimulateCommand(), newProfileCommand(), newVersionCommand(), newReplicaCommand())
@@ -90,8 +90,34 @@ func newRootCommand() *cobra.Command {
 		".LocalFlags.FlagUsages", "(.LocalFlags.FlagUsagesWrapped 80)",
 		".InheritedFlags.FlagUsages", "(.InheritedFlags.FlagUsagesWrapped 80)").Replace(root.UsageTemplate()))
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.InitDefaultCompletionCmd()
 	markUsageErrors(root)
+	fitHelp(root)
 	return root
+}
+
+// fitHelp breaks the lines of the long help of c and its subcommands anew; indented lines stay as they are.
+func fitHelp(c *cobra.Command) {
+	var out, paragraph []string
+	end := func() {
+		if paragraph != nil {
+			out = append(out, wrap(strings.Join(paragraph, " "), columnsMax)...)
+			paragraph = nil
+		}
+	}
+	for _, line := range strings.Split(c.Long, "\n") {
+		if line != "" && line[0] != ' ' && line[0] != '\t' {
+			paragraph = append(paragraph, line)
+			continue
+		}
+		end()
+		out = append(out, line)
+	}
+	end()
+	c.Long = strings.Join(out, "\n")
+	for _, sub := range c.Commands() {
+		fitHelp(sub)
+	}
 }
 
 // markUsageErrors makes wrong arguments of c and its subcommands usageErrors.

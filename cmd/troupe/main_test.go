@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
 
 	"github.com/troupe-engine/troupe"
 	"github.com/troupe-engine/troupe/bus"
@@ -71,8 +72,16 @@ func TestMistakesHaveExitCodesAndHints(t *testing.T) {
 
 func TestReportsFitTheTerminal(t *testing.T) {
 	t.Setenv("TROUPE_MODELS", filepath.Join(t.TempDir(), strings.Repeat("a-long-name-", 8)))
-	for _, args := range [][]string{{"--help"}, {"serve", "--help"}, {"run", "--help"}, {"verify", "--help"}, {"bench", "serve", "--help"},
-		{"version"}, {"models"}, {"doctor", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0"}, {"schema"}} {
+	reports := [][]string{{"version"}, {"models"}, {"doctor", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0"}, {"schema"}}
+	var help func(c *cobra.Command)
+	help = func(c *cobra.Command) {
+		reports = append(reports, append(strings.Fields(c.CommandPath())[1:], "--help"))
+		for _, sub := range c.Commands() {
+			help(sub)
+		}
+	}
+	help(newRootCommand())
+	for _, args := range reports {
 		stdout, stderr, code := command(t, args...)
 		if code != 0 {
 			t.Errorf("%q: exit code %d: %s", args, code, stderr)
@@ -244,5 +253,30 @@ func TestVerifyTheEmbeddedModel(t *testing.T) {
 func TestPrintableKeepsATerminalSafe(t *testing.T) {
 	if got := printable("a\x1b[2Jb\r\n\tc\x07é\u009b"); got != "a[2Jb\n\tcé" {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestFolderBreaksLinesAtSpaces(t *testing.T) {
+	long := strings.Repeat("x", columnsMax+5)
+	for _, c := range []struct {
+		column int
+		pieces []string
+		want   string
+	}{
+		{0, []string{"a b", "c ", "d\n", " e  f"}, "a bc d\n e  f"},
+		{columnsMax - 4, []string{" ab", "c", " d"}, " abc\nd"},
+		{columnsMax - 3, []string{" ab", "c", " d"}, "\nabc d"},
+		{3, []string{" ", long, " a\x1b[2J"}, "\n" + long + "\na[2J"},
+	} {
+		var out strings.Builder
+		f := &folder{w: &out, column: c.column}
+		for _, p := range c.pieces {
+			if n, err := f.Write([]byte(p)); n != len(p) || err != nil {
+				t.Fatal(n, err)
+			}
+		}
+		if err := f.end(); err != nil || out.String() != c.want {
+			t.Errorf("%q from column %d: got %q, %v; want %q", c.pieces, c.column, out.String(), err, c.want)
+		}
 	}
 }

@@ -118,6 +118,56 @@ func printable(text string) string {
 	}, text)
 }
 
+// folder writes text that comes in pieces, safe for a terminal, and breaks its lines at spaces.
+type folder struct {
+	w      io.Writer
+	column int
+	spaces int    // before word
+	word   []rune // that may go on
+}
+
+// Write takes whole characters.
+func (f *folder) Write(p []byte) (int, error) {
+	var out strings.Builder
+	for _, r := range printable(string(p)) {
+		switch r {
+		case ' ':
+			f.take(&out)
+			f.spaces++
+		case '\n':
+			f.take(&out)
+			out.WriteByte('\n')
+			f.column, f.spaces = 0, 0
+		default:
+			f.word = append(f.word, r)
+		}
+	}
+	_, err := io.WriteString(f.w, out.String())
+	return len(p), err
+}
+
+// take ends the word.
+func (f *folder) take(out *strings.Builder) {
+	if len(f.word) == 0 {
+		return
+	}
+	if f.column+f.spaces+len(f.word) > columnsMax && f.column > 0 {
+		out.WriteByte('\n')
+		f.column, f.spaces = 0, 0
+	}
+	out.WriteString(strings.Repeat(" ", f.spaces))
+	out.WriteString(string(f.word))
+	f.column, f.spaces, f.word = f.column+f.spaces+len(f.word), 0, nil
+}
+
+// end writes the last word.
+func (f *folder) end() error {
+	var out strings.Builder
+	f.take(&out)
+	_, err := io.WriteString(f.w, out.String())
+	return err
+}
+
 // progress shows how much of a large model is loaded, on a terminal.
 func progress(w io.Writer, name string) func(done, total int64) {
 	if !isTerminal(w) {
