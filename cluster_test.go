@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,8 +22,12 @@ import (
 	"github.com/troupe-engine/troupe/schemas"
 )
 
-// childVariable makes the test binary a node of its own: "NAME ADDRESS ACTORS [PHASE]" attaches it.
-const childVariable = "TROUPE_TEST_ATTACH"
+// childVariable makes the test binary a node of its own: "NAME ADDRESS ACTORS [PHASE]" attaches it, with the pipeline depth
+// that depthVariable says, if any.
+const (
+	childVariable = "TROUPE_TEST_ATTACH"
+	depthVariable = "TROUPE_TEST_DEPTH"
+)
 
 func TestMain(m *testing.M) {
 	if attach := os.Getenv(childVariable); attach != "" {
@@ -84,12 +89,15 @@ func runUntilInputEnds(opts Options) int {
 func clusterOptions() Options {
 	opts := DefaultOptions()
 	opts.NATSListen, opts.Threads, opts.KVBlocks = "127.0.0.1:0", 1, 1024
+	if depth, err := strconv.Atoi(os.Getenv(depthVariable)); err == nil {
+		opts.PipelineDepth = depth
+	}
 	return opts
 }
 
 // child is a replica in a process of its own.
 type child struct {
-	t    *testing.T
+	t    testing.TB
 	name string
 	cmd  *exec.Cmd
 	in   interface{ Close() error }
@@ -111,7 +119,7 @@ func startChildAt(t *testing.T, hub *Engine, name, address string) *child {
 }
 
 // startNode attaches a process with some actors.
-func startNode(t *testing.T, name, address, actors string) *child {
+func startNode(t testing.TB, name, address, actors string) *child {
 	t.Helper()
 	c := &child{t: t, name: name, cmd: exec.Command(os.Args[0])}
 	c.cmd.Env, c.cmd.Stderr = append(os.Environ(), childVariable+"="+name+" "+address+" "+actors), os.Stderr
@@ -159,7 +167,7 @@ func (c *child) leave() {
 }
 
 // reports are the replicas that hub's gateway knows, by name.
-func reports(t *testing.T, hub *Engine) map[string]*schemas.ReplicaReport {
+func reports(t testing.TB, hub *Engine) map[string]*schemas.ReplicaReport {
 	t.Helper()
 	found := map[string]*schemas.ReplicaReport{}
 	for _, r := range hub.gateway.Replicas() {
@@ -168,7 +176,7 @@ func reports(t *testing.T, hub *Engine) map[string]*schemas.ReplicaReport {
 	return found
 }
 
-func waitFor(t *testing.T, what string, reached func() bool) {
+func waitFor(t testing.TB, what string, reached func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !reached(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {

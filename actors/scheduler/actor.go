@@ -44,6 +44,7 @@ type Actor struct {
 	stop    chan struct{}
 	stopped sync.WaitGroup
 
+	launcher   *launcher       // nil: compute is on this node
 	asking     context.Context // ends when the actor stops: nothing is planned any more, nobody waits for policies in other processes
 	stopAsking context.CancelFunc
 	warned     time.Time // when a policy's failure was last logged as a warning
@@ -73,6 +74,9 @@ func New(node *bus.Node, group *bus.Group, cfg Config, log zerolog.Logger) (*Act
 		start:   began, accounts: map[schemas.SeqID]*account{},
 		stop: make(chan struct{})}
 	a.asking, a.stopAsking = context.WithCancel(context.Background())
+	if cfg.ComputeElsewhere {
+		a.launcher = &launcher{a: a, plans: make(chan *schemas.StepPlan, launchesMax)}
+	}
 	a.outboxes = bus.NewOutboxes(outboxRowsMax, a.sender)
 	a.actor = bus.NewActor(node, "scheduler", cfg.Replica, "Decides what runs in the next step.")
 	bus.Handle(a.actor, schemas.Submit, group, a.submit)
@@ -106,6 +110,9 @@ func (a *Actor) Start() error {
 	bus.Run(a.group, a.actor, func(ctx context.Context) { a.step(ctx, first) })
 	a.stopped.Add(1)
 	go a.tick()
+	if a.launcher != nil {
+		a.stopped.Go(a.launcher.run)
+	}
 	return nil
 }
 
@@ -246,6 +253,9 @@ func (a *Actor) reserve(ctx context.Context, req *schemas.ReserveRequest) Event 
 }
 
 func (a *Actor) execute(ctx context.Context, plan *schemas.StepPlan) Event {
+	if a.launcher != nil {
+		return a.launcher.put(plan)
+	}
 	if _, err := timed(ctx, a, a.compute, plan, &a.host.launch); err != nil {
 		return lost(err)
 	}

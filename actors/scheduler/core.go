@@ -28,6 +28,8 @@ type Config struct {
 	RecentlyDoneMax int   // finished requests remembered, so that a late repeat is not run again
 	// Costs are what steps are expected to take, for policies that are CostAware; nil: nothing is known.
 	Costs *schemas.StepCosts
+	// ComputeElsewhere: compute is on another node. No decision depends on it.
+	ComputeElsewhere bool
 	// Stopwatch reads nanoseconds, to measure what policies cost. No decision depends on it; nil measures nothing.
 	Stopwatch func() int64
 }

@@ -189,7 +189,7 @@ func (r *Replica) start(node *bus.Node, cfg Config, l *loaded, log zerolog.Logge
 		return err
 	}
 	r.compute = r.newCompute()
-	if r.scheduler, err = cfg.newScheduler(node, group, r.dev.Info().Name, int32(l.spec.VocabSize), l.spec.Generation.EOS, log); err != nil {
+	if r.scheduler, err = cfg.newScheduler(node, group, r.dev.Info().Name, cfg.Apart, int32(l.spec.VocabSize), l.spec.Generation.EOS, log); err != nil {
 		return err
 	}
 	for _, start := range []func() error{r.memory.Start, r.compute.Start, r.scheduler.Start} {
@@ -211,8 +211,8 @@ func (c *Config) newCompute(node *bus.Node, mb bus.Mailbox, vocabulary func() (*
 		Handover: c.Handover, SubmitKernels: c.SubmitKernels, Lost: c.Lost}, dev, m, log)
 }
 
-func (c *Config) newScheduler(node *bus.Node, group *bus.Group, device string, vocabSize int32, endTokens schemas.I32, log zerolog.Logger) (*scheduler.Actor, error) {
-	return scheduler.New(node, group, scheduler.Config{Model: c.ModelName, Replica: c.Name, Device: device,
+func (c *Config) newScheduler(node *bus.Node, group *bus.Group, device string, elsewhere bool, vocabSize int32, endTokens schemas.I32, log zerolog.Logger) (*scheduler.Actor, error) {
+	return scheduler.New(node, group, scheduler.Config{Model: c.ModelName, Replica: c.Name, Device: device, ComputeElsewhere: elsewhere,
 		VocabSize: vocabSize, ContextMax: int32(c.ContextMax), SequencesMax: int32(c.SequencesMax),
 		WaitingMax: int32(c.WaitingMax), TokensStepMax: int32(c.TokensStepMax), BlockSize: int32(c.BlockSize),
 		Blocks: int32(c.KVBlocks), PipelineDepth: int32(c.PipelineDepth), Policy: c.Policy, Costs: c.StepCosts, Shadow: c.Shadow, EndTokens: endTokens,

@@ -29,7 +29,7 @@ func OpenScheduler(node *bus.Node, device *schemas.ClaimReply, cfg Config, log z
 	if s.memory, err = cfg.newMemory(node, group, device.BlockBytes); err != nil {
 		return nil, err
 	}
-	if s.scheduler, err = cfg.newScheduler(node, group, device.Device, device.VocabSize, device.EndTokens, log); err != nil {
+	if s.scheduler, err = cfg.newScheduler(node, group, device.Device, true, device.VocabSize, device.EndTokens, log); err != nil {
 		return nil, err
 	}
 	if err := s.memory.Start(); err != nil {
