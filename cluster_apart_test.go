@@ -179,6 +179,32 @@ func TestARollingUpdateOfParts(t *testing.T) {
 	<-ended
 }
 
+// On a network that loses and delays what the parts say to each other, claims included, nothing of it shows in the answers.
+func TestPartsOnABadNetwork(t *testing.T) {
+	list := asks(t, 56, 12, 60)
+	hub := startHub(t, nil)
+	var rules []schemas.FaultRule
+	for _, subject := range []string{"inf.v1.compute.execute.>", "inf.v1.scheduler.step_done.>", "inf.v1.device.claim.>"} {
+		rules = append(rules, schemas.FaultRule{Kind: schemas.FaultDrop, Subject: subject, Probability: 0.02},
+			schemas.FaultRule{Kind: schemas.FaultDuplicate, Subject: subject, Probability: 0.05}, schemas.FaultRule{Kind: schemas.FaultDelay, Subject: subject, Probability: 0.1, DelayUs: 20_000})
+	}
+	for _, role := range []string{RoleScheduler, RoleCompute} {
+		openOn(t, network{attemptTimeMax: 100 * time.Millisecond, faults: &schemas.FaultPlan{Seed: 9, Rules: rules}}, func(o *Options) {
+			*o = clusterOptions()
+			o.HTTP, o.Attach, o.Actors, o.Node = "none", hub.LeafURL(), role, role
+		})
+	}
+	waitFor(t, "the compute is served", func() bool { return on(t, hub, RoleCompute) != nil })
+	replica := on(t, hub, RoleCompute).Replica
+	for range 2 {
+		askTogether(t, hub, list, func() {})
+	}
+	if now := on(t, hub, RoleCompute); now == nil || now.Replica != replica {
+		t.Errorf("the compute was given up: %+v serves it now, %s did", now, replica)
+	}
+	waitHoldsNothing(t, hub.node, string(replica))
+}
+
 // A compute alone can be for one phase of requests, as a replica.
 func TestComputesForOnePhase(t *testing.T) {
 	list := asksOf(t, 54, 12, 300, 120)
