@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,6 +71,7 @@ type Node struct {
 	logger  natsLogger
 	account *server.Account
 	login   []nats.Option // how the process identifies itself to its own server
+	store   *os.File      // locked while the server keeps streams; nil without JetStream
 
 	data    *nats.Conn // calls and streams
 	mirror  *nats.Conn // taps: a slow recorder must not delay calls
@@ -102,10 +104,17 @@ func Start(opts Options) (*Node, error) {
 		return nil, err
 	}
 	n.login = login
+	if sopts.JetStream && sopts.StoreDir != "" {
+		if n.store, err = lockStore(sopts.StoreDir); err != nil {
+			return nil, err
+		}
+	}
 	if n.server, err = server.NewServer(sopts); err != nil {
+		n.unlockStore()
 		return nil, fmt.Errorf("bus: embedded NATS server: %w", err)
 	}
 	if err := n.startServer(sopts); err != nil {
+		n.unlockStore()
 		return nil, err
 	}
 	if err := n.join(n.logger.trouble); err != nil {
@@ -141,6 +150,7 @@ func (n *Node) startServer(sopts *server.Options) error {
 		}
 	}
 	n.server.Shutdown()
+	n.server.WaitForShutdown()
 	return schemas.Errorf(schemas.KindUnavailable, "listen", "NATS on %s:%d: %s", sopts.Host, sopts.Port, why).WithParam("nats_listen").
 		WithHint("choose another address with --nats-listen host:port, port 0 for any free one, or none")
 }
@@ -262,6 +272,7 @@ func (n *Node) Close() {
 	}
 	n.server.Shutdown()
 	n.server.WaitForShutdown()
+	n.unlockStore()
 }
 
 // Served reports whether somebody subscribes to subject, on this node or on one that is connected now.
