@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
@@ -270,6 +271,39 @@ func TestSubmitKernelIsRefused(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// While a step runs, all that may ask at once wait for its end, and none is refused.
+func TestChoicesWaitForTheStep(t *testing.T) {
+	a, _ := startKernels(t, startNode(t), false, false)
+	const most = choosersMax + 1 // and one submission
+	hold, held, ends := make(chan struct{}), make(chan struct{}), make(chan error, most+1)
+	release := sync.OnceFunc(func() { close(hold) })
+	defer release()
+	go func() {
+		ends <- a.between(func() error {
+			close(held)
+			<-hold
+			return nil
+		})
+	}()
+	<-held
+	for range most {
+		go func() { ends <- a.between(func() error { return nil }) }()
+	}
+	for deadline := time.Now().Add(time.Minute); len(a.exec.jobs) < most && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		select {
+		case err := <-ends:
+			t.Fatalf("refused: %v", err)
+		default:
+		}
+	}
+	release()
+	for range most + 1 {
+		if err := <-ends; err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -8,8 +8,9 @@ import (
 	"github.com/troupe-engine/troupe/schemas"
 )
 
-// jobsMax bounds what waits to be done on a device between its steps: copies of KV blocks, choices of kernels.
-const jobsMax = 4
+// jobsMax bounds what waits to be done on a device between its steps: copies of KV blocks, which try again, and what choosersMax
+// and one submission ask of kernels, which do not.
+const jobsMax = 16
 
 // job is done between two steps: when the steps that were queued before it are launched or, for one that only reads what no step
 // changes, already after a step of an epoch.
@@ -39,7 +40,7 @@ func (a *Actor) queueJob(j job) *schemas.Error {
 	case a.exec.jobs <- j:
 		return nil
 	default:
-		return schemas.Errorf(schemas.KindOverloaded, "copy KV", "%d copies are queued already", jobsMax)
+		return schemas.Errorf(schemas.KindOverloaded, "wait for a step's end", "%d copies of KV and choices of kernels wait already", jobsMax)
 	}
 }
 
