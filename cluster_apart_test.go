@@ -117,6 +117,8 @@ func TestPartsOfReplicasDie(t *testing.T) {
 			waitFor(t, "it is given up", func() bool { return on(t, hub, "g1") == nil })
 			if took := time.Since(from); took > 2*time.Second {
 				t.Errorf("a dead compute was given up after %s; the limit is 2 s", took)
+			} else {
+				t.Logf("a dead compute was given up after %s", took)
 			}
 			compute = startNode(whole, "g1", hub.LeafURL(), RoleCompute)
 			replaced(t, old, "g1", 20*time.Second) // a process loads its model
@@ -126,8 +128,10 @@ func TestPartsOfReplicasDie(t *testing.T) {
 			from := time.Now()
 			compute.signal(syscall.SIGSTOP)
 			waitFor(t, "it is given up", func() bool { return on(t, hub, "g1") == nil })
-			if took := time.Since(from); took > 2500*time.Millisecond {
+			if took := time.Since(from); took > 2*time.Second {
 				t.Errorf("a frozen compute was given up after %s; the limit is 2 s", took)
+			} else {
+				t.Logf("a frozen compute was given up after %s", took)
 			}
 			compute.signal(syscall.SIGCONT) // its scheduler may not have missed it yet, or claims it anew
 			waitFor(t, "it is back", func() bool { return on(t, hub, "g1") != nil })

@@ -13,10 +13,12 @@ import (
 func newAttachCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "attach nats-leaf://HOST:7422", Short: "Join a running engine with actors of this machine.", Args: oneAddress,
 		Long: "Join a running engine (troupe serve --leaf) with actors of this machine: a replica,\n" +
-			"which takes its share of the requests, or a gateway, which takes them from clients.\n" +
+			"which takes its share of the requests, one of its parts (scheduler, compute), or a\n" +
+			"gateway, which takes them from clients.\n" +
 			"After a signal to stop, running answers may finish within --grace; what is left\n" +
 			"goes on elsewhere. See docs/cluster.md.",
 		Example: "  troupe attach nats-leaf://hub:7422 --model ./my-model\n" +
+			"  troupe attach nats-leaf://hub:7422 --actors compute --model ./my-model\n" +
 			"  troupe attach nats-leaf://hub:7422 --actors gateway \\\n" +
 			"    --http 0.0.0.0:8000 --api-keys @keys.txt"}
 	defaults := troupe.DefaultOptions()
