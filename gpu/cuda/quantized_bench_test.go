@@ -23,17 +23,17 @@ func TestTimingsQuantized(t *testing.T) {
 	b := &timings{T: t, d: d}
 	b.note("%s", d.Info().Description)
 	copyRate := b.deviceCopyRate()
-	us := b.productTime(gpu.BF16, 8192, 8192, 8192)
+	us := b.productTime(gpu.BF16, 8192, 8192, 8192, false)
 	productRate := 2 * 8192.0 * 8192 * 8192 / us / 1e6
 	b.note("copy %.0f GB/s, bfloat16 products %.0f TFLOP/s; us (share of the floor)", copyRate, productRate)
 	shapes := [][2]int{{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}, {128256, 4096}}
 	b.note("%-12s %v", "", shapes)
-	for _, dtype := range []gpu.DType{gpu.BF16, gpu.E4M3, gpu.I8, gpu.Q8_0, gpu.Q4_0, gpu.Q4_1, gpu.I4_128} {
+	for _, dtype := range []gpu.DType{gpu.BF16, gpu.E4M3, gpu.E4M3_128, gpu.I8, gpu.Q8_0, gpu.Q4_0, gpu.Q4_1, gpu.I4_128} {
 		for _, tokens := range []int{1, 8, 16, 256} {
 			line := fmt.Sprintf("%-7v T=%-4d", dtype, tokens)
 			for _, shape := range shapes {
 				n, k := shape[0], shape[1]
-				us := b.productTime(dtype, tokens, n, k)
+				us := b.productTime(dtype, tokens, n, k, false)
 				bytes := weightBytes(dtype, n, k) + 2*float64(tokens)*float64(n+k)
 				rate := productRate
 				if dtype == gpu.E4M3 {
@@ -76,14 +76,15 @@ func (b *timings) drawn(dtype gpu.DType, packed bool, dims ...int) gpu.Tensor {
 	return t
 }
 
-// productTime returns the microseconds of a product, from recordings of many over weights that no cache holds.
-func (b *timings) productTime(dtype gpu.DType, tokens, n, k int) float64 {
+// productTime returns the microseconds of a product, which may add to what is there, from recordings of many over
+// weights that no cache holds.
+func (b *timings) productTime(dtype gpu.DType, tokens, n, k int, accumulate bool) float64 {
 	const bytesMin, launchesMin = 256 << 20, 24
 	x, out := b.drawn(gpu.BF16, false, tokens, k), b.drawn(gpu.BF16, false, tokens, n)
 	defer b.free()
 	var products []gpu.MatMul
 	for bytes := 0.0; bytes < bytesMin; bytes += weightBytes(dtype, n, k) {
-		products = append(products, gpu.MatMul{Out: out, X: x, W: b.drawn(dtype, true, n, k)})
+		products = append(products, gpu.MatMul{Out: out, X: x, W: b.drawn(dtype, true, n, k), Accumulate: accumulate})
 	}
 	all := func() error {
 		for i := 0; i < max(len(products), launchesMin); i++ {
@@ -104,15 +105,19 @@ func (b *timings) productTime(dtype gpu.DType, tokens, n, k int) float64 {
 	return b.median(1, func(int) error { return r.Replay() }) / float64(max(len(products), launchesMin))
 }
 
-// ringVariant is a format with another depth of rings and number of blocks.
+// ringVariant is a format whose products are cut and started in another way.
 type ringVariant struct {
-	dtype         gpu.DType
-	depth, blocks int
-	module        module
-	code          []byte
+	dtype                gpu.DType
+	what                 string
+	depth, teams, blocks int
+	early                bool
+	module               module
+	code                 []byte
 }
 
-// TestTimingsQuantizedRings compares depths of rings and numbers of blocks, each compiled for the purpose.
+// TestTimingsQuantizedRings compares, for one token, ways to cut products into blocks and to let them overlap, each
+// compiled for the purpose: microseconds of products that add to a residual, and of a layer's four with their norms and
+// gate, one after another as in an 8B model, which is what a step is made of.
 func TestTimingsQuantizedRings(t *testing.T) {
 	if os.Getenv("TROUPE_CUDA_TIMINGS") != "1" {
 		t.Skip("TROUPE_CUDA_TIMINGS=1 measures")
@@ -122,39 +127,96 @@ func TestTimingsQuantizedRings(t *testing.T) {
 	defer mustClose(t, d)
 	b := &timings{T: t, d: d}
 	copyRate := b.deviceCopyRate()
-	b.note("copy %.0f GB/s; us (share of it)", copyRate)
-	for _, v := range b.ringVariants(gpu.E4M3, gpu.Q4_1, gpu.I4_128) {
+	b.note("copy %.0f GB/s; us (share of it), and of a layer", copyRate)
+	measure := func(dtype gpu.DType, what string) {
+		line := fmt.Sprintf("%-9v %-34s", dtype, what)
+		for _, shape := range [][2]int{{4096, 4096}, {6144, 4096}, {28672, 4096}, {4096, 14336}, {128256, 4096}} {
+			us := b.productTime(dtype, 1, shape[0], shape[1], true)
+			line += fmt.Sprintf(" %6.1f (%2.0f)", us, 100*weightBytes(dtype, shape[0], shape[1])/copyRate/1e3/us)
+		}
+		b.note("%s  %6.1f", line, b.layerTime(dtype))
+	}
+	measure(gpu.BF16, "")
+	for _, v := range b.ringVariants(gpu.E4M3, gpu.E4M3_128, gpu.Q8_0, gpu.Q4_1, gpu.I4_128) {
 		f := quantFormats[v.dtype]
 		old := *f
-		f.depth, f.blocks = v.depth, v.blocks
+		f.depth, f.teams, f.blocks, f.early = v.depth, v.teams, v.blocks, v.early
 		b.load(v)
-		for _, tokens := range []int{1, 16} {
-			line := fmt.Sprintf("%-7v depth %d, %d blocks T=%-3d", v.dtype, f.depth, f.blocks, tokens)
-			for _, shape := range [][2]int{{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}} {
-				us := b.productTime(v.dtype, tokens, shape[0], shape[1])
-				line += fmt.Sprintf(" %7.1f (%2.0f)", us, 100*weightBytes(v.dtype, shape[0], shape[1])/copyRate/1e3/us)
-			}
-			b.note("%s", line)
-		}
+		measure(v.dtype, fmt.Sprintf("%s: depth %d, %d teams, %d blocks", v.what, v.depth, v.teams, v.blocks))
 		*f = old
 	}
 	t.Log("\n" + b.lines.String())
 }
 
-// ringVariants compiles the variants of formats that fit.
+// layerTime returns the microseconds that the products of a layer of an 8B model take for one token, with its norms
+// and its gate, and without attention.
+func (b *timings) layerTime(dtype gpu.DType) float64 {
+	const hidden, qkvWidth, width, bytesMin, layersMin = 4096, 6144, 14336, 256 << 20, 6
+	defer b.free()
+	act := func(n int) gpu.Tensor { return b.drawn(gpu.BF16, false, 1, n) }
+	x, normed, qkv, attended, both, gated := act(hidden), act(hidden), act(qkvWidth), act(hidden), act(2*width), act(width)
+	weight := b.drawn(gpu.F32, false, hidden)
+	norm := func() *gpu.RMSNorm { return &gpu.RMSNorm{Out: normed, X: x, Weight: weight, Eps: 1e-5} }
+	var products []gpu.MatMul
+	for bytes := 0.0; bytes < bytesMin; {
+		w := func(n, k int) gpu.Tensor {
+			bytes += weightBytes(dtype, n, k)
+			return b.drawn(dtype, true, n, k)
+		}
+		products = append(products,
+			gpu.MatMul{Out: qkv, X: normed, W: w(qkvWidth, hidden), Norm: norm()},
+			gpu.MatMul{Out: x, X: attended, W: w(hidden, hidden), Accumulate: true},
+			gpu.MatMul{Out: both, X: normed, W: w(2*width, hidden), Norm: norm(), Gate: &gpu.ActMul{Out: gated, X: both, Act: gpu.SiLU}},
+			gpu.MatMul{Out: x, X: gated, W: w(hidden, width), Accumulate: true})
+	}
+	layers := max(layersMin, len(products)/4)
+	all := func() error {
+		for i := range 4 * layers {
+			if err := b.d.Launch(gpu.OpMatMul, &products[i%len(products)]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := all(); err != nil { // what is prepared at the first time is not recorded
+		b.Fatal(err)
+	}
+	r, err := b.d.Record(all)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer r.Free()
+	return b.median(1, func(int) error { return r.Replay() }) / float64(layers)
+}
+
+// ringVariants compiles the variants of formats.
 func (b *timings) ringVariants(dtypes ...gpu.DType) (list []*ringVariant) {
 	n, _, err := loadNVRTC(hostSearch())
 	if err != nil {
 		b.Fatal(err)
 	}
-	const static, ofMultiprocessor = 2 << 10, 227 << 10
+	const ofMultiprocessor = 227 << 10
 	for _, dtype := range dtypes {
-		f := *quantFormats[dtype]
+		f := quantFormats[dtype]
+		alone := 6 // of a block's pieces, where two blocks fit
+		if f.bits == 4 {
+			alone = 10
+		}
 		for _, m := range quantModules() {
-			for _, v := range [][2]int{{2, 1}, {4, 1}, {2, 2}, {3, 2}, {4, 2}, {2, 3}, {3, 3}} {
-				f.depth, f.blocks = v[0], v[1]
-				if m.compute = gpu.BF16; m.define == "QUANT_"+f.kernels && (f.sharedBytes(quantTiles[1])+static)*f.blocks <= ofMultiprocessor {
-					list = append(list, &ringVariant{dtype: dtype, depth: v[0], blocks: v[1], module: m})
+			if m.compute = gpu.BF16; m.define != "QUANT_"+f.kernels {
+				continue
+			}
+			for _, v := range []ringVariant{
+				{what: "two of a kernel", depth: f.depth, teams: 1, blocks: 2},
+				{what: "one of a kernel, late", depth: f.depth, teams: 2, blocks: 1},
+				{what: "one of a kernel, early", depth: f.depth, teams: 2, blocks: 1, early: true},
+				{what: "one of each of two, early", depth: alone, teams: 1, blocks: 1, early: true},
+			} {
+				v.dtype, v.module = dtype, m
+				sized := *f
+				sized.depth, sized.teams = v.depth, v.teams
+				if sized.sharedBytes(quantTiles[1])*v.blocks <= ofMultiprocessor {
+					list = append(list, &v)
 				}
 			}
 		}
@@ -163,7 +225,7 @@ func (b *timings) ringVariants(dtypes ...gpu.DType) (list []*ringVariant) {
 	errs := make([]error, len(list))
 	for i, v := range list {
 		wait.Go(func() {
-			source := fmt.Sprintf("#define DEPTH %d\n#define BLOCKS %d\n", v.depth, v.blocks) + v.module.source()
+			source := fmt.Sprintf("#define DEPTH %d\n#define TEAMS %d\n#define BLOCKS %d\n", v.depth, v.teams, v.blocks) + v.module.source()
 			v.code, errs[i] = n.compile(v.module.name(), source, compileOptions(b.d.properties.arch()))
 		})
 	}

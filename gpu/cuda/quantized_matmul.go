@@ -11,6 +11,7 @@ type quantArgs struct {
 	out, x, codes, meta, rowScale, bias  uintptr
 	stride                               int64
 	tokens, n, k, accumulate, mode, half int32
+	early, _                             int32
 }
 
 // prepareQuantized lets the kernels have the shared memory that they need.
@@ -58,6 +59,10 @@ func (d *Device) quantized(a *gpu.MatMul) error {
 	if args.x%16 != 0 {
 		return fmt.Errorf("%w: matmul: activations at %#x, want a multiple of 16 for %v", gpu.ErrNotSupported, args.x, m.dtype)
 	}
+	f := l.format
+	if f.early && (a.Gate != nil || a.Accumulate) { // in a model, a product follows, if need be behind its norm
+		args.early = 1
+	}
 	units, gated := ceilDiv(m.n, quantRows), false
 	if g := a.Gate; g != nil {
 		mustShape(gpu.OpActMul, "Out", g.Out, a.X.Dims[0], m.n/2)
@@ -66,8 +71,8 @@ func (d *Device) quantized(a *gpu.MatMul) error {
 			args.out, args.half, units = d.act(g.Out), int32(m.n/2), units/2
 		}
 	}
-	blocks := grid{min(units, l.format.blocks*d.properties.multiprocessors), ceilDiv(int(p.tokens), tile), 1}
-	err := run(d, d.functions[quantName(l.format.kernels, tile, gated)], blocks, 32*quantWarps, l.format.sharedBytes(tile), args)
+	blocks := grid{min(ceilDiv(units, f.teams), f.blocks*d.properties.multiprocessors), ceilDiv(int(p.tokens), tile), 1}
+	err := run(d, d.functions[quantName(f.kernels, tile, gated)], blocks, 32*quantWarps*f.teams, f.sharedBytes(tile), args)
 	if err != nil || a.Gate == nil || gated {
 		return err
 	}
