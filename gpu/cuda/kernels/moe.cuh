@@ -36,20 +36,35 @@ struct Plan {
 
   __device__ __forceinline__ Plan(int* room, int pairs) : count(room), order(room + 1), units((Unit*)(room + 1 + pairs)) {}
 
-  // Made by all threads of a block. rows: of a unit at most; starts: [expert_count] room. In which order an expert's
-  // pairs come is chance, and nothing depends on it.
-  __device__ void make(const int* experts, int pairs, int expert_count, int rows, int* starts) const {
+  // Made by all threads of a block. rows: of a unit at most; starts: [expert_count] room. Only so many warps place pairs:
+  // one does so in ascending order, so that blocks which each make the plan agree what a unit is. In which order more
+  // warps place them is chance, and nothing else depends on it.
+  __device__ void make(const int* experts, int pairs, int expert_count, int rows, int* starts, int warps) const {
     for (int e = threadIdx.x; e < expert_count; e += blockDim.x) starts[e] = 0;
     __syncthreads();
-    for (int p = threadIdx.x; p < pairs; p += blockDim.x) atomicAdd(&starts[clamp_index(experts[p], expert_count)], 1);
+    for (int from = warp_id() * 32; from < pairs; from += blockDim.x) take(experts, from + lane_id(), pairs, expert_count, starts);
     __syncthreads();
     if (warp_id() == 0) list(expert_count, rows, starts);
     __syncthreads();
-    for (int p = threadIdx.x; p < pairs; p += blockDim.x) order[atomicAdd(&starts[clamp_index(experts[p], expert_count)], 1)] = p;
+    if (warp_id() < warps)
+      for (int from = warp_id() * 32; from < pairs; from += warps * 32) {
+        int p = from + lane_id(), at = take(experts, p, pairs, expert_count, starts);
+        if (p < pairs) order[at] = p;
+        __syncwarp();
+      }
     __syncthreads();
   }
 
  private:
+  // Counts a warp's pairs, those of an expert at once, and returns where in its expert's this one comes.
+  static __device__ __forceinline__ int take(const int* experts, int p, int pairs, int expert_count, int* starts) {
+    int expert = p < pairs ? clamp_index(experts[p], expert_count) : -1, at = 0;
+    u32 same = __match_any_sync(FULL, expert);
+    int first = __ffs(same) - 1;
+    if (expert >= 0 && lane_id() == first) at = atomicAdd(&starts[expert], __popc(same));
+    return __shfl_sync(FULL, at, first) + __popc(same & ((1u << lane_id()) - 1));
+  }
+
   // By one warp: counts become where each expert's pairs start, and units are listed.
   __device__ void list(int expert_count, int rows, int* starts) const {
     int pairs_before = 0, units_before = 0;

@@ -124,9 +124,9 @@ __device__ void few(const ExpertsArgs& a) {
   u64* weights = (u64*)((u8*)room + WARPS * DEPTH * PIECE_BYTES);
   int* starts = (int*)(weights + a.expert_count);
   const Plan plan(starts + a.expert_count, a.pairs);
+  if (gated(a)) pdl_wait(); // for the addresses too, which the kernel before may write
   for (int e = threadIdx.x; e < a.expert_count; e += blockDim.x) weights[e] = a.w[e];
-  if (gated(a)) pdl_wait();
-  plan.make(a.experts, a.pairs, a.expert_count, 8 * NT, starts);
+  plan.make(a.experts, a.pairs, a.expert_count, 8 * NT, starts, 1);
   const Work work(a, plan, weights);
   Ring ring((u8*)room, work);
 #pragma unroll

@@ -14,7 +14,7 @@ struct PlanArgs { const int* experts; int* plan; int pairs, expert_count, rows, 
 KERNEL moe_plan(PlanArgs a) {
   extern __shared__ int starts[];
   pdl_begin();
-  Plan(a.plan, a.pairs).make(a.experts, a.pairs, a.expert_count, a.rows, starts);
+  Plan(a.plan, a.pairs).make(a.experts, a.pairs, a.expert_count, a.rows, starts, blockDim.x / 32);
 }
 
 // Where a chunk of 16 bytes lies in a slab: the eight threads that are served together read four of an even and four of
