@@ -336,10 +336,19 @@ func TestStatusesAreExplained(t *testing.T) {
 			w.WriteHeader(c.status)
 			return true
 		}
+		retries := 0
+		o.Notify = func(e Event) {
+			if e.Kind == EventRetry && e.Err != nil {
+				retries++
+			}
+		}
 		_, err := pull(t, o)
 		failed(t, err, c.kind, c.want...)
 		if n := s.Requests("revision"); n != c.tries {
 			t.Errorf("%d: %d tries, want %d", c.status, n, c.tries)
+		}
+		if retries != c.tries-1 {
+			t.Errorf("%d: told of %d retries, want %d", c.status, retries, c.tries-1)
 		}
 	}
 }

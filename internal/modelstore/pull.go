@@ -41,7 +41,7 @@ type EventKind int
 const (
 	EventProgress EventKind = iota // time passed
 	EventFile                      // File is complete and checked
-	EventRetry                     // File failed with Err and is tried again after Wait
+	EventRetry                     // File, or looking up what there is, failed with Err and is tried again after Wait
 	EventLocked                    // process Holder pulls the same model; this pull waits for it
 )
 
@@ -155,6 +155,8 @@ func newPuller(ref Ref, o PullOptions) (*puller, error) {
 	if err := errors.Join(checkGlobs("include", o.Include), checkGlobs("exclude", o.Exclude)); err != nil {
 		return nil, err
 	}
+	var p *puller
+	o.Hub.Note = func(err error, wait time.Duration) { p.tell(Event{Kind: EventRetry, Err: err, Wait: wait}) }
 	client, err := hub.New(o.Hub)
 	if err != nil {
 		return nil, err
@@ -167,8 +169,9 @@ func newPuller(ref Ref, o PullOptions) (*puller, error) {
 		return nil, storeError(err)
 	}
 	work := pullDir + "/" + ref.key()
-	return &puller{o: o, ref: ref, client: client, root: root, work: work, target: ref.ID, have: map[Digest]string{},
-		filesDir: work + "/files", partsDir: work + "/parts", oldDir: work + "/old"}, nil
+	p = &puller{o: o, ref: ref, client: client, root: root, work: work, target: ref.ID, have: map[Digest]string{},
+		filesDir: work + "/files", partsDir: work + "/parts", oldDir: work + "/old"}
+	return p, nil
 }
 
 // inspect looks at what has the model's name already, and mends what a crash left.

@@ -32,6 +32,7 @@ type Options struct {
 	Token        string        // sent to Endpoint's origin only, never after a redirect to another
 	StallTimeMax time.Duration // how long a server may send (almost) nothing
 	Retry        Retry
+	Note         func(err error, wait time.Duration) // hears of each wait in looking things up; may be nil
 }
 
 // Client asks one server. It is safe for concurrent use.
@@ -40,6 +41,7 @@ type Client struct {
 	token    string
 	stall    time.Duration
 	retry    Retry
+	note     func(err error, wait time.Duration)
 	http     *http.Client
 }
 
@@ -70,7 +72,7 @@ func New(o Options) (*Client, error) {
 		ForceAttemptHTTP2:      true,
 		DisableCompression:     true, // sizes and checksums are of the bytes as sent
 	}
-	return &Client{endpoint: u, token: token, stall: stall, retry: o.Retry.withDefaults(), http: &http.Client{
+	return &Client{endpoint: u, token: token, stall: stall, retry: o.Retry.withDefaults(), note: o.Note, http: &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil

@@ -104,7 +104,7 @@ func (b *Body) Close() { b.close() }
 // Head asks for what the listing did not say: a file's size (-1 if the server does not tell) and its hash, the
 // 64 digits of a SHA-256 or the 40 of a git blob, "" if there is none.
 func (c *Client) Head(ctx context.Context, id, commit, path string) (size int64, hash string, err error) {
-	err = c.Do(ctx, nil, func() (bool, error) {
+	err = c.Do(ctx, c.note, func() (bool, error) {
 		u := c.endpoint.JoinPath(id, "resolve", commit)
 		a, err := c.do(ctx, http.MethodHead, u.JoinPath(escapeSegments(path)...), nil, path)
 		if err != nil {

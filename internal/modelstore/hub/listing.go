@@ -98,7 +98,7 @@ func nextPage(h http.Header) string {
 // json gets a document, with retries, and returns the answer's header.
 func (c *Client) json(ctx context.Context, u *url.URL, id, what string, into any) (http.Header, error) {
 	var header http.Header
-	err := c.Do(ctx, nil, func() (bool, error) {
+	err := c.Do(ctx, c.note, func() (bool, error) {
 		ctx, cancel := context.WithTimeout(ctx, pageTimeMax)
 		defer cancel()
 		a, err := c.do(ctx, http.MethodGet, u, nil, what)
