@@ -94,7 +94,15 @@ type RoPE struct {
 	Column   int
 	Heads    int
 	HeadDim  int
-	Cos, Sin Tensor // [T, D_rot/2] F32
+	Cos, Sin Tensor    // [T, D_rot/2] F32
+	Norm     *HeadNorm // if not nil, it comes first
+}
+
+// HeadNorm is an RMSNorm of each head: x / sqrt(mean(x^2) + Eps) * (Weight + Offset).
+type HeadNorm struct {
+	Query, Key  Tensor // [HeadDim] F32: Weight of the first Queries heads, and of those after them
+	Queries     int
+	Eps, Offset float32
 }
 
 // KVWrite stores this step's keys and values in the paged pool:

@@ -55,27 +55,54 @@ func (d *Device) ropeTask(t *tier, a *gpu.RoPE) ropeTask {
 		panic(fmt.Sprintf("cpu: rope: %d heads of %d at column %d of %v, rotating %d",
 			a.Heads, a.HeadDim, a.Column, a.X, 2*half))
 	}
-	return ropeTask{tier: t, x: d.Float32s(a.X), cos: d.Float32s(a.Cos), sin: d.Float32s(a.Sin),
+	p := ropeTask{tier: t, x: d.Float32s(a.X), cos: d.Float32s(a.Cos), sin: d.Float32s(a.Sin),
 		stride: stride, half: half, column: a.Column, heads: a.Heads, headDim: a.HeadDim}
+	if n := a.Norm; n != nil {
+		mustLen(gpu.OpRoPE, "Norm.Query", n.Query, a.HeadDim)
+		mustLen(gpu.OpRoPE, "Norm.Key", n.Key, a.HeadDim)
+		p.norm = headNorm{query: d.Float32s(n.Query), key: d.Float32s(n.Key), queries: n.Queries, eps: n.Eps, offset: n.Offset}
+	}
+	return p
+}
+
+// headNorm is gpu.HeadNorm; without weights it does nothing.
+type headNorm struct {
+	query, key  []float32
+	queries     int
+	eps, offset float32
+}
+
+func (n *headNorm) run(t *tier, heads []float32, dim int) {
+	for h := range len(heads) / dim {
+		weight := n.key
+		if h < n.queries {
+			weight = n.query
+		}
+		normRow(t, heads[h*dim:][:dim], heads[h*dim:][:dim], weight, n.eps, n.offset)
+	}
 }
 
 type ropeTask struct {
 	tier                                 *tier
 	x, cos, sin                          []float32
 	stride, half, column, heads, headDim int
+	norm                                 headNorm
 }
 
 // ns estimates the work of some tokens.
 func (p *ropeTask) ns(tokens int) float64 {
-	return 4 * float64(tokens*p.heads*p.half) / p.tier.macsPerNs
+	return 4 * float64(tokens*p.heads*(p.half+len(p.norm.query)/2)) / p.tier.macsPerNs
 }
 
 func (p *ropeTask) run(_, from, to int) {
-	if p.heads == 0 || p.half == 0 {
+	if p.heads == 0 || p.half == 0 && p.norm.query == nil {
 		return
 	}
 	for t := from; t < to; t++ {
 		heads := p.x[t*p.stride+p.column:][:p.heads*p.headDim]
+		if p.norm.query != nil {
+			p.norm.run(p.tier, heads, p.headDim)
+		}
 		p.tier.rotate(heads, p.cos[t*p.half:][:p.half], p.sin[t*p.half:][:p.half], p.headDim)
 	}
 }

@@ -30,9 +30,13 @@ type normTask struct {
 func (p *normTask) run(_, from, to int) {
 	cols := len(p.weight)
 	for r := from; r < to; r++ {
-		x := p.x[r*cols:][:cols]
-		mean := p.tier.squares(x) / float64(cols)
-		scale := float32(1 / math.Sqrt(mean+float64(p.eps)))
-		p.tier.scaleRow(p.out[r*cols:][:cols], x, p.weight, scale, p.offset)
+		normRow(p.tier, p.out[r*cols:][:cols], p.x[r*cols:][:cols], p.weight, p.eps, p.offset)
 	}
+}
+
+// normRow normalizes x to out, which may be x.
+func normRow(t *tier, out, x, weight []float32, eps, offset float32) {
+	mean := t.squares(x) / float64(len(x))
+	scale := float32(1 / math.Sqrt(mean+float64(eps)))
+	t.scaleRow(out, x, weight, scale, offset)
 }

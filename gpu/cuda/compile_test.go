@@ -17,7 +17,7 @@ import (
 var argumentStructs = map[string]map[string]any{
 	"elementwise.cu":       {"WriteArgs": writeArgs{}, "FetchArgs": fetchArgs{}, "FeedTokensArgs": feedTokensArgs{}, "EmbedArgs": embedArgs{}, "AddArgs": addArgs{}, "SoftCapArgs": softCapArgs{}, "ActMulArgs": actMulArgs{}, "AddBiasArgs": addBiasArgs{}, "RandomArgs": randomArgs{}},
 	"norm.cu":              {"RMSNormArgs": rmsNormArgs{}},
-	"rope.cu":              {"RoPETableArgs": ropeTableArgs{}, "RoPEArgs": ropeArgs{}, "KVWriteArgs": kvWriteArgs{}, "RoPEKVArgs": ropeKVArgs{}},
+	"rope.cu":              {"RoPETableArgs": ropeTableArgs{}, "RoPEArgs": ropeArgs{}, "HeadNormArgs": headNormArgs{}, "KVWriteArgs": kvWriteArgs{}, "RoPEKVArgs": ropeKVArgs{}},
 	"skinny.cu":            {"SkinnyArgs": skinnyArgs{}},
 	"quantized.cu":         {"QuantArgs": quantArgs{}, "DequantizeArgs": dequantizeArgs{}, "EmbedQuantArgs": embedQuantArgs{}},
 	"quantize.cu":          {"QuantizeRowsArgs": quantizeRowsArgs{}, "FillArgs": fillArgs{}},

@@ -27,10 +27,24 @@ type ropeArgs struct {
 	n                                    int64
 	stride, column, heads, headDim, half int32
 	_                                    int32
+	norm                                 headNormArgs
+}
+
+// headNormArgs is laid out as HeadNormArgs in rope.cuh.
+type headNormArgs struct {
+	query, key  uintptr // query: 0 without a norm
+	queries     int32
+	eps, offset float32
+	_           int32
 }
 
 func (d *Device) rope(a *gpu.RoPE) error {
 	args := d.ropeArgs(a)
+	if a.Norm != nil {
+		const warps = 4
+		args.n = int64(a.X.Dims[0]) * int64(a.Heads)
+		return run(d, d.functions["rope_norm"], grid{ceilDiv(int(args.n), warps), 1, 1}, 32*warps, 0, args)
+	}
 	return runEach(d, "rope", int(args.n), args)
 }
 
@@ -43,7 +57,13 @@ func (d *Device) ropeArgs(a *gpu.RoPE) ropeArgs {
 	if 2*half > a.HeadDim || a.Column < 0 || a.Column+a.Heads*a.HeadDim > stride {
 		panic(fmt.Sprintf("cuda: rope: %d heads of %d at column %d of %v, rotating %d", a.Heads, a.HeadDim, a.Column, a.X, 2*half))
 	}
-	return ropeArgs{x: d.act(a.X), cos: d.f32(a.Cos), sin: d.f32(a.Sin), n: int64(tokens) * int64(a.Heads) * int64(half),
+	var norm headNormArgs
+	if n := a.Norm; n != nil {
+		mustLen(gpu.OpRoPE, "Norm.Query", n.Query, a.HeadDim)
+		mustLen(gpu.OpRoPE, "Norm.Key", n.Key, a.HeadDim)
+		norm = headNormArgs{query: d.f32(n.Query), key: d.f32(n.Key), queries: int32(n.Queries), eps: n.Eps, offset: n.Offset}
+	}
+	return ropeArgs{norm: norm, x: d.act(a.X), cos: d.f32(a.Cos), sin: d.f32(a.Sin), n: int64(tokens) * int64(a.Heads) * int64(half),
 		stride: int32(stride), column: int32(a.Column), heads: int32(a.Heads), headDim: int32(a.HeadDim), half: int32(half)}
 }
 
@@ -94,12 +114,15 @@ func (d *Device) ropeKVArgs(a *gpu.KVWrite) ropeKVArgs {
 	return both
 }
 
-// fits reports whether the fused kernel can do it: whole heads are rotated, the keys are the last of
-// them, and everything lies in units of 8 elements.
+// fits reports whether the fused kernels can do it: whole heads are rotated, the keys are the last of them, and
+// everything lies in units of 8 elements. Heads that are normalized are so many units that neighbouring threads have one.
 func (a *ropeKVArgs) fits() bool {
 	r, w := &a.rope, &a.kv
 	const unit = padElements
 	aligned := (r.x|r.cos|r.sin|w.kPool|w.vPool)%16 == 0 && r.stride%unit == 0 && r.column%unit == 0 && w.vColumn%unit == 0 && r.half%unit == 0
+	if pairs := r.half / unit; r.norm.query != 0 && (pairs == 0 || pairs&(pairs-1) != 0 || pairs > 32 || (r.norm.query|r.norm.key)%16 != 0 || int(r.norm.queries) != int(r.heads-w.heads)) {
+		return false
+	}
 	return aligned && r.x == w.kv && r.headDim == w.dim && 2*r.half == r.headDim &&
 		w.kColumn >= r.column && (w.kColumn-r.column)%r.headDim == 0 && (w.kColumn-r.column)/r.headDim+w.heads == r.heads
 }

@@ -42,8 +42,49 @@ func testRoPE(s *suite) {
 			Cos: s.put(gpu.F32, cos, c.tokens, c.half), Sin: s.put(gpu.F32, sin, c.tokens, c.half)}
 		s.launch(gpu.OpRoPE, &args)
 		s.tolerates(fmt.Sprintf("%+v", c), s.get(in), ref.RoPE(x, stride, c.column, c.heads, c.dim, cos, sin), ref.RoPETolerance)
+
+		norm := s.headNorm(true, c.heads/2, c.dim)
+		in = s.act(x, c.tokens, stride)
+		args.X, args.Norm = in, norm.op
+		s.launch(gpu.OpRoPE, &args)
+		s.near(fmt.Sprintf("%+v, normalized", c), s.get(in), ref.RoPE(norm.apply(x, stride, c.column, c.heads), stride, c.column, c.heads, c.dim, cos, sin), 4, 4)
 		s.free()
 	}
+}
+
+// headNorm is a norm of heads of which the first are queries, drawn at random, and what it does; without one, if it is not wanted.
+type headNorm struct {
+	op         *gpu.HeadNorm
+	query, key []float32
+}
+
+func (s *suite) headNorm(wanted bool, queries, dim int) headNorm {
+	if !wanted {
+		return headNorm{}
+	}
+	n := headNorm{query: s.normal(gpu.F32, dim, 1), key: s.normal(gpu.F32, dim, 1)}
+	n.op = &gpu.HeadNorm{Query: s.put(gpu.F32, n.query, dim), Key: s.put(gpu.F32, n.key, dim), Queries: queries, Eps: 1e-5, Offset: 1}
+	return n
+}
+
+// apply returns rows with their heads normalized.
+func (n headNorm) apply(x []float32, stride, column, heads int) []float32 {
+	out := append([]float32(nil), x...)
+	if n.op == nil {
+		return out
+	}
+	dim := len(n.query)
+	for row := 0; row < len(x); row += stride {
+		for h := range heads {
+			weight := n.key
+			if h < n.op.Queries {
+				weight = n.query
+			}
+			at := out[row+column+h*dim:][:dim]
+			copy(at, ref.RMSNorm(at, weight, n.op.Eps, n.op.Offset))
+		}
+	}
+	return out
 }
 
 func testKVWrite(s *suite) {

@@ -86,7 +86,13 @@ func (s *suite) wideOutput() {
 func testKVWrites(s *suite) {
 	testKVWrite(s)
 	s.eachRounding(func() { testRoundingKVWrite(s) })
-	for _, c := range []struct{ heads, kvHeads, dim, half, extra int }{{4, 2, 64, 32, 0}, {8, 8, 16, 8, 0}, {4, 2, 32, 16, 8}, {3, 1, 10, 3, 5}, {2, 2, 64, 16, 0}} {
+	for _, c := range []struct {
+		heads, kvHeads, dim, half, extra int
+		norm                             bool
+	}{
+		{4, 2, 64, 32, 0, false}, {8, 8, 16, 8, 0, false}, {4, 2, 32, 16, 8, false}, {3, 1, 10, 3, 5, false}, {2, 2, 64, 16, 0, false},
+		{4, 2, 64, 32, 0, true}, {2, 1, 128, 64, 8, true}, {2, 1, 256, 128, 0, true}, {8, 8, 16, 8, 0, true}, {2, 1, 96, 48, 0, true}, {3, 1, 10, 3, 5, true}, {2, 2, 64, 16, 0, true},
+	} {
 		const blocks, tokens = 5, 6
 		p := ref.Pool{KVHeads: c.kvHeads, BlockSize: 4, HeadDim: c.dim}
 		qWidth, kvWidth := c.heads*c.dim, c.kvHeads*c.dim
@@ -95,18 +101,22 @@ func testKVWrites(s *suite) {
 		cos, sin := s.normal(gpu.F32, tokens*c.half, 1), s.normal(gpu.F32, tokens*c.half, 1)
 		k, v := s.normal(s.compute, p.At(blocks, 0, 0), 1), s.normal(s.compute, p.At(blocks, 0, 0), 1)
 		slots := []int32{0, 19, 5, -1, 6, 7}
-		in := s.act(x, tokens, stride)
+		in, norm := s.act(x, tokens, stride), s.headNorm(c.norm, c.heads, c.dim)
 		kPool, vPool := s.act(k, blocks, c.kvHeads, 4, c.dim), s.act(v, blocks, c.kvHeads, 4, c.dim)
 		s.launch(gpu.OpKVWrite, &gpu.KVWrite{KV: in, KColumn: qWidth, VColumn: qWidth + kvWidth, KPool: kPool, VPool: vPool, SlotMapping: s.ints(slots),
-			RoPE: &gpu.RoPE{X: in, Heads: c.heads + c.kvHeads, HeadDim: c.dim, Cos: s.put(gpu.F32, cos, tokens, c.half), Sin: s.put(gpu.F32, sin, tokens, c.half)}})
-		rotated := ref.RoPE(x, stride, 0, c.heads+c.kvHeads, c.dim, cos, sin)
+			RoPE: &gpu.RoPE{X: in, Heads: c.heads + c.kvHeads, HeadDim: c.dim, Cos: s.put(gpu.F32, cos, tokens, c.half), Sin: s.put(gpu.F32, sin, tokens, c.half), Norm: norm.op}})
+		rotated := ref.RoPE(norm.apply(x, stride, 0, c.heads+c.kvHeads), stride, 0, c.heads+c.kvHeads, c.dim, cos, sin)
 		ref.KVWrite(k, p, rotated, stride, qWidth, slots)
 		ref.KVWrite(v, p, x, stride, qWidth+kvWidth, slots)
 		what := fmt.Sprintf("rotated %+v", c)
-		s.near(what+": keys", s.get(kPool), k, 1, 4)
+		size := 1.0
+		if c.norm {
+			size = 4
+		}
+		s.near(what+": keys", s.get(kPool), k, size, 4)
 		s.same(what+": values", s.get(vPool), v)
 		for t := range tokens {
-			s.near(what+": queries", s.get(in)[t*stride:t*stride+qWidth], rotated[t*stride:t*stride+qWidth], 1, 4)
+			s.near(what+": queries", s.get(in)[t*stride:t*stride+qWidth], rotated[t*stride:t*stride+qWidth], size, 4)
 		}
 		s.free()
 	}

@@ -140,25 +140,21 @@ func (m *Model) compileAttention(i int) {
 	query := x.qkv
 	var write *gpu.KVWrite
 	if w.apart() {
-		// A norm of heads needs them contiguous, and weights of several types cannot be stacked: then Q, K and V are
-		// matrices of their own, and KVWrite, which takes keys and values from one, fills one pool at a time.
+		// Weights of several types cannot be stacked: then Q, K and V are matrices of their own, and KVWrite, which takes
+		// keys and values from one, fills one pool at a time.
 		query = x.q
 		p.rmsNorm(x.hidden, x.residual, w.attentionNorm, s)
 		p.matMul(x.q, x.hidden, w.q, false)
 		p.matMul(x.k, x.hidden, w.k, false)
 		p.matMul(x.v, x.hidden, w.v, false)
-		if s.QKNorm {
-			p.rmsNorm(x.q, x.q, w.queryNorm, s)
-			p.rmsNorm(x.k, x.k, w.keyNorm, s)
-		}
-		p.rope(x.q, s.Heads, s.HeadDim, cos, sin)
-		p.rope(x.k, s.KVHeads, s.HeadDim, cos, sin)
+		p.rope(&gpu.RoPE{X: x.q, Heads: s.Heads, HeadDim: s.HeadDim, Cos: cos, Sin: sin, Norm: m.headNorm(w, s.Heads)})
+		p.rope(&gpu.RoPE{X: x.k, Heads: s.KVHeads, HeadDim: s.HeadDim, Cos: cos, Sin: sin, Norm: m.headNorm(w, 0)})
 		p.kvWrite(&gpu.KVWrite{KV: x.k, KPool: kPool, VPool: kPool}, &m.input)
 		p.kvWrite(&gpu.KVWrite{KV: x.v, KPool: vPool, VPool: vPool}, &m.input)
 	} else {
 		p.normMatMul(x.qkv, x.hidden, x.residual, w.attentionNorm, w.qkv, s)
 		write = &gpu.KVWrite{KV: x.qkv, KColumn: qWidth, VColumn: qWidth + kvWidth, KPool: kPool, VPool: vPool,
-			RoPE: &gpu.RoPE{X: x.qkv, Heads: s.Heads + s.KVHeads, HeadDim: s.HeadDim, Cos: cos, Sin: sin}}
+			RoPE: &gpu.RoPE{X: x.qkv, Heads: s.Heads + s.KVHeads, HeadDim: s.HeadDim, Cos: cos, Sin: sin, Norm: m.headNorm(w, s.Heads)}}
 	}
 	p.attention(&gpu.Attention{
 		Out: x.attention, Q: query, Heads: s.Heads, KPool: kPool, VPool: vPool,
@@ -166,6 +162,14 @@ func (m *Model) compileAttention(i int) {
 		Scale:       s.AttentionScale, SoftCap: s.AttentionSoftCap, Window: s.Layers[i].Window, Write: write,
 	}, &m.input)
 	m.project(x.attention, w.out, w.attentionPostNorm)
+}
+
+// headNorm is a layer's norm of heads, so many of which are queries; nil if it has none.
+func (m *Model) headNorm(w *layerWeights, queries int) *gpu.HeadNorm {
+	if !m.spec.QKNorm {
+		return nil
+	}
+	return &gpu.HeadNorm{Query: w.queryNorm, Key: w.keyNorm, Queries: queries, Eps: m.spec.NormEps, Offset: m.spec.NormOffset}
 }
 
 // compileMLP adds residual += down(act(gate(x)) * up(x)), x = norm(residual), of layer i.

@@ -123,8 +123,7 @@ func (p *program) gatedMatMul(out, gateUp, normed, from, weight gpu.Tensor, w pr
 	p.launch(gpu.OpMatMul, a, &a.Out, &a.X, &norm.Out, &norm.X, &gate.Out, &gate.X)
 }
 
-func (p *program) rope(x gpu.Tensor, heads, headDim int, cos, sin gpu.Tensor) {
-	a := &gpu.RoPE{X: x, Heads: heads, HeadDim: headDim, Cos: cos, Sin: sin}
+func (p *program) rope(a *gpu.RoPE) {
 	p.launch(gpu.OpRoPE, a, &a.X, &a.Cos, &a.Sin)
 }
 

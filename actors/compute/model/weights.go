@@ -22,7 +22,7 @@ type layerWeights struct {
 	attentionNorm, mlpNorm         gpu.Tensor // [H] F32, before each block
 	attentionPostNorm, mlpPostNorm gpu.Tensor // [H] F32, after each block (Gemma)
 
-	qkv projection // [QueryWidth+2*KVWidth, H]; with QK norm, or where v is of another type, q, k and v are apart
+	qkv projection // [QueryWidth+2*KVWidth, H]; where they are of several types, q, k and v are apart
 	q   projection // [QueryWidth, H]
 	k   projection // [KVWidth, H]
 	v   projection // [KVWidth, H]
@@ -121,18 +121,16 @@ func (l *loader) layer(w *layerWeights, prefix string, layer LayerSpec) {
 	switch {
 	case s.FusedProjections:
 		w.qkv = l.projection(hidden, s.QKVBias, part{attention + "qkv_proj", qWidth + 2*kvWidth})
-	case s.QKNorm:
-		w.q = l.projection(hidden, s.QKVBias, q)
-		w.k = l.projection(hidden, s.QKVBias, k)
-		w.v = l.projectionFor(values, hidden, s.QKVBias, v)
-		w.queryNorm = l.vector(part{attention + "q_norm.weight", s.HeadDim})
-		w.keyNorm = l.vector(part{attention + "k_norm.weight", s.HeadDim})
 	case l.stackable(hidden, q, k, v):
 		w.qkv = l.projection(hidden, s.QKVBias, q, k, v)
 	default:
 		w.q = l.projection(hidden, s.QKVBias, q)
 		w.k = l.projection(hidden, s.QKVBias, k)
 		w.v = l.projectionFor(values, hidden, s.QKVBias, v)
+	}
+	if s.QKNorm {
+		w.queryNorm = l.vector(part{attention + "q_norm.weight", s.HeadDim})
+		w.keyNorm = l.vector(part{attention + "k_norm.weight", s.HeadDim})
 	}
 	w.out = l.projection(qWidth, s.OutputBias, part{attention + "o_proj", hidden})
 	if layer.MoE {

@@ -32,23 +32,57 @@ __device__ __forceinline__ void hand(float4* to, int block, float4 v) {
   asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(there), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 }
 
-// Rotates two neighbouring pairs of bfloat16.
-__device__ __forceinline__ void rotate2(u32& low, u32& high, float2 cos, float2 sin) {
-  float u[2] = {__uint_as_float(low << 16), __uint_as_float(low & 0xffff0000u)}, v[2] = {__uint_as_float(high << 16), __uint_as_float(high & 0xffff0000u)};
+__device__ __forceinline__ float2 widen2(u32 v) { return make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u)); }
+__device__ __forceinline__ float squares_of(u32 v) {
+  float2 x = widen2(v);
+  return squares_of(x.x, x.y);
+}
+
+template <int N>
+__device__ __forceinline__ float tree_sum(const float* x) {
+  if constexpr (N == 1) return x[0];
+  else return __fadd_rn(tree_sum<N / 2>(x), tree_sum<N - N / 2>(x + N / 2));
+}
+
+// A head's norm; weight is null without one.
+struct Norm {
+  const float* weight;
+  float scale, offset;
+
+  __device__ __forceinline__ float2 of(u32 v, int i) const { // elements i and i+1 of a head
+    float2 x = widen2(v);
+    if (!weight) return x;
+    float2 w = *(const float2*)(weight + i);
+    return make_float2(normed(x.x, scale, w.x, offset), normed(x.y, scale, w.y, offset));
+  }
+};
+
+// Normalizes and rotates two neighbouring pairs of bfloat16, the first being elements i and DP/2 + i.
+__device__ __forceinline__ void rotate2(u32& low, u32& high, const Norm& norm, int i, float2 cos, float2 sin) {
+  float2 x = norm.of(low, i), y = norm.of(high, HALF_HEAD + i);
+  float u[2] = {x.x, x.y}, v[2] = {y.x, y.y};
   rotate(u[0], v[0], cos.x, sin.x);
   rotate(u[1], v[1], cos.y, sin.y);
   low = pack_bf16(u[0], u[1]), high = pack_bf16(v[0], v[1]);
 }
 
-// Rotates a thread's queries: dimension i and i + DP/2 are a pair.
+// Normalizes and rotates a thread's queries: dimension i and i + DP/2 are a pair.
 __device__ __forceinline__ void rotate_queries(const RoPEArgs& r, int token, u32 (&q)[DP / 16][2]) {
-  i64 at = (i64)token * HALF_HEAD + 2 * (lane_id() & 3);
+  const int c = 2 * (lane_id() & 3);
+  i64 at = (i64)token * HALF_HEAD + c;
+  Norm norm = {r.norm.query};
+  if (norm.weight) {
+    float sums[DP / 8];
+#pragma unroll
+    for (int b = 0; b < DP / 8; b++) sums[b] = squares_of(q[b / 2][b % 2]);
+    norm.scale = head_scale(r.norm, lanes_sum<1, 4>(tree_sum<DP / 8>(sums)), DP), norm.offset = r.norm.offset;
+  }
 #pragma unroll
   for (int j = 0; j < DP / 32; j++)
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       i64 i = at + 16 * j + 8 * e;
-      rotate2(q[j][e], q[j + DP / 32][e], *(const float2*)(r.cos + i), *(const float2*)(r.sin + i));
+      rotate2(q[j][e], q[j + DP / 32][e], norm, 16 * j + 8 * e + c, *(const float2*)(r.cos + i), *(const float2*)(r.sin + i));
     }
 }
 
@@ -71,10 +105,21 @@ struct Fresh {
       cos[n] = *(const float2*)(w.rope.cos + (i64)token * HALF_HEAD + i), sin[n] = *(const float2*)(w.rope.sin + (i64)token * HALF_HEAD + i);
     }
   }
-  __device__ __forceinline__ void rotate() {
+  __device__ __forceinline__ void rotate(const RoPEArgs& r) {
+    Norm norm = {r.norm.key};
+    if (norm.weight) {
+      constexpr int LANES = HALF_HEAD < 64 ? HALF_HEAD / 2 : 32; // that have something
+      float low = 0, high = 0;
+#pragma unroll
+      for (int n = 0; n < ROUNDS; n++) { // two at most
+        float l = lanes_sum<4, LANES>(squares_of(key[n][0])), h = lanes_sum<4, LANES>(squares_of(key[n][1]));
+        low = n == 0 ? l : __fadd_rn(low, l), high = n == 0 ? h : __fadd_rn(high, h);
+      }
+      norm.scale = head_scale(r.norm, lanes_sum<1, 4>(__fadd_rn(low, high)), DP), norm.offset = r.norm.offset;
+    }
 #pragma unroll
     for (int n = 0; n < ROUNDS; n++)
-      if (element(n) < HALF_HEAD) rotate2(key[n][0], key[n][1], cos[n], sin[n]);
+      if (element(n) < HALF_HEAD) rotate2(key[n][0], key[n][1], norm, element(n), cos[n], sin[n]);
   }
   static __device__ __forceinline__ void store(const u32 (&from)[ROUNDS][2], u16* to) {
 #pragma unroll
@@ -130,7 +175,7 @@ KERNEL __launch_bounds__(32 * WARPS, 1) FLASH(cluster)(FlashClusterArgs b) {
       copies_wait<0>(); // which put zeros where the token's key and value go
       __syncwarp();
       if (fresh) {
-        own.rotate();
+        own.rotate(b.write.rope);
         int at = warp * HALF + (position - tile) * PITCH, slot = b.write.kv.slots[token];
         Fresh::store(own.key, tiles + at);
         Fresh::store(own.value, values + at);
