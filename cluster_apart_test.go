@@ -2,12 +2,16 @@ package troupe
 
 import (
 	"context"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
 
 	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/schemas"
@@ -253,6 +257,7 @@ func TestPartsHaveKeysOfTheirOwn(t *testing.T) {
 
 // A claim that is not in force, or not for the one that asks, is refused with the reason.
 func TestClaimsAreRefused(t *testing.T) {
+	list := asks(t, 57, 4, 40)
 	hub := startHub(t, func(o *Options) { o.Actors = RoleGateway + "," + RoleScheduler })
 	startApart(t, hub, "g1", RoleCompute, "g1")
 	ask := bus.NewRef(hub.node, schemas.ClaimDevice, "g1")
@@ -273,6 +278,17 @@ func TestClaimsAreRefused(t *testing.T) {
 			t.Errorf("a claim %s: %v; want %s with %q", name, err, c.kind, c.says)
 		}
 	}
+	h := &hostile{t: t, rng: rand.New(rand.NewPCG(57, 1))}
+	for range 200 {
+		body, header := h.payload((*schemas.ClaimRequest)(nil).Example())
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		reply, err := hub.node.Conn().RequestMsgWithContext(ctx, &nats.Msg{Subject: schemas.ClaimDevice.Subject("g1"), Data: body, Header: header})
+		cancel()
+		if err != nil || reply.Header.Get(micro.ErrorHeader) == "" {
+			t.Errorf("%.100x is answered with %+v, %v", body, reply, err)
+		}
+	}
+	askTogether(t, hub, list, func() {}) // nothing else noticed
 	for _, actors := range []string{RoleCompute + "," + RoleReplica, RoleCompute + "," + RoleScheduler} {
 		o := clusterOptions()
 		o.Attach, o.Actors = "nats-leaf://127.0.0.1:1", actors

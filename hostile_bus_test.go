@@ -128,10 +128,10 @@ func (h *hostile) target() (string, any) {
 		return e.Subject(), e.RequestExample
 	}
 	// Policies in other processes, and nodes that work together, are not there; nor is what they hand over
-	// (TestHandoversAreRefused).
+	// (TestHandoversAreRefused) and claim (TestClaimsAreRefused).
 	all := slices.DeleteFunc(slices.Clone(schemas.Endpoints()), func(e schemas.EndpointInfo) bool {
 		handsOver := e.Service == "compute" && slices.Contains([]string{schemas.OfferKV.Verb, schemas.FetchKV.Verb, schemas.ImportKV.Verb}, e.Verb)
-		return e.Service == "policy" || e.Service == "node" || handsOver
+		return e.Service == "policy" || e.Service == "node" || e.Service == "device" || handsOver
 	})
 	e := all[h.rng.IntN(len(all))]
 	instance := map[string]schemas.Instance{"gateway": gatewayInstance, "tokenizer": tokenizerInstance}[e.Service]
