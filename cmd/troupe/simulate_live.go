@@ -24,9 +24,9 @@ type against struct {
 
 const (
 	againstRequests = 100
-	againstRounds   = 5
+	againstRounds   = 9
 	againstOthers   = 0.03
-	againstBudget   = 100 * time.Second
+	againstBudget   = 3 * time.Minute
 )
 
 func (a *against) addFlags(f *pflag.FlagSet) {

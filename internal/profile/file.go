@@ -75,6 +75,7 @@ func (p *Profile) Validate() error {
 		name  string
 		value float64
 	}{{"terms.row_ns", p.Terms.RowNs}, {"terms.decode_ns", p.Terms.DecodeNs}, {"terms.prefill_ns", p.Terms.PrefillNs},
+		{"terms.resume_ns", p.Terms.ResumeNs},
 		{"serving.request_ns", p.Serving.RequestNs}, {"serving.prompt_ns", p.Serving.PromptNs}, {"serving.result_ns", p.Serving.ResultNs},
 		{"serving.token_ns", p.Serving.TokenNs}} {
 		if !(f.value >= 0 && f.value <= nsMax) {

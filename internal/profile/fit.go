@@ -45,10 +45,13 @@ func LearnQuantile(steps []Observation, q float64) (Terms, Fit, []Point, error) 
 
 // gather makes points of steps: means, or quantiles if q is not 0.
 func gather(steps []Observation, q float64) []Point {
-	type key struct{ rows, tokens, sampled, decode, prefill int }
+	type key struct {
+		rows, tokens, sampled, decode, prefill int
+		resumed                                bool
+	}
 	groups := map[key][]Observation{}
 	for _, s := range steps {
-		k := key{class(int64(s.Shape.Rows)), class(int64(s.Shape.Tokens)), class(int64(s.Shape.Sampled)), class(s.Shape.DecodeContext), class(s.Shape.PrefillPairs)}
+		k := key{class(int64(s.Shape.Rows)), class(int64(s.Shape.Tokens)), class(int64(s.Shape.Sampled)), class(s.Shape.DecodeContext), class(s.Shape.PrefillPairs), s.Shape.Resumed}
 		groups[k] = append(groups[k], s)
 	}
 	points := make([]Point, 0, len(groups))
@@ -57,9 +60,17 @@ func gather(steps []Observation, q float64) []Point {
 	}
 	slices.SortFunc(points, func(a, b Point) int {
 		return cmp.Or(cmp.Compare(a.Shape.Tokens, b.Shape.Tokens), cmp.Compare(a.Shape.Rows, b.Shape.Rows), cmp.Compare(a.Shape.Sampled, b.Shape.Sampled),
-			cmp.Compare(a.Shape.DecodeContext, b.Shape.DecodeContext), cmp.Compare(a.Shape.PrefillPairs, b.Shape.PrefillPairs))
+			cmp.Compare(a.Shape.DecodeContext, b.Shape.DecodeContext), cmp.Compare(a.Shape.PrefillPairs, b.Shape.PrefillPairs),
+			cmp.Compare(flag(a.Shape.Resumed), flag(b.Shape.Resumed)))
 	})
 	return points
+}
+
+func flag(set bool) float64 {
+	if set {
+		return 1
+	}
+	return 0
 }
 
 // class puts numbers that differ by less than a fifth together.
@@ -88,7 +99,7 @@ func pointOf(group []Observation, q float64) Point {
 		p.Spread += math.Abs(o.Ns-p.Ns) / p.Ns / float64(len(group))
 	}
 	p.Shape = Shape{Rows: int32(math.Round(sum[0])), Tokens: int32(math.Round(sum[1])), Sampled: int32(math.Round(sum[2])),
-		DecodeContext: int64(math.Round(sum[3])), PrefillPairs: int64(math.Round(sum[4]))}
+		DecodeContext: int64(math.Round(sum[3])), PrefillPairs: int64(math.Round(sum[4])), Resumed: group[0].Shape.Resumed}
 	return p
 }
 
@@ -123,8 +134,8 @@ func fitTerms(points []Point) Terms {
 	var t Terms
 	for range fitRounds {
 		x := weightedFit(points, rows, expected)
-		t = Terms{Tokens: Curve{tokens.X, x[:len(tokens.X)]}, Sampled: Curve{sampled.X, x[len(tokens.X) : len(x)-3]},
-			RowNs: x[len(x)-3], DecodeNs: x[len(x)-2], PrefillNs: x[len(x)-1]}
+		t = Terms{Tokens: Curve{tokens.X, x[:len(tokens.X)]}, Sampled: Curve{sampled.X, x[len(tokens.X) : len(x)-4]},
+			RowNs: x[len(x)-4], DecodeNs: x[len(x)-3], PrefillNs: x[len(x)-2], ResumeNs: x[len(x)-1]}
 		for i, p := range points {
 			expected[i] = max(float64((&Profile{Terms: t}).StepNs(p.Shape)), p.Ns/100, 1)
 		}
@@ -164,7 +175,7 @@ func weightedFit(points []Point, rows [][]float64, expected []float64) []float64
 	return x
 }
 
-// features are the coefficients of the unknowns: the curves' values at their knots, and the three factors.
+// features are the coefficients of the unknowns: the curves' values at their knots, and the four factors.
 func features(s Shape, tokens, sampled *Curve) []float64 {
 	list := hats(tokens.X, float64(s.Tokens))
 	if s.Sampled > 0 {
@@ -172,7 +183,7 @@ func features(s Shape, tokens, sampled *Curve) []float64 {
 	} else {
 		list = append(list, make([]float64, len(sampled.X))...)
 	}
-	return append(list, float64(s.Rows), float64(s.DecodeContext), float64(s.PrefillPairs))
+	return append(list, float64(s.Rows), float64(s.DecodeContext), float64(s.PrefillPairs), flag(s.Resumed))
 }
 
 // hats are the weights of the knots in a piecewise linear curve's value at v.

@@ -37,13 +37,14 @@ type Origin struct {
 
 // Terms are the cost model: the sum of all of them is the time of a step.
 //
-//	Tokens[T] + Sampled[S] + RowNs × rows + DecodeNs × decode context + PrefillNs × prefill pairs
+//	Tokens[T] + Sampled[S] + RowNs × rows + DecodeNs × decode context + PrefillNs × prefill pairs + ResumeNs after a pause
 type Terms struct {
 	Tokens    Curve   `json:"tokens"`  // nanoseconds by tokens in the step
 	Sampled   Curve   `json:"sampled"` // nanoseconds by rows that sample
 	RowNs     float64 `json:"row_ns"`
 	DecodeNs  float64 `json:"decode_ns"`  // per position that a decode token attends to
 	PrefillNs float64 `json:"prefill_ns"` // per pair of a prefill token and a position that it attends to
+	ResumeNs  float64 `json:"resume_ns"`  // of a step after a pause of the device
 }
 
 // Serving is what an engine adds to the steps: between a client's request and the scheduler, and between a finished
@@ -107,6 +108,9 @@ func (p *Profile) StepNs(s Shape) int64 {
 	ns := t.Tokens.At(float64(s.Tokens)) + t.RowNs*float64(s.Rows) + t.DecodeNs*float64(s.DecodeContext) + t.PrefillNs*float64(s.PrefillPairs)
 	if s.Sampled > 0 {
 		ns += t.Sampled.At(float64(s.Sampled))
+	}
+	if s.Resumed {
+		ns += t.ResumeNs
 	}
 	return int64(min(max(ns, 0), nsMax))
 }

@@ -21,6 +21,9 @@ func TestShapeOf(t *testing.T) {
 // truth is a device whose cost has a knee, as real ones do, with noise.
 func truth(s Shape, random *rand.Rand) float64 {
 	ns := 200e3 + 2e3*max(float64(s.Tokens), 32) + 300*float64(s.DecodeContext)/16 + 4*float64(s.PrefillPairs) + 9e3*float64(s.Sampled)
+	if s.Resumed {
+		ns += 400e3
+	}
 	return ns * (1 + 0.03*random.NormFloat64())
 }
 
@@ -32,6 +35,7 @@ func someShape(random *rand.Rand) Shape {
 		s.Rows, s.Tokens = decodes+1, decodes+chunk
 		s.PrefillPairs = int64(chunk) * random.Int64N(1500)
 		s.Sampled += random.Int32N(2)
+		s = s.After(random.Int64N(2) * PauseNs)
 	}
 	return s
 }
@@ -49,6 +53,9 @@ func TestLearnFindsWhatStepsCost(t *testing.T) {
 	}
 	if fit.Mean > 0.03 || fit.HeldOut > 0.04 || fit.Points != len(points) {
 		t.Errorf("fit %+v", fit)
+	}
+	if math.Abs(terms.ResumeNs-400e3) > 40e3 {
+		t.Errorf("a step after a pause takes %.0f ns longer, want 400000", terms.ResumeNs)
 	}
 	p := Profile{Version: Version, Terms: terms, Fit: fit}
 	sum := 0.0

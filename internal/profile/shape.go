@@ -11,9 +11,20 @@ type Shape struct {
 	DecodeContext int64 `json:"decode_context"`
 	// PrefillPairs sums, over the tokens of longer rows, the positions that each attends to.
 	PrefillPairs int64 `json:"prefill_pairs"`
+	// Resumed says that the device had nothing to do for PauseNs or longer before: caches are cold and threads asleep.
+	Resumed bool `json:"resumed,omitempty"`
 }
 
-// ShapeOf reads the shape of a plan.
+// PauseNs is how long a device must have had nothing to do for its next step to be one that resumes.
+const PauseNs = 1_000_000
+
+// After is the shape of a step before which the device had nothing to do for so long.
+func (s Shape) After(idleNs int64) Shape {
+	s.Resumed = idleNs >= PauseNs
+	return s
+}
+
+// ShapeOf reads the shape of a plan; After adds what the plan does not say.
 func ShapeOf(p *schemas.StepPlan) Shape {
 	s := Shape{Rows: int32(len(p.Count))}
 	for i, n := range p.Count {

@@ -135,7 +135,7 @@ func recordedSteps(path, name string) (*past, error) {
 		if d := s.Done; d != nil {
 			if shape, known := plans[d.Step]; known && d.Error == nil && d.Ledger.Device > 0 {
 				p.ran[p.active]++
-				p.steps = append(p.steps, profile.Observation{Shape: shape, Ns: float64(d.Ledger.Device + d.Ledger.Upload)})
+				p.steps = append(p.steps, profile.Observation{Shape: shape.After(d.Ledger.Idle), Ns: float64(d.Ledger.Device + d.Ledger.Upload)})
 			}
 			delete(plans, d.Step)
 		}

@@ -124,9 +124,9 @@ func (r *engine) proceed() error {
 
 // execute queues a plan on the device.
 func (r *engine) execute(now int64, p *schemas.StepPlan) {
-	shape := profile.ShapeOf(p)
-	cost := r.world.cfg.Profile.StepNs(shape)
 	start := max(now, r.freeAt)
+	shape := profile.ShapeOf(p).After(start - r.freeAt)
+	cost := r.world.cfg.Profile.StepNs(shape)
 	r.freeAt = start + cost
 	if pace := r.world.cfg.Pace; pace != nil {
 		r.freeAt = max(start, pace.Done(start, cost))

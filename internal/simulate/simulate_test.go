@@ -119,6 +119,19 @@ func TestTheSameRunTwice(t *testing.T) {
 	}
 }
 
+// TestAStepAfterAPause takes longer, and no other: the device of the first request has not been idle for long.
+func TestAStepAfterAPause(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Profile = &profile.Profile{Terms: profile.Terms{Tokens: profile.Curve{X: []float64{0, 1000}, Y: []float64{1e6, 1e6}}, ResumeNs: 7e5}}
+	r, err := Run(context.Background(), cfg, &traces.Trace{Requests: []traces.Request{{Input: 10, Output: 3}, {ArrivalNs: 50e6, Input: 10, Output: 3}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if math.Abs(r.TTFT.Max-1.7) > 1e-6 || math.Abs(r.TTFT.Mean-1.35) > 1e-6 || math.Abs(r.TPOT.Mean-1) > 1e-6 {
+		t.Errorf("TTFT %.3f at most, %.3f on average, TPOT %.3f; want 1.7, 1.35, 1", r.TTFT.Max, r.TTFT.Mean, r.TPOT.Mean)
+	}
+}
+
 // TestOneRequestTakesWhatTheProfileSays: each step once, one after the other.
 func TestOneRequestTakesWhatTheProfileSays(t *testing.T) {
 	p := &profile.Profile{Terms: profile.Terms{Tokens: profile.Curve{X: []float64{0, 1000}, Y: []float64{1e6, 2e6}}},

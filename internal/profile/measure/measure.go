@@ -56,8 +56,9 @@ func (s *Session) Send(ctx context.Context, t *traces.Trace) ([]Outcome, error) 
 // Steps are those that ran since the last call, or the last round.
 func (s *Session) Steps() ([]Step, error) { return s.watcher.Take() }
 
-// Sample is what loads cost.
+// Sample is what the loads of a part of a round cost.
 type Sample struct {
+	Part     int
 	Steps    []Step
 	requests []float64 // nanoseconds from a client to the first step and back
 }
@@ -76,7 +77,7 @@ func (s *Session) Part(ctx context.Context, part, parts int) (*Sample, error) {
 	if _, err := s.watcher.Take(); err != nil { // what others have sent
 		return nil, err
 	}
-	sample := &Sample{}
+	sample := &Sample{Part: part}
 	for i, l := range loads(s.info, s.random) {
 		if i%parts != part {
 			continue
@@ -117,9 +118,12 @@ func (s *Session) WarmUp(ctx context.Context) error {
 	return err
 }
 
-// Profile is what all rounds so far say, and more steps that ran.
-func (s *Session) Profile(more ...Step) (*profile.Profile, error) {
-	p, err := Learn(s.info, profile.DeviceText(s.engine.Device().Info()), slices.Concat(s.steps, more), s.Quantile)
+// Profile is what all rounds so far say.
+func (s *Session) Profile() (*profile.Profile, error) { return s.ProfileOf(s.steps) }
+
+// ProfileOf is what steps of the engine say that ran otherwise; what is around them is the rounds'.
+func (s *Session) ProfileOf(steps []Step) (*profile.Profile, error) {
+	p, err := Learn(s.info, profile.DeviceText(s.engine.Device().Info()), steps, s.Quantile)
 	if err != nil {
 		return nil, err
 	}
@@ -214,11 +218,11 @@ func loads(info *schemas.EngineInfo, random *rand.Rand) []load {
 	list = append(list, chunks)
 	const mixed = 40
 	longest := float64(min(context/2, 3*prefillTokensMax/mixed))
-	for _, pace := range []int64{4e6, 12e6, 30e6} {
-		l := load{name: "mixed lengths, a request every " + time.Duration(pace).String()}
-		for i := range int64(mixed) {
+	for _, m := range []struct{ pace, requests int64 }{{4e6, mixed}, {12e6, mixed}, {30e6, mixed}, {90e6, mixed / 2}} { // the last with pauses
+		l := load{name: "mixed lengths, a request every " + time.Duration(m.pace).String()}
+		for i := range m.requests {
 			input := 1 + int32(longest*random.Float64()*random.Float64())
-			l.trace.Requests = append(l.trace.Requests, traces.Request{ArrivalNs: i * pace, Input: input, Output: 1 + random.Int32N(min(60, context/4))})
+			l.trace.Requests = append(l.trace.Requests, traces.Request{ArrivalNs: i * m.pace, Input: input, Output: 1 + random.Int32N(min(60, context/4))})
 		}
 		list = append(list, l)
 	}

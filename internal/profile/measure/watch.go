@@ -90,7 +90,7 @@ func (w *Watcher) Take() ([]Step, error) {
 			return nil, err
 		}
 		if shape, ok := shapes[name{r.Epoch, r.Step}]; ok && r.Error == nil {
-			steps = append(steps, Step{Shape: shape, Busy: time.Duration(r.Ledger.Upload + r.Ledger.Device), Idle: time.Duration(r.Ledger.Idle)})
+			steps = append(steps, Step{Shape: shape.After(r.Ledger.Idle), Busy: time.Duration(r.Ledger.Upload + r.Ledger.Device), Idle: time.Duration(r.Ledger.Idle)})
 		}
 	}
 	return steps, nil

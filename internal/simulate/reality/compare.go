@@ -17,20 +17,22 @@ type Figure struct {
 	Live float64 `json:"live"`
 	Low  float64 `json:"live_low"`
 	High float64 `json:"live_high"`
-	// Simulated is with a profile measured by loads of all shapes, at the speed that the machine had right before and after the
-	// round.
+	// Simulated is with a profile measured by loads of all shapes, as uneven as their pace was, at the speed that the machine had
+	// right before and after the round.
 	Simulated      float64 `json:"simulated"`
 	SimulatedError float64 `json:"simulated_error"`
-	// Plain is the error with that profile's mean speed.
+	// Plain is the error if each step takes that profile's mean.
 	PlainError float64 `json:"plain_error"`
-	// Learned is the error with a profile learned from the steps of the other rounds, too, and as uneven a pace as the machine
-	// had then, at the speed around the round.
+	// Learned is the error with a profile learned from the ledgers of the engine's steps while it served the other loads, and as
+	// uneven a pace as they had, at the speed around the round.
 	LearnedError float64 `json:"learned_error"`
 	// Paced is the error with the pace of the round itself: what it gets wrong is the simulator's own.
 	PacedError float64 `json:"paced_error"`
 	// RepeatError is the median of how far a round of the live engine is from the median of the other rounds: nothing that
 	// knows only those can be closer.
 	RepeatError float64 `json:"repeat_error"`
+	// HalvesError is how far the median of every other round of the live engine is from that of the rest.
+	HalvesError float64 `json:"halves_error"`
 	// Slope is by how many per cent the simulated figure changes for each that all steps take longer.
 	Slope float64 `json:"slope"`
 }
@@ -40,7 +42,7 @@ type Load struct {
 	Part    float64   `json:"load"` // of what the engine can do at most
 	Rate    float64   `json:"request_rate"`
 	Others  []float64 `json:"others"`   // share of the processors that others used, by rounds
-	Slow    []float64 `json:"slowness"` // of the machine around the rounds, against the profile
+	Slow    []float64 `json:"slowness"` // of the machine around the rounds, against what it usually is
 	Figures []Figure  `json:"figures"`
 }
 
@@ -57,13 +59,18 @@ type Report struct {
 	Fit       profile.Fit `json:"fit"`
 	Loads     []Load      `json:"loads"`
 
-	Figures     int     `json:"figures"`
-	WithinTenth int     `json:"within_tenth"` // figures whose simulation is at most 10 % off
-	Simulated   float64 `json:"largest_simulated_error"`
-	Plain       float64 `json:"largest_plain_error"`
-	Learned     float64 `json:"largest_learned_error"`
-	Paced       float64 `json:"largest_paced_error"`
-	Repeat      float64 `json:"largest_repeat_error"`
+	// Of so many figures, so many are at most 10 % off: with the profile, with what was learned from the other loads, and with the
+	// round's own pace; and so many medians of one half of the live rounds are that close to the other half's.
+	Figures         int     `json:"figures"`
+	SimulatedWithin int     `json:"simulated_within_tenth"`
+	LearnedWithin   int     `json:"learned_within_tenth"`
+	PacedWithin     int     `json:"paced_within_tenth"`
+	HalvesWithin    int     `json:"halves_within_tenth"`
+	Simulated       float64 `json:"largest_simulated_error"`
+	Plain           float64 `json:"largest_plain_error"`
+	Learned         float64 `json:"largest_learned_error"`
+	Paced           float64 `json:"largest_paced_error"`
+	Repeat          float64 `json:"largest_repeat_error"`
 }
 
 // withinTenth is the error that the simulator is held to.
@@ -73,7 +80,7 @@ const withinTenth = 0.1
 type comparison struct {
 	*run
 	engine simulate.Config
-	learn  func(more ...measure.Step) (*profile.Profile, error) // from the session's steps and more
+	learn  func([]measure.Step) (*profile.Profile, error) // from steps that ran
 }
 
 // paceSeeds is how many times the machine's pace is played from different places.
@@ -82,15 +89,21 @@ const paceSeeds = 9
 func (c *comparison) report(ctx context.Context, scale float64) (*Report, error) {
 	out := &Report{Trace: c.cfg.Trace.Name, Prompts: c.cfg.Requests, Rounds: c.cfg.Rounds, Attempts: c.attempts, OthersMax: c.cfg.OthersMax, Scale: scale,
 		Profile: c.engine.Profile.Name, Fit: c.engine.Profile.Fit}
-	learned, err := c.learnRounds()
-	if err != nil {
-		return nil, err
-	}
+	usual := c.usual(c.engine.Profile)
 	for i, t := range c.traces {
 		l := Load{Part: c.cfg.Loads[i], Rate: float64(len(t.Requests)-1) / (float64(t.Requests[len(t.Requests)-1].ArrivalNs) / 1e9)}
+		learned, err := c.learnWithout(i)
+		if err != nil {
+			return nil, err
+		}
+		at, usually := c.engine, c.usual(learned)
+		at.Profile = learned
 		rounds := make([]foretold, len(c.live[i]))
 		for k, s := range c.live[i] {
-			if rounds[k], err = c.foretell(ctx, t, s, learned[k]); err != nil {
+			if rounds[k], err = c.foretell(ctx, t, s, s.slowness(c.engine.Profile, usual)); err != nil {
+				return nil, err
+			}
+			if rounds[k].learned, err = overSeeds(ctx, at, t, s.slowness(learned, usually)); err != nil {
 				return nil, err
 			}
 			l.Others, l.Slow = append(l.Others, s.others), append(l.Slow, rounds[k].slow)
@@ -112,36 +125,36 @@ func (c *comparison) report(ctx context.Context, scale float64) (*Report, error)
 
 func (r *Report) add(l *Load, f Figure) {
 	r.Figures++
-	if math.Abs(f.SimulatedError) <= withinTenth {
-		r.WithinTenth++
+	for _, c := range []struct {
+		err    float64
+		within *int
+	}{{f.SimulatedError, &r.SimulatedWithin}, {f.LearnedError, &r.LearnedWithin}, {f.PacedError, &r.PacedWithin}, {f.HalvesError, &r.HalvesWithin}} {
+		if math.Abs(c.err) <= withinTenth {
+			*c.within++
+		}
 	}
 	r.Simulated, r.Plain, r.Learned = max(r.Simulated, math.Abs(f.SimulatedError)), max(r.Plain, math.Abs(f.PlainError)), max(r.Learned, math.Abs(f.LearnedError))
 	r.Paced, r.Repeat = max(r.Paced, math.Abs(f.PacedError)), max(r.Repeat, f.RepeatError)
 	l.Figures = append(l.Figures, f)
 }
 
-// foretold is what simulations say about a round.
+// foretold is what simulations say about a round, and how slow the machine was around it.
 type foretold struct {
 	slow                             float64
 	simulated, plain, learned, paced figures
 }
 
-func (c *comparison) foretell(ctx context.Context, t *traces.Trace, s *served, learned *profile.Profile) (f foretold, err error) {
+func (c *comparison) foretell(ctx context.Context, t *traces.Trace, s *served, slow float64) (f foretold, err error) {
 	at, p := c.engine, c.engine.Profile
+	f.slow = slow
 	if f.plain, err = simulatedFigures(ctx, at, t); err != nil {
 		return f, err
 	}
-	f.slow = s.slowness(p)
-	at.Pace = slowed{f.slow, nil}
-	if f.simulated, err = simulatedFigures(ctx, at, t); err != nil {
+	if f.simulated, err = overSeeds(ctx, at, t, slow); err != nil {
 		return f, err
 	}
 	at.Pace = newMachinePace(p, s.steps, s.first.Nanoseconds()+int64(p.Serving.RequestNs/2))
-	if f.paced, err = simulatedFigures(ctx, at, t); err != nil {
-		return f, err
-	}
-	at.Profile = learned
-	f.learned, err = overSeeds(ctx, at, t, s.slowness(learned))
+	f.paced, err = simulatedFigures(ctx, at, t)
 	return f, err
 }
 
@@ -166,32 +179,21 @@ func (c *comparison) slopes(ctx context.Context, t *traces.Trace) (slope figures
 	return slope, nil
 }
 
-// learnRounds makes a profile for each round of what ran in the others: no simulation knows the round that it foretells.
-func (c *comparison) learnRounds() ([]*profile.Profile, error) {
-	list := make([]*profile.Profile, c.cfg.Rounds)
-	for round := range list {
-		var others []measure.Step
-		for i := range c.live {
-			for k := range c.live[i] {
-				if k != round {
-					others = append(others, c.live[i][k].steps...)
-				}
+// learnWithout makes a profile of the steps with which the engine served all loads but one: it knows nothing of what it foretells.
+// With one load alone it is the session's.
+func (c *comparison) learnWithout(load int) (*profile.Profile, error) {
+	var steps []measure.Step
+	for i := range c.live {
+		for _, s := range c.live[i] {
+			if i != load {
+				steps = append(steps, s.steps...)
 			}
 		}
-		p, err := c.learn(others...)
-		if err != nil {
-			return nil, err
-		}
-		if len(others) > 0 { // the pace is that of serving these loads
-			seen := make([]profile.Observation, len(others))
-			for i, s := range others {
-				seen[i] = profile.Observation{Shape: s.Shape, Ns: float64(s.Busy)}
-			}
-			p.Pace = profile.PaceOf(p.Terms, seen)
-		}
-		list[round] = p
 	}
-	return list, nil
+	if len(steps) == 0 {
+		return c.engine.Profile, nil
+	}
+	return c.learn(steps)
 }
 
 // overSeeds is the median of simulations that go through the recorded pace, slowed, from different places.
@@ -216,9 +218,10 @@ func overSeeds(ctx context.Context, engine simulate.Config, t *traces.Trace, slo
 // figure compares the j-th figure of the rounds.
 func figure(j int, live []*served, rounds []foretold, slope float64) Figure {
 	var values, simulated, errs, plain, learned, paced, repeat []float64
+	var halves [2][]float64
 	for k, s := range live {
 		v, r := s.figures[j], &rounds[k]
-		values, simulated = append(values, v), append(simulated, r.simulated[j])
+		values, simulated, halves[k%2] = append(values, v), append(simulated, r.simulated[j]), append(halves[k%2], v)
 		if v <= 0 {
 			continue
 		}
@@ -234,7 +237,11 @@ func figure(j int, live []*served, rounds []foretold, slope float64) Figure {
 			repeat = append(repeat, math.Abs(quantile(others, 0.5)/v-1))
 		}
 	}
-	return Figure{Name: names[j], Live: quantile(values, 0.5), Low: quantile(values, 0), High: quantile(values, 1),
+	apart := 1.0 // one round has no halves
+	if even, odd := quantile(halves[0], 0.5), quantile(halves[1], 0.5); odd > 0 {
+		apart = even/odd - 1
+	}
+	return Figure{HalvesError: apart, Name: names[j], Live: quantile(values, 0.5), Low: quantile(values, 0), High: quantile(values, 1),
 		Simulated: quantile(simulated, 0.5), SimulatedError: quantile(errs, 0.5), PlainError: quantile(plain, 0.5), LearnedError: quantile(learned, 0.5),
 		PacedError: quantile(paced, 0.5), RepeatError: quantile(repeat, 0.5), Slope: slope}
 }

@@ -103,7 +103,7 @@ func Run(ctx context.Context, e *troupe.Engine, cfg Config) (*Report, error) {
 	if engine.Profile, err = m.Profile(); err != nil {
 		return nil, err
 	}
-	c := comparison{run: r, engine: engine, learn: m.Profile}
+	c := comparison{run: r, engine: engine, learn: m.ProfileOf}
 	return c.report(ctx, scale)
 }
 
@@ -163,7 +163,8 @@ type run struct {
 	traces  []*traces.Trace // of the loads
 	until   time.Time       // nothing is repeated later
 
-	live     [][]*served // of each load, by rounds
+	live     [][]*served       // of each load, by rounds
+	samples  []*measure.Sample // all parts of the profile that were measured around them
 	attempts int
 }
 
@@ -230,6 +231,7 @@ func (r *run) part(ctx context.Context, i int, last **served) (*served, error) {
 	if *last != nil {
 		(*last).after = sample
 	}
+	r.samples = append(r.samples, sample)
 	return s, nil
 }
 
@@ -268,22 +270,37 @@ func (f *served) serve(ctx context.Context, m *measure.Session, t *traces.Trace)
 	return nil
 }
 
-// slowness is how much longer than by the profile the steps took that were measured right before and after a load: what is
+// slowness is how much longer than usual the parts of the profile took that were measured right before and after a load: what is
 // known of the machine's speed without a look at the load itself.
-func (f *served) slowness(p *profile.Profile) float64 {
+func (f *served) slowness(p *profile.Profile, usual map[int]float64) float64 {
 	var want, took float64
 	for _, s := range []*measure.Sample{f.before, f.after} {
 		if s == nil {
 			continue
 		}
 		for _, step := range s.Steps {
-			want, took = want+float64(p.StepNs(step.Shape)), took+float64(step.Busy)
+			want, took = want+usual[s.Part]*float64(p.StepNs(step.Shape)), took+float64(step.Busy)
 		}
 	}
 	if want <= 0 || took <= 0 {
 		return 1
 	}
 	return took / want
+}
+
+// usual is how much longer than by a profile each of the parts takes on the whole. What shapes a part has that do not fit the
+// profile well is not the machine's speed.
+func (r *run) usual(p *profile.Profile) map[int]float64 {
+	want, took, usual := map[int]float64{}, map[int]float64{}, map[int]float64{}
+	for _, s := range r.samples {
+		for _, step := range s.Steps {
+			want[s.Part], took[s.Part] = want[s.Part]+float64(p.StepNs(step.Shape)), took[s.Part]+float64(step.Busy)
+		}
+	}
+	for part, w := range want {
+		usual[part] = took[part] / max(w, 1)
+	}
+	return usual
 }
 
 // quantile sorts values and interpolates linearly; 0 for none.

@@ -18,7 +18,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	fmt.Fprintf(&b, "%s: %d requests, lengths divided by %.2f, %d rounds\n"+
 		"profile: %d shapes of steps; their fit is off by %.1f %%: misfit %.1f, noise %.1f %%\n(single steps of a shape differ by %.0f %%)\n"+
 		"rule, set before: what ran while others had more than %.0f %% of the processors runs\nagain; %d runs, %d of them counted, %d in spite of that. Others had %.1f %% at the\n"+
-		"median, %.1f %% at most. Around the rounds, steps took %.2f to %.2f times the\nprofile's mean.\n\n",
+		"median, %.1f %% at most. Around the rounds, steps took %.2f to %.2f times as\nlong as usual.\n\n",
 		r.Trace, r.Prompts, r.Scale, r.Rounds, r.Fit.Points, 100*r.Fit.Mean, 100*r.Fit.Misfit, 100*r.Fit.Repeat, 100*r.Fit.Spread,
 		100*r.OthersMax, r.Attempts, len(others), r.Disturbed, 100*quantile(others, 0.5), 100*quantile(others, 1), slices.Min(slow), slices.Max(slow))
 	t := tabwriter.NewWriter(&b, 0, 0, 1, ' ', tabwriter.AlignRight)
@@ -36,16 +36,20 @@ func (r *Report) WriteText(w io.Writer) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(&b, "\n%d of %d figures are within 10 %% of the live engine.\n\n"+
+	fmt.Fprintf(&b, "\nWithin 10 %% of the live engine, of %d figures:\n"+
+		"%4d  foretold from a profile alone\n"+
+		"%4d  foretold from the ledgers of other loads' steps\n"+
+		"%4d  at the round's own pace, of which no prediction knows\n"+
+		"%4d  the live engine itself: every other round's median and that of the rest\n\n"+
 		"spread   between the live rounds, highest less lowest\n"+
-		"ratio    simulated to live, median over rounds: with the profile, at the speed\n"+
-		"         of the machine right before and after the round; largest error %.1f %%,\n"+
-		"         at the profile's mean speed %.1f %%\n"+
-		"learned  profile and pace also from the other rounds; largest error %.1f %%\n"+
+		"ratio    simulated to live, median over rounds: with the profile and its pace,\n"+
+		"         at the speed of the machine right before and after the round; largest\n"+
+		"         error %.1f %%, if each step takes the profile's mean %.1f %%\n"+
+		"learned  profile and pace of the live steps at the other loads; largest error\n         %.1f %%\n"+
 		"paced    pace of the round itself: the simulator's own errors, largest %.1f %%\n"+
 		"repeat   how far a live round is from the others; largest %.1f %%\n"+
 		"slope    per cent that the figure changes for each that steps take longer\n",
-		r.WithinTenth, r.Figures, 100*r.Simulated, 100*r.Plain, 100*r.Learned, 100*r.Paced, 100*r.Repeat)
+		r.Figures, r.SimulatedWithin, r.LearnedWithin, r.PacedWithin, r.HalvesWithin, 100*r.Simulated, 100*r.Plain, 100*r.Learned, 100*r.Paced, 100*r.Repeat)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
