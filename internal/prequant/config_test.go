@@ -71,6 +71,40 @@ func TestConfigErrors(t *testing.T) {
 	}
 }
 
+// TestPublishedConfigs: the forms that fp8 checkpoints are published in, with what shares a scale in a module and one that
+// stays as it is.
+func TestPublishedConfigs(t *testing.T) {
+	for name, c := range map[string]struct {
+		config string
+		block  [2]int
+		plain  string
+	}{
+		"Qwen3":       {`{"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "weight_block_size": [128, 128]}`, [2]int{128, 128}, ""},
+		"Qwen3 MoE":   {`{"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "weight_block_size": [128, 128], "modules_to_not_convert": ["lm_head", "model.layers.0.mlp.gate"]}`, [2]int{128, 128}, "model.layers.0.mlp.gate"},
+		"DeepSeek":    {`{"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "scale_fmt": "ue8m0", "weight_block_size": [128, 128]}`, [2]int{128, 128}, ""},
+		"MiniMax":     {`{"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "float8_e4m3fn", "weight_block_size": [128, 128], "modules_to_not_convert": ["gate", "e_score_correction_bias", "lm_head"]}`, [2]int{128, 128}, "model.layers.3.mlp.gate"},
+		"Mistral":     {`{"quant_method": "fp8", "activation_scheme": "static", "dequantize": false, "weight_block_size": null, "modules_to_not_convert": ["model.vision_tower", "lm_head"]}`, [2]int{}, "model.vision_tower.layers.0.proj"},
+		"AutoFP8":     {`{"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": ["lm_head"], "kv_cache_scheme": "static"}`, [2]int{}, "lm_head"},
+		"FBGEMM":      {`{"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["model.layers.0.self_attn.q_proj"]}`, [2]int{}, "model.layers.0.self_attn.q_proj"},
+		"ModelOpt":    {`{"quant_method": "modelopt", "quant_algo": "FP8", "producer": {"name": "modelopt"}, "ignore": ["lm_head"], "config_groups": {"group_0": {"targets": ["Linear"]}}}`, [2]int{}, "lm_head"},
+		"FP8-BLOCK":   {`{"quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"], "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "float", "symmetric": true, "strategy": "block", "block_structure": [128, 128], "group_size": null, "actorder": null, "dynamic": false}, "input_activations": {"num_bits": 8, "type": "float", "strategy": "group", "group_size": 128, "dynamic": true}}}}`, [2]int{128, 128}, "lm_head"},
+		"FP8-dynamic": {`{"quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["re:.*lm_head"], "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "float", "symmetric": true, "strategy": "channel", "dynamic": false}}}}`, [2]int{}, "lm_head"},
+	} {
+		config, err := ParseConfig([]byte(c.config))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		s := config.schemeOf("model.layers.1.self_attn.q_proj")
+		if s == nil || s.layout != layoutFloats || s.block != c.block {
+			t.Errorf("%s: %+v", name, s)
+		}
+		if c.plain != "" && config.schemeOf(c.plain) != nil {
+			t.Errorf("%s: %s is quantized", name, c.plain)
+		}
+	}
+}
+
 func TestPatterns(t *testing.T) {
 	var p patterns
 	if err := p.add("ignore", []string{"lm_head", "model.layers.1", "mlp.gate", "re:model[.]layers[.]2[.].*up_proj$", "visual."}); err != nil {

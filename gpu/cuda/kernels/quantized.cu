@@ -329,7 +329,6 @@ __device__ void quantized(const QuantArgs& a) {
   const int first = blockIdx.y * T, tokens = min(T, a.tokens - first);
   const int pieces = (a.k + PIECE - 1) / PIECE;
   const Units<TILES> units(a);
-  const Parts<T, TILES> parts{(float*)(room + WARPS * ring_bytes)};
   const u8* pieces_room = room + team_warp() * ring_bytes;
   Ring<F, TILES> ring(a, units, room + team_warp() * ring_bytes, pieces);
   if (a.early) pdl_launch();
@@ -355,7 +354,9 @@ __device__ void quantized(const QuantArgs& a) {
     }
     if (i + 1 == units.count) pdl_launch(); // late, see skinny.cu
     add_chains<Chains<F, TILES>::whole, TILES * NT * 4>(&c[0][0][0][0]);
-    team_sync(); // the parts of the unit before have been read
+    // There is room for the sums of two tiles. Those of two units have places by turns; a gate and its up take all of it.
+    const Parts<T, TILES> parts{(float*)(room + WARPS * ring_bytes) + (TILES == 1 && i % 2 ? WARPS * ROWS * (T + 1) : 0)};
+    if (TILES == 2) team_sync(); // the sums of the unit before have been read
     parts.put(c[0]);
     team_sync();
     outputs.write(a, units, i, first, tokens, parts);
