@@ -111,8 +111,11 @@ func (r *recordCommand) run(cmd *cobra.Command) error {
 	r.wait(ctx, rec, progress, began)
 	progress.clear()
 	failed := rec.Err()
-	if err := errors.Join(failed, rec.Close()); err != nil {
-		return err
+	if closeErr := rec.Close(); failed == nil { // else it says the same again
+		failed = closeErr
+	}
+	if failed != nil {
+		return failed
 	}
 	s := rec.Stats()
 	if *r.json {

@@ -139,8 +139,7 @@ func (r *Recorder) write(ctx context.Context, wire []byte) (wrong []error) {
 	}
 	for _, b := range batches {
 		if err := r.w.Add(b); err != nil && r.failed == nil {
-			r.failed = err
-			wrong = append(wrong, err)
+			r.failed = err // which Err tells
 		}
 	}
 	return wrong
