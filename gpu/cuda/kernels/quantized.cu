@@ -323,39 +323,40 @@ struct Outputs {
 // The dynamic shared memory is, for each team, its warps' rings and their sums.
 template <class F, int NT, int TILES>
 __device__ void quantized(const QuantArgs& a) {
-  constexpr int T = 8 * NT, slots = Ring<F, TILES>::slots, ring_bytes = Ring<F, TILES>::bytes, sum_bytes = 2 * ROWS * (T + 1) * 4;
+  using Rings = Ring<F, TILES>;
+  constexpr int T = 8 * NT, sum_bytes = 2 * ROWS * (T + 1) * 4; // of a warp
   extern __shared__ __align__(16) u8 dynamic[];
   u8* room = dynamic + team() * WARPS * (DEPTH * F::piece_bytes + sum_bytes);
   const int first = blockIdx.y * T, tokens = min(T, a.tokens - first);
   const int pieces = (a.k + PIECE - 1) / PIECE;
   const Units<TILES> units(a);
-  const u8* pieces_room = room + team_warp() * ring_bytes;
-  Ring<F, TILES> ring(a, units, room + team_warp() * ring_bytes, pieces);
+  u8* mine = room + team_warp() * Rings::bytes;
+  Rings ring(a, units, mine, pieces);
   if (a.early) pdl_launch();
 #pragma unroll
-  for (int i = 0; i < slots; i++) ring.fetch(i * Ring<F, TILES>::slot_bytes);
+  for (int i = 0; i < Rings::slots; i++) ring.fetch(i * Rings::slot_bytes);
 
   pdl_wait();
   Input<NT> in(a.x + (i64)first * a.k, tokens, a.k); // all units want the same, one piece after another
 #pragma unroll
   for (int s = 0; s < 4; s++) in.load(team_warp(), s);
-  int slot = 0;
+  int slot = 0; // bytes
   for (int i = 0; i < units.count; i++) {
     float c[Chains<F, TILES>::whole][TILES][NT][4] = {};
     Outputs<T, TILES> outputs;
     outputs.read(a, units, i, first, tokens);
     for (int p = team_warp(); p < pieces; p += WARPS) {
-      copies_wait<slots - 1>();
+      copies_wait<Rings::slots - 1>();
       __syncwarp(); // a thread multiplies what others copied
-      take_pieces<F, NT, TILES>(pieces_room + slot, in, p + WARPS < pieces ? p + WARPS : team_warp(), c);
+      take_pieces<F, NT, TILES>(mine + slot, in, p + WARPS < pieces ? p + WARPS : team_warp(), c);
       __syncwarp();
       ring.fetch(slot);
-      slot = slot == ring_bytes - Ring<F, TILES>::slot_bytes ? 0 : slot + Ring<F, TILES>::slot_bytes;
+      slot = slot == Rings::bytes - Rings::slot_bytes ? 0 : slot + Rings::slot_bytes;
     }
     if (i + 1 == units.count) pdl_launch(); // late, see skinny.cu
     add_chains<Chains<F, TILES>::whole, TILES * NT * 4>(&c[0][0][0][0]);
     // There is room for the sums of two tiles. Those of two units have places by turns; a gate and its up take all of it.
-    const Parts<T, TILES> parts{(float*)(room + WARPS * ring_bytes) + (TILES == 1 && i % 2 ? WARPS * ROWS * (T + 1) : 0)};
+    const Parts<T, TILES> parts{(float*)(room + WARPS * Rings::bytes) + (TILES == 1 && i % 2 ? WARPS * ROWS * (T + 1) : 0)};
     if (TILES == 2) team_sync(); // the sums of the unit before have been read
     parts.put(c[0]);
     team_sync();
