@@ -34,6 +34,10 @@ type Text struct {
 // model's files, as transformers does.
 func LoadText(files fs.FS) (*Text, error) {
 	raw, err := readFile(files, "tokenizer.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, schemas.Errorf(schemas.KindNotFound, "load tokenizer", "the model has no tokenizer.json").
+			WithHint("where there is only a tokenizer.model, transformers' AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) makes one")
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -75,7 +75,7 @@ func TestHostileFilesAreNamed(t *testing.T) {
 		files fstest.MapFS
 		want  string
 	}{
-		"no tokenizer":    {fstest.MapFS{}, "tokenizer.json"},
+		"no tokenizer":    {fstest.MapFS{}, "no tokenizer.json; where there is only a tokenizer.model"},
 		"truncated":       {fstest.MapFS{"tokenizer.json": {Data: good[:len(good)/2]}}, "tokenizer.json"},
 		"config no JSON":  {fstest.MapFS{"tokenizer.json": {Data: good}, "tokenizer_config.json": {Data: []byte("[")}}, "tokenizer_config.json"},
 		"broken template": {fstest.MapFS{"tokenizer.json": {Data: good}, "chat_template.jinja": {Data: []byte("{% for %}")}}, "chat_template"},
