@@ -129,7 +129,7 @@ func TestTimingsQuantizedRings(t *testing.T) {
 	copyRate := b.deviceCopyRate()
 	b.note("copy %.0f GB/s; us (share of it), and of a layer", copyRate)
 	measure := func(dtype gpu.DType, what string) {
-		line := fmt.Sprintf("%-9v %-34s", dtype, what)
+		line := fmt.Sprintf("%-9v %-56s", dtype, what)
 		for _, shape := range [][2]int{{4096, 4096}, {6144, 4096}, {28672, 4096}, {4096, 14336}, {128256, 4096}} {
 			us := b.productTime(dtype, 1, shape[0], shape[1], true)
 			line += fmt.Sprintf(" %6.1f (%2.0f)", us, 100*weightBytes(dtype, shape[0], shape[1])/copyRate/1e3/us)
@@ -207,7 +207,8 @@ func (b *timings) ringVariants(dtypes ...gpu.DType) (list []*ringVariant) {
 				continue
 			}
 			for _, v := range []ringVariant{
-				{what: "two of a kernel", depth: f.depth, teams: 1, blocks: 2},
+				{what: "two of a kernel, late", depth: f.depth, teams: 1, blocks: 2},
+				{what: "two of a kernel, early", depth: f.depth, teams: 1, blocks: 2, early: true},
 				{what: "one of a kernel, late", depth: f.depth, teams: 2, blocks: 1},
 				{what: "one of a kernel, early", depth: f.depth, teams: 2, blocks: 1, early: true},
 				{what: "one of each of two, early", depth: alone, teams: 1, blocks: 1, early: true},
