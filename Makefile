@@ -20,6 +20,7 @@ go:
 
 .PHONY: build
 build: go ## build bin/troupe
+	@[ -e bin/troupe ] || echo 'building bin/troupe; the first time takes a minute or two' >&2
 	@go build -trimpath -o bin/troupe ./cmd/troupe
 
 .PHONY: run
