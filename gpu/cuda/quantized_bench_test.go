@@ -138,14 +138,28 @@ func TestTimingsQuantizedRings(t *testing.T) {
 	}
 	measure(gpu.BF16, "")
 	for _, v := range b.ringVariants(gpu.E4M3, gpu.E4M3_128, gpu.Q8_0, gpu.Q4_1, gpu.I4_128) {
-		f := quantFormats[v.dtype]
-		old := *f
-		f.depth, f.teams, f.blocks, f.early = v.depth, v.teams, v.blocks, v.early
+		restore := v.apply()
 		b.load(v)
 		measure(v.dtype, fmt.Sprintf("%s: depth %d, %d teams, %d blocks", v.what, v.depth, v.teams, v.blocks))
-		*f = old
+		restore()
 	}
 	t.Log("\n" + b.lines.String())
+}
+
+// apply makes the formats that a variant's kernels are of fit them, until the returned function is called.
+func (v *ringVariant) apply() (restore func()) {
+	old := map[*quantFormat]quantFormat{}
+	for _, f := range quantFormats {
+		if f.kernels == quantFormats[v.dtype].kernels {
+			old[f] = *f
+			f.depth, f.teams, f.blocks, f.early = v.depth, v.teams, v.blocks, v.early
+		}
+	}
+	return func() {
+		for f, was := range old {
+			*f = was
+		}
+	}
 }
 
 // layerTime returns the microseconds that the products of a layer of an 8B model take for one token, with its norms
