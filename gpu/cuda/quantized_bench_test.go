@@ -162,36 +162,43 @@ func (v *ringVariant) apply() (restore func()) {
 	}
 }
 
-// layerTime returns the microseconds that the products of a layer of an 8B model take for one token, with its norms
-// and its gate, and without attention.
-func (b *timings) layerTime(dtype gpu.DType) float64 {
-	const hidden, qkvWidth, width, bytesMin, layersMin = 4096, 6144, 14336, 256 << 20, 6
-	defer b.free()
+// layers returns the products of count layers, with their norms and gates and without attention, and the residual that
+// they add to.
+func (b *timings) layers(dtype gpu.DType, count, hidden, qkvWidth, width int) (products []gpu.MatMul, x gpu.Tensor) {
 	act := func(n int) gpu.Tensor { return b.drawn(gpu.BF16, false, 1, n) }
 	x, normed, qkv, attended, both, gated := act(hidden), act(hidden), act(qkvWidth), act(hidden), act(2*width), act(width)
 	weight := b.drawn(gpu.F32, false, hidden)
 	norm := func() *gpu.RMSNorm { return &gpu.RMSNorm{Out: normed, X: x, Weight: weight, Eps: 1e-5} }
-	var products []gpu.MatMul
-	for bytes := 0.0; bytes < bytesMin; {
-		w := func(n, k int) gpu.Tensor {
-			bytes += weightBytes(dtype, n, k)
-			return b.drawn(dtype, true, n, k)
-		}
+	w := func(n, k int) gpu.Tensor { return b.drawn(dtype, true, n, k) }
+	for range count {
 		products = append(products,
 			gpu.MatMul{Out: qkv, X: normed, W: w(qkvWidth, hidden), Norm: norm()},
 			gpu.MatMul{Out: x, X: attended, W: w(hidden, hidden), Accumulate: true},
 			gpu.MatMul{Out: both, X: normed, W: w(2*width, hidden), Norm: norm(), Gate: &gpu.ActMul{Out: gated, X: both, Act: gpu.SiLU}},
 			gpu.MatMul{Out: x, X: gated, W: w(hidden, width), Accumulate: true})
 	}
-	layers := max(layersMin, len(products)/4)
-	all := func() error {
-		for i := range 4 * layers {
+	return products, x
+}
+
+// launchAll launches products, each so often.
+func (b *timings) launchAll(products []gpu.MatMul, rounds int) func() error {
+	return func() error {
+		for i := range rounds * len(products) {
 			if err := b.d.Launch(gpu.OpMatMul, &products[i%len(products)]); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
+}
+
+// layerTime returns the microseconds of a layer of an 8B model for one token, from recordings of several, whose weights
+// no cache holds.
+func (b *timings) layerTime(dtype gpu.DType) float64 {
+	const layers, rounds = 4, 2
+	defer b.free()
+	products, _ := b.layers(dtype, layers, 4096, 6144, 14336)
+	all := b.launchAll(products, rounds)
 	if err := all(); err != nil { // what is prepared at the first time is not recorded
 		b.Fatal(err)
 	}
@@ -200,7 +207,41 @@ func (b *timings) layerTime(dtype gpu.DType) float64 {
 		b.Fatal(err)
 	}
 	defer r.Free()
-	return b.median(1, func(int) error { return r.Replay() }) / float64(layers)
+	return b.median(1, func(int) error { return r.Replay() }) / (layers * rounds)
+}
+
+// TestQuantizedRings: however products are cut into blocks and overlap, the bits are the same.
+func TestQuantizedRings(t *testing.T) {
+	needDevice(t)
+	d := open(t, Options{Compute: gpu.BF16})
+	defer mustClose(t, d)
+	b := &timings{T: t, d: d}
+	residual := func(dtype gpu.DType) string {
+		defer b.free()
+		products, x := b.layers(dtype, 3, 1024, 1536, 2560)
+		r, err := d.Record(b.launchAll(products, 2))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Free()
+		out := make([]byte, x.Bytes())
+		if err := errors.Join(r.Replay(), r.Replay(), d.Download(out, x)); err != nil {
+			t.Fatal(err)
+		}
+		return string(out)
+	}
+	want := map[gpu.DType]string{}
+	for _, v := range b.ringVariants(gpu.E4M3, gpu.E4M3_128, gpu.Q8_0, gpu.I4_128) {
+		if want[v.dtype] == "" {
+			want[v.dtype] = residual(v.dtype)
+		}
+		restore := v.apply()
+		b.load(v)
+		if residual(v.dtype) != want[v.dtype] {
+			t.Errorf("%v, %s: the residual differs", v.dtype, v.what)
+		}
+		restore()
+	}
 }
 
 // ringVariants compiles the variants of formats.
