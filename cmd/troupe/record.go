@@ -326,7 +326,10 @@ func printSummary(out io.Writer, path string, s *recording.Summary) error {
 			p("  scheduler.%s: %s on %s, policy %s, %d blocks of %d tokens", src.Info.Replica, shorten(src.Info.Model, 24), src.Info.Device, src.Info.Policy, src.Info.Blocks, src.Info.BlockSize)
 		}
 	}
-	p("%d entries, %d requests (%d failed, %d unfinished), %d steps, %d tokens, %s", s.Entries, s.Requests, s.Failed, s.Unended, s.Steps, s.Tokens, count(s.Checkpoints, "checkpoint"))
+	for _, l := range wrap(fmt.Sprintf("%d entries, %d requests (%d failed, %d unfinished), %d steps, %d tokens, %s",
+		s.Entries, s.Requests, s.Failed, s.Unended, s.Steps, s.Tokens, count(s.Checkpoints, "checkpoint")), columnsMax) {
+		p("%s", l)
+	}
 	rows := [][]string{{"ACTOR", "ENTRIES"}}
 	for _, a := range s.Actors {
 		rows = append(rows, []string{oneLine(shorten(a.Actor, 50)), fmt.Sprint(a.Entries)})

@@ -479,7 +479,10 @@ func printWhatIf(out io.Writer, name string, w *replay.WhatIf) error {
 
 func printDivergences(out io.Writer, actor string, list []replay.Divergence) {
 	for _, d := range list {
-		fmt.Fprintf(out, "\n%s differs first at step %d, %.3f ms after the checkpoint, when told %q:\n", actor, d.Step, d.AtMs, d.Event)
+		fmt.Fprintln(out)
+		for _, l := range wrap(fmt.Sprintf("%s differs first at step %d, %.3f ms after the checkpoint, when told %q:", actor, d.Step, d.AtMs, d.Event), columnsMax) {
+			fmt.Fprintln(out, l)
+		}
 		for _, part := range [][2]string{{"recorded  ", d.Recorded}, {"replayed  ", d.Replayed}, {"because   ", d.Why}} {
 			if part[1] == "" {
 				continue

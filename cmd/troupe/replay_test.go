@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/troupe-engine/troupe"
 	"github.com/troupe-engine/troupe/internal/defaultmodel"
 	"github.com/troupe-engine/troupe/internal/recording"
+	"github.com/troupe-engine/troupe/internal/replay"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -80,5 +82,19 @@ func TestReplayRefusesOtherWeights(t *testing.T) {
 	_, stderr, code := command(t, "replay", path, "--actor", "engine", "--model", folder(1))
 	if code != 1 || !strings.Contains(stderr, "the recording is of weights sha256:") || strings.Count(stderr, "sha256:") != 2 || !strings.Contains(stderr, "--model") {
 		t.Errorf("other weights: exit code %d\n%s", code, stderr)
+	}
+}
+
+func TestRecordingsAreToldWithinTheTerminal(t *testing.T) {
+	var out bytes.Buffer
+	const many = 123_456_789
+	s := &recording.Summary{Entries: many, Requests: many, Failed: many, Unended: many, Steps: many, Tokens: many, Checkpoints: many, Ended: true}
+	if err := printSummary(&out, "/a/"+strings.Repeat("long/", 20)+"name.troupe", s); err != nil {
+		t.Fatal(err)
+	}
+	printDivergences(&out, "scheduler.a-replica-with-a-name", []replay.Divergence{{Step: many, AtMs: 1e6, Event: "step_done",
+		Recorded: strings.Repeat("word ", 30), Replayed: "other", Why: "because"}})
+	if fits(t, out.String()); !strings.Contains(out.String(), "123456789 checkpoints") || !strings.Contains(out.String(), `told "step_done":`) {
+		t.Errorf("%s", out.String())
 	}
 }
