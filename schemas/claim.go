@@ -25,14 +25,24 @@ type ClaimRequest struct {
 	Busy      int32  `json:"busy,omitempty"`    // sequences that the scheduler has for the device
 }
 
+// claimDigits are those of a claim in the name of its replica; ClaimNodeMax bounds the name of a node with a device.
+const (
+	claimDigits  = 6
+	ClaimNodeMax = 64 - 1 - claimDigits // characters
+)
+
+// Replica is the name under which scheduler and memory are to run for a device: the computation manager calls them by it, and
+// answers to it. Each claim has its own, so that nothing an earlier scheduler still says is heard.
+func (r *ClaimRequest) Replica(device Instance) Instance {
+	return Instance(fmt.Sprintf("%s-%0*x", device, claimDigits, r.Claim&(1<<(4*claimDigits)-1)))
+}
+
 // ClaimReply says what the device can do. It is the same for as long as the claim is in force, but for Draining.
 type ClaimReply struct {
 	_msgpack struct{} `msgpack:",as_array"`
 
-	// Replica is the name under which scheduler and memory are to run: the computation manager calls them by it, and answers
-	// to it. Each claim has its own, so that nothing an earlier scheduler still says is heard.
-	Replica       Instance `json:"replica"`
-	Node          NodeID   `json:"node"` // of the device
+	Replica       Instance `json:"replica"` // see ClaimRequest.Replica
+	Node          NodeID   `json:"node"`    // of the device
 	Model         string   `json:"model"`
 	Numerics      string   `json:"numerics"`        // see ReplicaReport
 	Phase         string   `json:"phase,omitempty"` // likewise
@@ -52,7 +62,7 @@ type ClaimReply struct {
 // Limits of a ClaimReply: what a scheduler and its memory are sized by, which a device elsewhere decides.
 const (
 	claimSequencesMax = 1 << 16
-	claimBlocksMax    = 1 << 24
+	claimBlocksMax    = 1 << 22
 	claimEndTokensMax = 1 << 10
 )
 
@@ -71,8 +81,6 @@ func (r *ClaimReply) Validate() *Error {
 		}
 	}
 	switch {
-	case r.Replica == "":
-		return bad("replica", `""`, "a name")
 	case int64(r.BlockSize)*int64(r.Blocks) > math.MaxInt32:
 		return bad("blocks", r.Blocks, "at most 2147483647 tokens in all")
 	case r.BlockBytes < 0:

@@ -25,10 +25,11 @@ type replica struct {
 	silent  atomic.Bool
 }
 
-func (r *replica) start(t *testing.T, n *bus.Node) {
+// startAs starts them under a name. What it returns stops them.
+func (r *replica) startAs(t *testing.T, n *bus.Node, name schemas.Instance) (stop func()) {
 	t.Helper()
 	group := bus.NewGroup()
-	s, m := bus.NewActor(n, "scheduler", "r1", "fake"), bus.NewActor(n, "memory", "r1", "fake")
+	s, m := bus.NewActor(n, "scheduler", name, "fake"), bus.NewActor(n, "memory", name, "fake")
 	bus.Handle(s, schemas.SchedulerInfo, group, func(context.Context, *schemas.InfoRequest) (*schemas.SchedulerState, error) {
 		if r.silent.Load() {
 			return nil, schemas.Errorf(schemas.KindInternal, "state", "stuck")
@@ -44,9 +45,10 @@ func (r *replica) start(t *testing.T, n *bus.Node) {
 	})
 	for _, a := range []*bus.Actor{s, m} {
 		if err := a.Start(); err != nil {
-			t.Fatal(err)
+			t.Error(err)
 		}
 	}
+	return func() { s.Stop(); m.Stop() }
 }
 
 // stage is a member and what it has reported.
@@ -57,8 +59,10 @@ type stage struct {
 	mu     sync.Mutex
 	latest *schemas.ReplicaReport
 	count  int
+	left   []schemas.Instance // replicas that have reported that they leave
 }
 
+// start makes a node with a replica, r1, a member.
 func start(t *testing.T) *stage {
 	t.Helper()
 	n, err := bus.Start(bus.Options{ID: "n1", Listen: "none", Log: zerolog.Nop()})
@@ -68,11 +72,13 @@ func start(t *testing.T) *stage {
 	t.Cleanup(n.Close)
 	s := &stage{replica: &replica{}, node: n}
 	s.changes.Store(&schemas.PrefixReply{Serial: 1, All: true, Added: schemas.U64{5}, Available: 90})
-	s.replica.start(t, n)
+	s.replica.startAs(t, n, "r1")
 	if _, err := bus.Subscribe(n, schemas.ReplicaReports, "", func(_ schemas.Instance, m *schemas.ReplicaReport) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.latest, s.count = m, s.count+1
+		if s.latest, s.count = m, s.count+1; m.Leaving {
+			s.left = append(s.left, m.Replica)
+		}
 	}); err != nil {
 		t.Fatal(err)
 	}

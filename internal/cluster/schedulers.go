@@ -94,8 +94,9 @@ func (s *Schedulers) look(device schemas.Instance) {
 	for {
 		pause := ReportEvery
 		if !s.member.draining.Load() {
-			if reply, err := ask.Call(s.ctx, &schemas.ClaimRequest{Scheduler: s.member.node.ID(), Claim: claim}); err == nil {
-				pause, claim = s.serve(device, ask, claim, reply), draw()
+			request := &schemas.ClaimRequest{Scheduler: s.member.node.ID(), Claim: claim}
+			if reply, err := ask.Call(s.ctx, request); err == nil {
+				pause, claim = s.serve(device, ask, request, reply), draw()
 			}
 		}
 		select {
@@ -119,9 +120,14 @@ func (s *Schedulers) look(device schemas.Instance) {
 type deviceRef = bus.Ref[schemas.ClaimRequest, schemas.ClaimReply]
 
 // serve is a device's scheduler until one of both ends, and says when to try again.
-func (s *Schedulers) serve(device schemas.Instance, ask *deviceRef, claim uint64, reply *schemas.ClaimReply) (pause time.Duration) {
-	log := s.log.With().Str("device", string(device)).Str("replica", string(reply.Replica)).Logger()
-	replica, stop, err := s.open(claim, reply)
+func (s *Schedulers) serve(device schemas.Instance, ask *deviceRef, request *schemas.ClaimRequest, reply *schemas.ClaimReply) (pause time.Duration) {
+	log, claim := s.log.With().Str("device", string(device)).Str("replica", string(request.Replica(device))).Logger(), request.Claim
+	var replica *Replica
+	var stop func()
+	err := s.check(device, request, reply)
+	if err == nil {
+		replica, stop, err = s.open(claim, reply)
+	}
 	if err != nil {
 		log.Warn().Err(err).Msg("a device cannot be served")
 		s.release(ask, claim)
@@ -138,6 +144,20 @@ func (s *Schedulers) serve(device schemas.Instance, ask *deviceRef, claim uint64
 	log.Warn().Str("reason", reason).Msg("a device is given up")
 	s.stopped.Go(stop) // it may wait for an answer of the device
 	return 0
+}
+
+// check refuses what a device may not decide: who it is, and which subjects are its scheduler's.
+func (s *Schedulers) check(device schemas.Instance, request *schemas.ClaimRequest, reply *schemas.ClaimReply) error {
+	for _, f := range []struct{ name, value, want string }{{"replica", string(reply.Replica), string(request.Replica(device))}, {"node", string(reply.Node), string(device)},
+		{"model", reply.Model, s.cfg.Model}} {
+		if f.value != f.want {
+			return schemas.Errorf(schemas.KindInvalid, "claim", "%s is %.80q; expected %.80q", f.name, f.value, f.want).WithParam(f.name)
+		}
+	}
+	if err := reply.Validate(); err != nil { // a nil *schemas.Error must not become a non-nil error
+		return err
+	}
+	return nil
 }
 
 // open starts what serves a device, and reports it.

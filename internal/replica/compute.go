@@ -26,9 +26,6 @@ type ComputeConfig struct {
 // claimGrace is how long a claim may miss its scheduler's subscriptions: it has them when it has read the answer, and they travel.
 const claimGrace = 400 * time.Millisecond
 
-// claimTail are the hexadecimal digits of a claim in the name of its replica.
-const claimTail = 6
-
 // Compute is a model on a device whose steps a scheduler on another node plans. It owns the device. For each claim there is a
 // new computation manager, under a name of its own: a scheduler that was given up has nobody to speak to.
 type Compute struct {
@@ -67,8 +64,8 @@ func (held *claim) renew(busy int32) {
 // OpenCompute loads the model onto dev and waits for schedulers. cfg says nothing of these. On error it closes dev.
 func OpenCompute(node *bus.Node, dev gpu.Device, cfg Config, part ComputeConfig, log zerolog.Logger) (*Compute, error) {
 	c := &Compute{part: part, node: node, dev: dev, log: log}
-	if most := 64 - claimTail - 1; len(node.ID()) > most {
-		return nil, errors.Join(schemas.Errorf(schemas.KindInvalid, "start compute", "node is %q; expected at most %d characters where its compute stands alone", string(node.ID()), most).WithParam("node"), dev.Close())
+	if len(node.ID()) > schemas.ClaimNodeMax {
+		return nil, errors.Join(schemas.Errorf(schemas.KindInvalid, "start compute", "node is %q; expected at most %d characters where its compute stands alone", string(node.ID()), schemas.ClaimNodeMax).WithParam("node"), dev.Close())
 	}
 	var err error
 	if c.loaded, err = load(dev, &cfg, log); err != nil {
@@ -130,7 +127,7 @@ func (c *Compute) present(held *claim) bool {
 // begin starts a computation manager for a new claim.
 func (c *Compute) begin(r *schemas.ClaimRequest) (*schemas.ClaimReply, error) {
 	cfg := c.cfg
-	cfg.Name = schemas.Instance(fmt.Sprintf("%s-%0*x", c.node.ID(), claimTail, r.Claim&(1<<(4*claimTail)-1)))
+	cfg.Name = r.Replica(c.actor.Instance())
 	now := &claim{number: r.Claim, scheduler: r.Scheduler, replica: cfg.Name, compute: c.newCompute(&cfg)}
 	if err := now.compute.Start(); err != nil {
 		return nil, err

@@ -14,12 +14,9 @@ type Scheduler struct {
 	memory    *bus.Actor
 }
 
-// OpenScheduler starts them for a device that was claimed, under the name of the claim. The device decides all sizes; cfg says the
-// rest, and nothing of models.
+// OpenScheduler starts them for a device that was claimed, under the name of the claim. The device decides all sizes and is
+// valid; cfg says the rest, and nothing of models.
 func OpenScheduler(node *bus.Node, device *schemas.ClaimReply, cfg Config, log zerolog.Logger) (*Scheduler, error) {
-	if err := device.Validate(); err != nil {
-		return nil, err
-	}
 	cfg.Name, cfg.ModelName, cfg.ContextMax, cfg.SequencesMax, cfg.TokensStepMax = device.Replica, device.Model, int(device.ContextMax), int(device.SequencesMax), int(device.TokensStepMax)
 	cfg.BlockSize, cfg.KVBlocks = int(device.BlockSize), int(device.Blocks)
 	cfg.setDefaults()
