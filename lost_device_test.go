@@ -32,14 +32,7 @@ func TestALostDeviceEndsEverythingByName(t *testing.T) {
 	if err := <-waiting; err == nil || !strings.HasPrefix(err.Error(), "device_lost: ") {
 		t.Errorf("what waited: %v", err)
 	}
-	select {
-	case err := <-e.Failed():
-		if !errors.Is(err, &schemas.Error{Kind: schemas.KindDeviceLost}) {
-			t.Errorf("the engine failed with %v", err)
-		}
-	case <-time.After(time.Minute):
-		t.Error("the engine does not say that it failed")
-	}
+	saysItsDeviceIsLost(t, e)
 	for _, path := range []string{"/health", "/health/ready"} {
 		status, body := debug(t, e, http.MethodGet, path, "")
 		if status != http.StatusServiceUnavailable || !strings.Contains(string(body), "device lost") {
@@ -48,6 +41,18 @@ func TestALostDeviceEndsEverythingByName(t *testing.T) {
 	}
 	if status, body := debug(t, e, http.MethodPost, "/v1/completions", `{"prompt":"x","max_tokens":1}`); status != http.StatusServiceUnavailable || !strings.Contains(string(body), "device_lost") {
 		t.Errorf("a new request: %d %s", status, body)
+	}
+}
+
+func saysItsDeviceIsLost(t *testing.T, e *Engine) {
+	t.Helper()
+	select {
+	case err := <-e.Failed():
+		if !errors.Is(err, &schemas.Error{Kind: schemas.KindDeviceLost}) {
+			t.Errorf("it failed with %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("it does not say that it failed")
 	}
 }
 
@@ -77,14 +82,7 @@ func TestALostDeviceOfAClusterIsNotMissed(t *testing.T) {
 	askTogether(t, hub, list, func() {
 		waitFor(t, "tokens come from it", func() bool { r := reports(t, hub)["loser"]; return r.Running > 0 && r.Progress > 50 })
 		faults(t, node, "lose_device inf.v1.compute.execute.>")
-		select {
-		case err := <-node.Failed():
-			if !errors.Is(err, &schemas.Error{Kind: schemas.KindDeviceLost}) {
-				t.Errorf("the node failed with %v", err)
-			}
-		case <-time.After(time.Minute):
-			t.Error("the node does not say that it failed")
-		}
+		saysItsDeviceIsLost(t, node)
 		waitFor(t, "it is given up", func() bool { return reports(t, hub)["loser"] == nil })
 	})
 	if hub.gateway.Moved() == 0 {
