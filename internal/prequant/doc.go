@@ -5,7 +5,7 @@
 // rows in the types of package gpu that hold them without loss, or dequantized. The formats are those of the files
 // that are published:
 //
-//   - fp8 and fbgemm_fp8: 8-bit floats (arXiv:2209.05433) with a scale per tensor, per row or per block
+//   - fp8, fbgemm_fp8 and modelopt: 8-bit floats (arXiv:2209.05433) with a scale per tensor, per row or per block
 //     (https://huggingface.co/docs/transformers/quantization/finegrained_fp8)
 //   - compressed-tensors: https://github.com/vllm-project/compressed-tensors, formats float-quantized, int-quantized,
 //     naive-quantized and pack-quantized
