@@ -82,7 +82,7 @@ func flashModules() (list []module) {
 				kernels: []string{flashName("prefill", width)}})
 	}
 	for _, width := range wgmmaWidths {
-		list = append(list, module{file: "attention_wgmma.cu", include: "attention_mma.cuh attention_rows.cuh", define: fmt.Sprintf("DP %d", width), only: gpu.BF16,
+		list = append(list, module{file: "attention_wgmma.cu", include: "attention_mma.cuh attention_rows.cuh wgmma.cuh", define: fmt.Sprintf("DP %d", width), only: gpu.BF16,
 			overlap: true, kernels: []string{flashName("wgmma", width)}})
 	}
 	return list

@@ -30,6 +30,7 @@ var argumentStructs = map[string]map[string]any{
 	"attention_prefill.cu": {"FlashArgs": flashArgs{}},
 	"moe.cu":               {"MoERouteArgs": moeRouteArgs{}, "MoESortArgs": moeSortArgs{}, "GroupedArgs": groupedArgs{}, "MoECombineArgs": moeCombineArgs{}},
 	"moe_few.cu":           {"ExpertsArgs": expertsArgs{}},
+	"moe_wgmma.cu":         {"ExpertsArgs": expertsArgs{}},
 	"moe_tile.cu":          {"ExpertsArgs": expertsArgs{}, "PlanArgs": planArgs{}},
 	"logits.cu":            {"LogitEdit": logitEdit{}, "EditLogitsArgs": editLogitsArgs{}, "MaskLogitsArgs": maskLogitsArgs{}, "TopTokensArgs": topTokensArgs{}},
 	"sample.cu":            {"SampleRow": sampleRow{}, "SampleArgs": sampleArgs{}, "LogSoftmaxArgs": logSoftmaxArgs{}},

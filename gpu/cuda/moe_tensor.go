@@ -20,7 +20,7 @@ type planArgs struct {
 	_                        int32
 }
 
-// Sizes shared with moe.cuh, moe_few.cu and moe_tile.cu.
+// Sizes shared with moe.cuh, moe_few.cu, moe_tile.cu and moe_wgmma.cu.
 const (
 	fewWarps      = 8
 	fewDepth      = 3
@@ -28,48 +28,72 @@ const (
 	fewBlocksPer  = 2 // of a multiprocessor
 	fewRows       = 16
 	tileWarps     = 4
-	tileRows      = 128
+	tileRows      = 128 // moe_wgmma's too
 	tileStages    = 3
 	tileSlabBytes = 128
 	unitBytes     = 20
+
+	expertsWgmmaWarps = 8
+	expertsWgmmaBytes = 209 << 10 // a ring and what aligns it
 )
 
 // moeKernel computes experts' products for up to so many pairs of an expert at once. Which one does it changes no bit of the result.
 type moeKernel struct {
 	name  string
+	file  string
 	pairs int
-	few   bool
 	most  int // pairs of an expert, if tokens spread evenly, up to which it is chosen
 }
 
+// Files of kernels.
+const (
+	fewFile      = "moe_few.cu"
+	tileFile     = "moe_tile.cu"
+	moeWgmmaFile = "moe_wgmma.cu"
+)
+
 // moeKernels in the order in which they are tried. Weights are read once for an expert's up to 8 or 16 pairs at the speed of
-// memory; for more, activations would be read from the caches too often.
+// memory; for more, activations would be read from the caches too often. moe_wgmma is for Hopper.
 var moeKernels = []moeKernel{
-	{"moe_few_8", 8, true, 2}, {"moe_few_16", 16, true, 8},
-	{"moe_tile_32", 32, false, 24}, {"moe_tile_64", 64, false, 96}, {"moe_tile_128", 128, false, math.MaxInt},
+	{"moe_few_8", fewFile, 8, 2}, {"moe_few_16", fewFile, 16, 8},
+	{"moe_tile_32", tileFile, 32, 24}, {"moe_wgmma", moeWgmmaFile, 256, math.MaxInt},
+	{"moe_tile_64", tileFile, 64, 96}, {"moe_tile_128", tileFile, 128, math.MaxInt},
 }
 
 // fewPairsMax are the pairs up to which each block may sort them for itself.
 const fewPairsMax = 1024
 
-func moeTensorModules() (list []module) {
-	var few, tile []string
+func moeTensorModules() []module {
+	names := map[string][]string{tileFile: {"moe_plan"}}
 	for _, k := range moeKernels {
-		if k.few {
-			few = append(few, k.name)
-		} else {
-			tile = append(tile, k.name)
-		}
+		names[k.file] = append(names[k.file], k.name)
 	}
-	return []module{{file: "moe_few.cu", include: "moe.cuh", only: gpu.BF16, overlap: true, kernels: few},
-		{file: "moe_tile.cu", include: "moe.cuh", only: gpu.BF16, overlap: true, kernels: append(tile, "moe_plan")}}
+	var list []module
+	for _, file := range []string{fewFile, tileFile, moeWgmmaFile} {
+		include := "moe.cuh"
+		if file == moeWgmmaFile {
+			include += " wgmma.cuh"
+		}
+		list = append(list, module{file: file, include: include, only: gpu.BF16, overlap: true, kernels: names[file]})
+	}
+	return list
 }
 
 // registerExperts registers the products of experts.
 func (d *Device) registerExperts() error {
 	if d.compute == gpu.BF16 {
-		register(d, gpu.OpMoEExperts, "tensor", "tensor cores in one order of sums whatever the batch; few tokens of an expert stream its weights", (*Device).moeTensor)
+		hopper := d.properties.major == wgmmaMajor
+		register := func(name, doc string, wgmma bool) {
+			register(d, gpu.OpMoEExperts, name, doc, func(d *Device, a *gpu.MoEExperts) error { return d.moeTensor(a, wgmma) })
+		}
+		if hopper {
+			register("tensor", "tensor cores in one order of sums whatever the batch; few tokens of an expert stream its weights, many are multiplied by wgmma", true)
+		}
+		register("tensor-mma", "as tensor with mma.sync alone", false)
 		for _, k := range moeKernels {
+			if k.file == moeWgmmaFile && !hopper {
+				continue
+			}
 			if err := d.allowShared(k.name, d.moeShared(&k)); err != nil {
 				return err
 			}
@@ -81,8 +105,11 @@ func (d *Device) registerExperts() error {
 
 // moeShared is the shared memory that a kernel may have: of few, what sorting needs comes on top of the rings.
 func (d *Device) moeShared(k *moeKernel) int {
-	if k.few {
+	switch k.file {
+	case fewFile:
 		return d.properties.sharedBytesBlock
+	case moeWgmmaFile:
+		return expertsWgmmaBytes
 	}
 	return tileStages * (tileRows + k.pairs) * tileSlabBytes
 }
@@ -99,19 +126,22 @@ func (k *moeKernel) fewShared(e *experts) int {
 }
 
 // moeKernelFor chooses by the pairs of an expert, as if they were spread evenly.
-func (d *Device) moeKernelFor(e *experts) *moeKernel {
+func (d *Device) moeKernelFor(e *experts, wgmma bool) *moeKernel {
 	rows := ceilDiv(e.pairs, min(e.pairs, e.count))
 	for i := range moeKernels {
 		k := &moeKernels[i]
-		if rows <= k.most && (!k.few || e.pairs <= fewPairsMax && k.fewShared(e) <= d.properties.sharedBytesBlock) {
+		switch {
+		case rows > k.most, k.file == moeWgmmaFile && !wgmma:
+		case k.file == fewFile && (e.pairs > fewPairsMax || k.fewShared(e) > d.properties.sharedBytesBlock):
+		default:
 			return k
 		}
 	}
 	panic("cuda: moe_experts: no kernel takes any number of pairs")
 }
 
-// moeTensor multiplies on the tensor cores. What it cannot do is left to moeGrouped.
-func (d *Device) moeTensor(a *gpu.MoEExperts) error {
+// moeTensor multiplies on the tensor cores, many tokens with wgmma if that may be. What it cannot do is left to moeGrouped.
+func (d *Device) moeTensor(a *gpu.MoEExperts, wgmma bool) error {
 	e, err := d.expertsOf(a)
 	if err != nil || e.pairs == 0 {
 		return err
@@ -119,13 +149,13 @@ func (d *Device) moeTensor(a *gpu.MoEExperts) error {
 	if e.gateUp.dtype != gpu.BF16 || e.down.dtype != gpu.BF16 || !alignedRows(e.x, e.hidden) || !alignedRows(e.gated, e.width) {
 		return d.moeGrouped(a)
 	}
-	k := d.moeKernelFor(&e)
+	k := d.moeKernelFor(&e, wgmma)
 	products, err := d.scratch(e.productBytes() + int64(k.planBytes(&e)))
 	if err != nil {
 		return err
 	}
 	args := expertsArgs{experts: e.chosen, plan: products + uintptr(e.productBytes()), pairs: int32(e.pairs), expertCount: int32(e.count)}
-	if !k.few {
+	if k.file != fewFile {
 		plan := planArgs{experts: e.chosen, plan: args.plan, pairs: args.pairs, expertCount: args.expertCount, rows: int32(k.pairs)}
 		if err := run(d, d.functions["moe_plan"], grid{1, 1, 1}, 1024, 4*e.count, plan); err != nil {
 			return err
@@ -147,16 +177,19 @@ func (d *Device) moeTensor(a *gpu.MoEExperts) error {
 func (d *Device) expertProducts(k *moeKernel, e *experts, m *matrix, n int, args expertsArgs) error {
 	args.stride, args.n, args.k = int64(m.stride), int32(n), int32(m.k)
 	rows := tileRows
-	if k.few {
+	if k.file == fewFile {
 		rows = fewRows
 	}
 	if args.mode != storeF32 {
 		rows /= 2
 	}
-	parts := k.units(e) * ceilDiv(n, rows)
-	if k.few {
+	parts, warps := k.units(e)*ceilDiv(n, rows), tileWarps
+	switch k.file {
+	case fewFile:
 		blocks := min(parts, fewBlocksPer*d.properties.multiprocessors) // few parts are spread over all multiprocessors
 		return run(d, d.functions[k.name], grid{blocks, 1, 1}, 32*fewWarps, k.fewShared(e), args)
+	case moeWgmmaFile:
+		warps = expertsWgmmaWarps
 	}
-	return run(d, d.functions[k.name], grid{parts, 1, 1}, 32*tileWarps, d.moeShared(k), args)
+	return run(d, d.functions[k.name], grid{parts, 1, 1}, 32*warps, d.moeShared(k), args)
 }

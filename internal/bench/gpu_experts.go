@@ -95,7 +95,7 @@ func (l *expertLayer) free(from int) {
 	l.live = l.live[:from]
 }
 
-// measure measures so many tokens with every implementation, but for many tokens only with the active one.
+// measure measures so many tokens with every implementation, but many tokens without the last, the portable one, if it is not active.
 func (l *expertLayer) measure(tokens int) (err error) {
 	const fewTokens = 16
 	defer l.free(len(l.live))
@@ -107,10 +107,11 @@ func (l *expertLayer) measure(tokens int) (err error) {
 	pairs := float64(tokens * l.topK)
 	bytes := elementBytes(l.cfg.Weights)*matrices*active + 2*2*float64(tokens*l.hidden)
 	floor := max(bytes/l.r.CopyRate/1e3, 2*pairs*matrices/l.r.ProductRate/1e6)
-	for _, im := range l.dev.Implementations(gpu.OpMoEExperts) {
+	all := l.dev.Implementations(gpu.OpMoEExperts)
+	for i, im := range all {
 		if im.Active {
 			defer func() { err = errors.Join(err, l.dev.Select(gpu.OpMoEExperts, im.Name)) }()
-		} else if tokens > fewTokens {
+		} else if tokens > fewTokens && i == len(all)-1 {
 			continue
 		}
 		if err := l.dev.Select(gpu.OpMoEExperts, im.Name); err != nil {

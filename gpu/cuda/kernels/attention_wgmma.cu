@@ -4,8 +4,7 @@
 // keys, and this tile's values, while it works out weights.
 //
 // The products' sums have the bits of mma.sync's, so the result has those of the other kernels.
-// Tiles lie in shared memory as panels of 64 dimensions, a row of a panel being 128 bytes whose
-// 16-byte pieces are exchanged by the row's number (the hardware's 128-byte swizzle).
+// Tiles lie in shared memory as panels of 64 dimensions, a row of a panel being 128 bytes (see wgmma.cuh).
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) && DP % 64 == 0 && DP <= 128
 
@@ -37,29 +36,6 @@ __device__ __forceinline__ void barrier_wait(u32 barrier, int parity) {
   asm volatile(
       "{\n.reg .pred done;\nagain: mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n@!done bra again;\n}" ::"r"(barrier), "r"(parity) : "memory");
 }
-// What ordinary stores and copies wrote becomes visible to wgmma.
-__device__ __forceinline__ void show_to_wgmma() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-// A descriptor of a matrix in shared memory with the 128-byte swizzle: groups of 8 rows are 1024
-// bytes apart; panels are, where the long side is not the one that is summed over.
-__device__ __forceinline__ u64 describe(u32 address) {
-  return (u64)(address >> 4 & 0x3fff) | (u64)(PANEL >> 4) << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
-}
-
-__device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void products_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// What is computed with d stays on its side of this.
-template <int N>
-__device__ __forceinline__ void pin(float (&d)[N][4]) {
-#pragma unroll
-  for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
-}
-template <int LEFT, int N>
-__device__ __forceinline__ void products_wait(float (&d)[N][4]) {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
-  pin(d);
-}
-
 // s = (ADD ? s : 0) + queries * keys, for 16 dimensions.
 template <int ADD>
 __device__ __forceinline__ void wgmma_scores(float (&s)[8][4], u64 queries, u64 keys) {
@@ -79,9 +55,6 @@ __device__ __forceinline__ void wgmma_values(float (&o)[16][4], const u32 (&p)[4
                : "+f"(o[0][0]), "+f"(o[0][1]), "+f"(o[0][2]), "+f"(o[0][3]), "+f"(o[1][0]), "+f"(o[1][1]), "+f"(o[1][2]), "+f"(o[1][3]), "+f"(o[2][0]), "+f"(o[2][1]), "+f"(o[2][2]), "+f"(o[2][3]), "+f"(o[3][0]), "+f"(o[3][1]), "+f"(o[3][2]), "+f"(o[3][3]), "+f"(o[4][0]), "+f"(o[4][1]), "+f"(o[4][2]), "+f"(o[4][3]), "+f"(o[5][0]), "+f"(o[5][1]), "+f"(o[5][2]), "+f"(o[5][3]), "+f"(o[6][0]), "+f"(o[6][1]), "+f"(o[6][2]), "+f"(o[6][3]), "+f"(o[7][0]), "+f"(o[7][1]), "+f"(o[7][2]), "+f"(o[7][3]), "+f"(o[8][0]), "+f"(o[8][1]), "+f"(o[8][2]), "+f"(o[8][3]), "+f"(o[9][0]), "+f"(o[9][1]), "+f"(o[9][2]), "+f"(o[9][3]), "+f"(o[10][0]), "+f"(o[10][1]), "+f"(o[10][2]), "+f"(o[10][3]), "+f"(o[11][0]), "+f"(o[11][1]), "+f"(o[11][2]), "+f"(o[11][3]), "+f"(o[12][0]), "+f"(o[12][1]), "+f"(o[12][2]), "+f"(o[12][3]), "+f"(o[13][0]), "+f"(o[13][1]), "+f"(o[13][2]), "+f"(o[13][3]), "+f"(o[14][0]), "+f"(o[14][1]), "+f"(o[14][2]), "+f"(o[14][3]), "+f"(o[15][0]), "+f"(o[15][1]), "+f"(o[15][2]), "+f"(o[15][3])
                : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(values));
 }
-
-// A descriptor of what lies so many bytes further.
-__device__ __forceinline__ u64 further(u64 descriptor, int bytes) { return descriptor + (bytes >> 4); }
 
 __device__ __forceinline__ void multiply_keys(float (&s)[TILE / 8][4], u64 queries, u64 keys) {
   wgmma_scores<0>(s, queries, keys);
@@ -158,7 +131,7 @@ __device__ void copy_queries(const FlashArgs& a, const Queries& queries, u32 to,
 // A group that multiplies.
 __device__ void attend(const FlashArgs& a, const Work& work, const Ring& ring, int group) {
   int row0 = group * GROUP_ROWS + warp_id() % 4 * ROWS;
-  u64 queries = describe(ring.queries + group * BLOCK_BYTES), keys = describe(ring.keys), values = describe(ring.values);
+  u64 queries = describe(ring.queries + group * BLOCK_BYTES, PANEL), keys = describe(ring.keys, PANEL), values = describe(ring.values, PANEL);
   copy_queries(a, work.queries, ring.queries + group * BLOCK_BYTES, group * GROUP_ROWS, threadIdx.x % 128);
   asm volatile("bar.sync %0, 128;" ::"r"(2 + group) : "memory");
   Sight sight;
