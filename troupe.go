@@ -72,6 +72,7 @@ type Engine struct {
 	network       network
 	isolated      isolated             // the replica's process, where it has one
 	registry      *prometheus.Registry // of metrics
+	laps          laps
 	closing       sync.Once
 	closed        chan struct{}
 	closeError    error // what Close found
@@ -110,12 +111,14 @@ func newEngine(opts Options, log zerolog.Logger) *Engine {
 
 func (e *Engine) open(ctx context.Context, progress func(done, total int64)) error {
 	var err error
+	e.laps.begin()
 	if e.model, err = modelstore.Find(e.opts.Model); err != nil { // before others are told of the node
 		return err
 	}
 	if err := e.startNode(); err != nil {
 		return err
 	}
+	e.laps.end("bus")
 	if e.opts.Model == "" && e.isolated.seed == "" { // a replica's process does as it is told
 		if e.opts.Model = e.placedModel(ctx); e.opts.Model != "" {
 			if e.model, err = modelstore.Find(e.opts.Model); err != nil {
@@ -124,24 +127,62 @@ func (e *Engine) open(ctx context.Context, progress func(done, total int64)) err
 		}
 	}
 	for _, start := range []struct {
+		name   string
 		wanted bool
 		start  func() error
-	}{{e.opts.Plays(RoleReplica) && !e.opts.Isolate, func() error { return e.openReplica(progress) }}, {e.opts.Plays(RoleCompute), func() error { return e.openCompute(progress) }}, {e.opts.needsTokenizer(), e.startTokenizer},
-		{e.opts.Plays(RoleGateway), e.startGateway}, {e.opts.Plays(RoleGateway), e.listen}, {true, e.join}, {e.opts.Isolate, func() error { return e.superviseReplica(ctx, progress) }},
-		{e.opts.Store != "", func() error { e.resumeStreams(ctx); return nil }}} {
+	}{
+		{"model", e.opts.Plays(RoleReplica) && !e.opts.Isolate, func() error { return e.openReplica(progress) }},
+		{"model", e.opts.Plays(RoleCompute), func() error { return e.openCompute(progress) }},
+		{"tokenizer", e.opts.needsTokenizer(), e.startTokenizer},
+		{"gateway", e.opts.Plays(RoleGateway), e.startGateway},
+		{"http", e.opts.Plays(RoleGateway), e.listen},
+		{"cluster", true, e.join},
+		{"replica", e.opts.Isolate, func() error { return e.superviseReplica(ctx, progress) }},
+		{"streams", e.opts.Store != "", func() error { e.resumeStreams(ctx); return nil }},
+	} {
 		if !start.wanted {
 			continue
 		}
 		if err := start.start(); err != nil {
 			return err
 		}
+		e.laps.end(start.name)
 	}
 	e.background.Go(e.watchDevice)
-	if !e.opts.Plays(RoleGateway) || !e.opts.Plays(RoleReplica) {
-		return nil // who serves may come later
+	if e.opts.Plays(RoleGateway) && e.opts.Plays(RoleReplica) { // who else serves may come later
+		if err := e.waitReady(ctx); err != nil {
+			return err
+		}
+		e.laps.end("ready")
 	}
-	return e.waitReady(ctx)
+	e.laps.log(e.log)
+	return nil
 }
+
+// laps says where the time of a start goes.
+type laps struct {
+	first, last time.Time
+	seconds     *zerolog.Event
+}
+
+func (l *laps) begin() {
+	l.first = time.Now()
+	l.last, l.seconds = l.first, zerolog.Dict()
+}
+
+// end ends the part of that name, which began where the one before ended.
+func (l *laps) end(part string) {
+	now := time.Now()
+	l.seconds.Float64(part, milliseconds(now.Sub(l.last)))
+	l.last = now
+}
+
+func (l *laps) log(log zerolog.Logger) {
+	log.Info().Dict("seconds", l.seconds).Float64("total", milliseconds(l.last.Sub(l.first))).Msg("started")
+}
+
+// milliseconds is d in seconds, without more digits than that.
+func milliseconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }
 
 // resumeStreams has schedulers make the checkpoints again that streams with limits need.
 func (e *Engine) resumeStreams(ctx context.Context) {
@@ -168,6 +209,7 @@ func (e *Engine) chooseReplica(progress func(done, total int64)) (gpu.Device, re
 		return nil, replica.Config{}, err
 	}
 	e.log.Info().Str("device", dev.Info().Name).Str("description", dev.Info().Description).Str("why", why).Msg("device chosen")
+	e.laps.end("device")
 	cfg, err := e.replicaConfig(dev, progress)
 	if err != nil {
 		return nil, cfg, errors.Join(err, dev.Close())
