@@ -2,6 +2,7 @@ package troupe
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -224,6 +225,39 @@ func TestComputesForOnePhase(t *testing.T) {
 	t.Logf("%d requests handed over with %d blocks, %d without", moved, blocks, failed)
 	if moved < 4 || blocks < 24 || failed > 0 {
 		t.Errorf("%d requests were handed over with %d blocks, %d without", moved, blocks, failed)
+	}
+}
+
+// What ran on a compute whose device is lost goes on elsewhere, and its process ends.
+func TestAComputesLostDeviceIsNotMissed(t *testing.T) {
+	list := asks(t, 58, 8, 300)
+	hub := startHub(t, func(o *Options) { o.Actors = RoleGateway + "," + RoleScheduler })
+	startApart(t, hub, "survivor", RoleCompute, "survivor")
+	node := openEngine(t, func(o *Options) {
+		*o = clusterOptions()
+		o.Node, o.Attach, o.Actors, o.HTTP = "loser", hub.LeafURL(), RoleCompute, "none"
+	})
+	faults(t, node, "slow_device inf.v1.compute.execute.> delay=5ms") // or all is over before it is lost
+	waitFor(t, "both are served", func() bool { return len(reports(t, hub)) == 2 })
+	askTogether(t, hub, list, func() {
+		waitFor(t, "tokens come from it", func() bool { r := on(t, hub, "loser"); return r.Running > 0 && r.Progress > 50 })
+		faults(t, node, "lose_device inf.v1.compute.execute.>")
+		select {
+		case err := <-node.Failed():
+			if !errors.Is(err, &schemas.Error{Kind: schemas.KindDeviceLost}) {
+				t.Errorf("the node failed with %v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Error("the node does not say that it failed")
+		}
+		waitFor(t, "it gets no new requests", func() bool { r := on(t, hub, "loser"); return r == nil || r.Draining })
+		if err := node.Close(); err != nil {
+			t.Error(err)
+		}
+		waitFor(t, "it is given up", func() bool { return on(t, hub, "loser") == nil })
+	})
+	if hub.gateway.Moved() == 0 {
+		t.Error("nothing moved; nothing was tested")
 	}
 }
 
