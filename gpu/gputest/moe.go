@@ -81,9 +81,9 @@ func testMoEExperts(s *suite) {
 		{tokens: 300, experts: 4, topK: 4, hidden: 136, width: 72},
 		{tokens: 300, experts: 8, topK: 2, hidden: 136, width: 72},
 		{tokens: 300, experts: 128, topK: 8, hidden: 72, width: 40, routing: without0},
-		{tokens: 230, experts: 2, topK: 2, hidden: 520, width: 392},
-		{tokens: 480, experts: 4, topK: 1, hidden: 392, width: 264},
-		{tokens: 620, experts: 4, topK: 1, hidden: 392, width: 264},
+		{tokens: 230, experts: 2, topK: 2, hidden: 392, width: 136},
+		{tokens: 480, experts: 4, topK: 1, hidden: 392, width: 72},
+		{tokens: 620, experts: 4, topK: 1, hidden: 392, width: 72},
 	} {
 		c.dtype = gpu.BF16
 		s.moeExperts(c)
