@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/gpu/cpu"
@@ -197,6 +198,16 @@ func TestRace(t *testing.T) {
 		if a, b, err = Race(dev, op, s, slow, own); err != nil || a <= b {
 			t.Errorf("%s: %v against %v, %v", op, a, b, err)
 		}
+	}
+	launches := 0
+	long := func(any) error {
+		launches++
+		time.Sleep(raceTimeMax)
+		return nil
+	}
+	a, b, err := Race(dev, gpu.OpRMSNorm, gpu.KernelShape{Rows: 1, Cols: 8}, long, func(args any) error { return dev.Launch(gpu.OpRMSNorm, args) })
+	if err != nil || a < raceTimeMax || b >= a || launches > 2 {
+		t.Errorf("a kernel that takes long: %v against %v after %d launches, %v", a, b, launches, err)
 	}
 	failed := errors.New("failed")
 	if _, _, err := Race(dev, gpu.OpRMSNorm, gpu.KernelShape{Rows: 1, Cols: 8}, func(any) error { return failed }, nil); !errors.Is(err, failed) {

@@ -10,10 +10,11 @@ import (
 )
 
 const (
-	raceRounds     = 9                    // of each kernel, in turns
-	raceRoundTime  = 2 * time.Millisecond // about
-	raceRepeatMax  = 256                  // launches of a round
-	raceBytesTotal = 256 << 20            // of weights that a round goes through, more than any GPU's cache
+	raceRounds     = 9                      // of each kernel, in turns
+	raceRoundTime  = 2 * time.Millisecond   // about
+	raceRepeatMax  = 256                    // launches of a round
+	raceTimeMax    = 200 * time.Millisecond // of all rounds; no more begin after it: a step of the engine waits meanwhile
+	raceBytesTotal = 256 << 20              // of weights that a round goes through, more than any GPU's cache
 )
 
 // Race times two implementations of op at shape s in turns, and returns the median time of a launch of each. A
@@ -32,7 +33,7 @@ func Race(dev gpu.Device, op gpu.Op, s gpu.KernelShape, candidate, current func(
 			return 0, 0, err
 		}
 	}
-	for round := range raceRounds {
+	for round, began := 0, time.Now(); round < raceRounds && time.Since(began) < raceTimeMax; round++ {
 		for i := range lanes { // who begins takes turns too
 			if err := lanes[(i+round)%len(lanes)].lap(dev); err != nil {
 				return 0, 0, err
@@ -63,11 +64,13 @@ func (l *lane) prepare(dev gpu.Device, args []any) error {
 			return nil
 		}
 	}
-	l.run, l.repeat = all(4), 4
-	for range 2 { // the first warms up
-		l.times = nil
+	for _, n := range []int{1, 4} { // the first warms up
+		l.run, l.repeat, l.times = all(n), n, nil
 		if err := l.lap(dev); err != nil {
 			return err
+		}
+		if l.times[0] > raceTimeMax/2 { // whatever it was that took long, it is too much to wait for four times
+			break
 		}
 	}
 	l.repeat = int(min(max(raceRoundTime/max(l.times[0], 1), 1), raceRepeatMax))
