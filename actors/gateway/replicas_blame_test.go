@@ -84,12 +84,9 @@ func TestTheOnlyReplicasFaultIsTold(t *testing.T) {
 	f.hear(report("a"), time.Now())
 	eventually(t, "it is known", func() bool { return f.known() == 1 })
 	left.Store(1)
-	from := time.Now()
+	f.g.replicas.cfg.MoveWaitMax = time.Hour // it does not wait: nobody else can come
 	if status, body := f.complete(); status != http.StatusInternalServerError || !strings.Contains(body, "the device is broken") {
 		t.Errorf("status %d: %s", status, body)
-	}
-	if took := time.Since(from); took > 250*time.Millisecond {
-		t.Errorf("it took %s to say so: nobody else can come", took)
 	}
 }
 
@@ -190,18 +187,20 @@ func TestNewRequestsWaitForAReplicaThatIsComing(t *testing.T) {
 	if _, err := f.g.ready(); err == nil || !strings.Contains(err.Detail, "it is started again") {
 		t.Errorf("not ready: %v", err)
 	}
+	f.g.replicas.cfg.MoveWaitMax = time.Hour
 	again := time.AfterFunc(100*time.Millisecond, func() { f.hear(report("a"), time.Now()) })
 	defer again.Stop()
 	if status, body := f.complete(); status != http.StatusOK {
 		t.Errorf("what waited: %d %s", status, body)
 	}
 	f.hear(leaving, time.Now())
+	f.g.replicas.cfg.MoveWaitMax = 300 * time.Millisecond
 	if status, body := f.complete(); status != http.StatusServiceUnavailable || !strings.Contains(body, "no replica came within 300ms") {
 		t.Errorf("what waited in vain: %d %s", status, body)
 	}
 	coming.Store("")
-	from := time.Now()
-	if status, _ := f.complete(); status != http.StatusServiceUnavailable || time.Since(from) > 250*time.Millisecond {
-		t.Errorf("nothing is coming: %d after %s", status, time.Since(from))
+	f.g.replicas.cfg.MoveWaitMax = time.Hour // it does not wait
+	if status, _ := f.complete(); status != http.StatusServiceUnavailable {
+		t.Errorf("nothing is coming: %d", status)
 	}
 }
