@@ -85,6 +85,8 @@ func (o *Options) validateCluster() error {
 		return bad("isolate", o.Isolate, "false among several nodes (attach, leaf): a node that attaches is a process of its own already")
 	case !o.Clustered() && !(o.Plays(RoleGateway) && o.Plays(RoleReplica)):
 		return bad("actors", o.Actors, "gateway and replica where the node neither attaches nor lets others join (attach, leaf)")
+	case !o.Clustered() && (o.Plays(RoleScheduler) || o.Plays(RoleCompute)):
+		return bad("actors", o.Actors, "no part of a replica alone where the node neither attaches nor lets others join (attach, leaf)")
 	case o.Plays(RoleCompute) && (o.Plays(RoleReplica) || o.Plays(RoleScheduler)):
 		return bad("actors", o.Actors, "replica where scheduler and compute are to run on one node: there they need no messages")
 	case o.ReplicaPhase != PhaseBoth && o.ReplicaPhase != PhasePrefill && o.ReplicaPhase != PhaseDecode:

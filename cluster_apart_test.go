@@ -318,4 +318,9 @@ func TestClaimsAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", actors, err)
 		}
 	}
+	o := DefaultOptions()
+	o.Actors += "," + RoleScheduler
+	if err := o.Validate(); err == nil || !strings.Contains(err.Error(), "no part of a replica") {
+		t.Errorf("a scheduler without other nodes: %v", err)
+	}
 }
