@@ -13,6 +13,8 @@ const (
 	quantRows  = 16  // of W in a tile
 	quantPiece = 128 // columns of a piece
 	quantWarps = 8
+
+	quantTeamsMajor = 9 // compute capability from which blocks have two teams
 )
 
 // What elements share, as quantized.cuh numbers it.
@@ -31,8 +33,8 @@ type quantFormat struct {
 	group   int // columns that share; 0 is all of a row
 	shared  int
 	depth   int  // pieces in a warp's ring
-	teams   int  // of a block
-	blocks  int  // of a multiprocessor
+	teams   int  // of a block, on Hopper
+	blocks  int  // of a multiprocessor, there
 	early   bool // the kernel after a product may begin with it, where that reads weights
 	floats  bool // codes are E4M3
 	read    func(row *quantRow, raw []byte)
@@ -40,16 +42,16 @@ type quantFormat struct {
 
 // quantFormats are the types that products take. The K type is made of groups with a scale and a minimum.
 var quantFormats = map[gpu.DType]*quantFormat{
-	gpu.E4M3:     {kernels: "e4m3", bits: 8, depth: 4, teams: 1, blocks: 2, shared: rowScale, floats: true, read: readScaledRow},
-	gpu.E4M3_128: {kernels: "e4m3_128", bits: 8, depth: 4, teams: 1, blocks: 2, group: 128, shared: groupFloat, floats: true, read: readE4M3Groups},
-	gpu.I8:       {kernels: "i8", bits: 8, depth: 4, teams: 1, blocks: 2, shared: rowScale, read: readScaledRow},
-	gpu.Q8_0:     {kernels: "q8_0", bits: 8, depth: 4, teams: 1, blocks: 2, group: 32, shared: groupScale, read: readQ8_0},
-	gpu.Q4_0:     {kernels: "q4_0", bits: 4, depth: 6, teams: 1, blocks: 2, group: 32, shared: groupScale, read: readQ4},
-	gpu.Q4_1:     {kernels: "q4_1", bits: 4, depth: 6, teams: 1, blocks: 2, group: 32, shared: groupMinimum, read: readQ4},
-	gpu.Q4_K:     {kernels: "q4_1", bits: 4, depth: 6, teams: 1, blocks: 2, group: 32, shared: groupMinimum, read: readQ4K},
-	gpu.I4_32:    {kernels: "i4_32", bits: 4, depth: 6, teams: 1, blocks: 2, group: 32, shared: groupZero, read: readI4},
-	gpu.I4_64:    {kernels: "i4_64", bits: 4, depth: 6, teams: 1, blocks: 2, group: 64, shared: groupZero, read: readI4},
-	gpu.I4_128:   {kernels: "i4_128", bits: 4, depth: 6, teams: 1, blocks: 2, group: 128, shared: groupZero, read: readI4},
+	gpu.E4M3:     {kernels: "e4m3", bits: 8, depth: 4, teams: 2, blocks: 1, early: true, shared: rowScale, floats: true, read: readScaledRow},
+	gpu.E4M3_128: {kernels: "e4m3_128", bits: 8, depth: 4, teams: 2, blocks: 1, early: true, group: 128, shared: groupFloat, floats: true, read: readE4M3Groups},
+	gpu.I8:       {kernels: "i8", bits: 8, depth: 4, teams: 2, blocks: 1, early: true, shared: rowScale, read: readScaledRow},
+	gpu.Q8_0:     {kernels: "q8_0", bits: 8, depth: 4, teams: 2, blocks: 1, early: true, group: 32, shared: groupScale, read: readQ8_0},
+	gpu.Q4_0:     {kernels: "q4_0", bits: 4, depth: 6, teams: 2, blocks: 1, early: true, group: 32, shared: groupScale, read: readQ4},
+	gpu.Q4_1:     {kernels: "q4_1", bits: 4, depth: 6, teams: 2, blocks: 1, early: true, group: 32, shared: groupMinimum, read: readQ4},
+	gpu.Q4_K:     {kernels: "q4_1", bits: 4, depth: 6, teams: 2, blocks: 1, early: true, group: 32, shared: groupMinimum, read: readQ4K},
+	gpu.I4_32:    {kernels: "i4_32", bits: 4, depth: 6, teams: 2, blocks: 1, early: true, group: 32, shared: groupZero, read: readI4},
+	gpu.I4_64:    {kernels: "i4_64", bits: 4, depth: 6, teams: 2, blocks: 1, early: true, group: 64, shared: groupZero, read: readI4},
+	gpu.I4_128:   {kernels: "i4_128", bits: 4, depth: 6, teams: 2, blocks: 1, early: true, group: 128, shared: groupZero, read: readI4},
 }
 
 // quantKernels lists the names that kernels end with, each once.
@@ -105,10 +107,18 @@ func (f *quantFormat) metaBytes() int {
 	return quantPiece / f.group * quantRows * f.groupBytes()
 }
 
-// sharedBytes are those of a block's rings and sums.
-func (f *quantFormat) sharedBytes(tokens int) int {
+// cut returns the teams of a block and the blocks of a multiprocessor: TEAMS and BLOCKS in quantized.cu.
+func (d *Device) cut(f *quantFormat) (teams, blocks int) {
+	if d.properties.major < quantTeamsMajor {
+		return 1, 2
+	}
+	return f.teams, f.blocks
+}
+
+// sharedBytes are those of the rings and sums of a block of so many teams.
+func (f *quantFormat) sharedBytes(tokens, teams int) int {
 	rings := f.depth * (f.codeBytes() + f.metaBytes())
-	return f.teams * quantWarps * (rings + 2*quantRows*(tokens+1)*4) // of two tiles
+	return teams * quantWarps * (rings + 2*quantRows*(tokens+1)*4) // of two tiles
 }
 
 // quantLayout is where the parts of a quantized matrix [n, k] lie in its allocation: codes, and what rows or

@@ -270,8 +270,8 @@ func (b *timings) ringVariants(dtypes ...gpu.DType) (list []*ringVariant) {
 			} {
 				v.dtype, v.module = dtype, m
 				sized := *f
-				sized.depth, sized.teams = v.depth, v.teams
-				if sized.sharedBytes(quantTiles[1])*v.blocks <= ofMultiprocessor {
+				sized.depth = v.depth
+				if sized.sharedBytes(quantTiles[1], v.teams)*v.blocks <= ofMultiprocessor {
 					list = append(list, &v)
 				}
 			}

@@ -20,9 +20,10 @@ func (d *Device) prepareQuantized() error {
 		return nil
 	}
 	for _, f := range quantFormats {
+		teams, _ := d.cut(f)
 		for _, tokens := range quantTiles {
 			for _, gated := range []bool{false, true} {
-				if err := d.allowShared(quantName(f.kernels, tokens, gated), f.sharedBytes(tokens)); err != nil {
+				if err := d.allowShared(quantName(f.kernels, tokens, gated), f.sharedBytes(tokens, teams)); err != nil {
 					return err
 				}
 			}
@@ -71,8 +72,9 @@ func (d *Device) quantized(a *gpu.MatMul) error {
 			args.out, args.half, units = d.act(g.Out), int32(m.n/2), units/2
 		}
 	}
-	blocks := grid{min(ceilDiv(units, f.teams), f.blocks*d.properties.multiprocessors), ceilDiv(int(p.tokens), tile), 1}
-	err := run(d, d.functions[quantName(f.kernels, tile, gated)], blocks, 32*quantWarps*f.teams, f.sharedBytes(tile), args)
+	teams, perSM := d.cut(f)
+	blocks := grid{min(ceilDiv(units, teams), perSM*d.properties.multiprocessors), ceilDiv(int(p.tokens), tile), 1}
+	err := run(d, d.functions[quantName(f.kernels, tile, gated)], blocks, 32*quantWarps*teams, f.sharedBytes(tile, teams), args)
 	if err != nil || a.Gate == nil || gated {
 		return err
 	}

@@ -160,11 +160,15 @@ func TestHalf(t *testing.T) {
 // A block of every format fits into any supported GPU, and all that are meant to run
 // on a multiprocessor into a Hopper.
 func TestQuantizedSharedMemory(t *testing.T) {
-	const static, ofBlock, ofMultiprocessor = 1 << 10, 99 << 10, 228 << 10
+	const static, ofAnyBlock, ofBlock, ofMultiprocessor = 1 << 10, 99 << 10, 227 << 10, 228 << 10
 	for _, f := range quantFormats {
-		bytes := f.sharedBytes(quantTiles[0]) + static + reservedSharedBytes
-		if bytes > ofBlock || bytes*f.blocks > ofMultiprocessor {
-			t.Errorf("%s: a block takes %d bytes", f.kernels, bytes)
+		for major, most := range map[int]int{8: ofAnyBlock, 9: ofBlock} {
+			d := &Device{properties: properties{major: major}}
+			teams, blocks := d.cut(f)
+			bytes := f.sharedBytes(quantTiles[0], teams) + static + reservedSharedBytes
+			if bytes > most || major == 9 && bytes*blocks > ofMultiprocessor {
+				t.Errorf("%s: a block takes %d bytes on sm_%d0", f.kernels, bytes, major)
+			}
 		}
 	}
 }

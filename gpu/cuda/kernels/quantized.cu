@@ -19,8 +19,13 @@ struct QuantArgs {
 constexpr int WARPS = 8; // of a team, which takes units of its own
 #ifndef DEPTH // pieces in a warp's ring, teams of a block, and blocks of a multiprocessor
 #define DEPTH (FORMAT::bits == 4 ? 6 : 4)
+#if __CUDA_ARCH__ >= 900
+#define TEAMS 2
+#define BLOCKS 1
+#else // a block has no room for the rings of two
 #define TEAMS 1
 #define BLOCKS 2
+#endif
 #endif
 
 __device__ __forceinline__ int team() { return TEAMS == 1 ? 0 : warp_id() / WARPS; }
