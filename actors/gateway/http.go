@@ -64,8 +64,28 @@ func (g *Gateway) Handler() http.Handler {
 	open := g.withCORS(g.withKeys(mux))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer g.recoverHTTP(w, r)
+		body := &bodyOnce{ReadCloser: r.Body}
+		r.Body = body
 		open.ServeHTTP(w, r)
+		if !body.begun && r.ContentLength > bodyLeftMax { // it was refused at once: no key, no room, no such path
+			g.discardBody(w, r)
+		}
 	})
+}
+
+// bodyLeftMax is how much of an unread body net/http reads by itself before it breaks the connection.
+const bodyLeftMax = 256 << 10
+
+// bodyOnce notices whether a body has been looked at.
+type bodyOnce struct {
+	io.ReadCloser
+	begun bool
+}
+
+// Read implements io.Reader.
+func (b *bodyOnce) Read(p []byte) (int, error) {
+	b.begun = true
+	return b.ReadCloser.Read(p)
 }
 
 // byMethod chooses a handler, or answers 404 (no methods at all) or 405 in the API's error shape.

@@ -174,10 +174,12 @@ func TestSlowBodyTimesOutAndLargeBodyIsRefused(t *testing.T) {
 // Most clients write all of a body before they read. They must get the refusal, not a broken connection.
 func TestRefusedBodyIsReadToItsEnd(t *testing.T) {
 	e := startEngine(t, nil)
-	_, server := startGateway(t, e, func(c *Config) { c.BodyBytesMax = 1000 })
+	_, server := startGateway(t, e, func(c *Config) { c.BodyBytesMax, c.APIKeys = 1000, []string{"sk-first-key"} })
 	const size = 16 << 20
 	length := fmt.Sprintf("Content-Length: %d\r\n", size)
 	for _, c := range []struct{ headers, body, want string }{
+		{length + "Authorization: Bearer wrong\r\n", strings.Repeat(" ", size), "HTTP/1.1 401 "},
+		{length + "Origin: https://evil.example\r\n", strings.Repeat(" ", size), "HTTP/1.1 403 "},
 		{length, strings.Repeat(" ", size), "HTTP/1.1 413 "},
 		{"Transfer-Encoding: chunked\r\n", fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", size, strings.Repeat(" ", size)), "HTTP/1.1 413 "},
 		{"Content-Encoding: gzip\r\nContent-Length: 1000\r\n", strings.Repeat(" ", 1000), "HTTP/1.1 415 "},
@@ -188,7 +190,11 @@ func TestRefusedBodyIsReadToItsEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-		if _, err := io.WriteString(conn, "POST /v1/completions HTTP/1.1\r\nHost: x\r\n"+c.headers+"\r\n"+c.body); err != nil {
+		key := "Authorization: Bearer sk-first-key\r\n"
+		if strings.Contains(c.headers, "Authorization") {
+			key = ""
+		}
+		if _, err := io.WriteString(conn, "POST /v1/completions HTTP/1.1\r\nHost: x\r\n"+c.headers+key+"\r\n"+c.body); err != nil {
 			t.Errorf("%q: %v", c.headers, err)
 		}
 		if line, err := bufio.NewReader(conn).ReadString('\n'); !strings.HasPrefix(line, c.want) {
