@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -179,11 +180,12 @@ func (e *engine) submit(_ context.Context, r *schemas.SubmitRequest) (*schemas.S
 		}
 	}
 	e.mu.Lock()
+	again := slices.ContainsFunc(e.submits, func(s *schemas.SubmitRequest) bool { return s.Request == r.Request })
 	e.submits = append(e.submits, r)
 	e.mu.Unlock()
 	play := e.play // a test may change it once it has taken the request
 	e.submitted <- r
-	if play != nil {
+	if play != nil && !again { // schedulers know what a bad network repeats
 		e.playing.Go(func() { play(e, r) })
 	}
 	return &schemas.SubmitReply{}, nil

@@ -251,6 +251,7 @@ func manyStreams(t *testing.T, e *engine) {
 		})
 	}
 	wait.Wait()
+	e.playing.Wait() // a row's receipt may still be on its way
 	// A late copy of an Encode opens a session again, which only the tokenizer's clock can close.
 	eventually(t, "no request is left", func() bool { return g.requests.count() == 0 })
 	server.Client().CloseIdleConnections()
