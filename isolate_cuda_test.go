@@ -1,7 +1,6 @@
 package troupe
 
 import (
-	"encoding/binary"
 	"net/http"
 	"os"
 	"os/exec"
@@ -13,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/gpu/cuda"
 	"github.com/troupe-engine/troupe/internal/supervise"
 )
 
@@ -22,8 +22,7 @@ const faultyVariable = "TROUPE_TEST_FAULTY"
 // faulty is a device that reads where there is nothing when it is told to, which ruins the context of a GPU.
 type faulty struct {
 	gpu.Device
-	told  atomic.Bool
-	x, at gpu.Tensor
+	told atomic.Bool
 }
 
 func chooseFaulty(o Options) (gpu.Device, string, error) {
@@ -32,12 +31,6 @@ func chooseFaulty(o Options) (gpu.Device, string, error) {
 		return nil, "", err
 	}
 	f := &faulty{Device: d}
-	if f.x, err = d.Alloc(gpu.F32, 1, 64); err == nil {
-		f.at, err = d.Alloc(gpu.I32, 1)
-	}
-	if err == nil {
-		err = d.Upload(f.at, binary.LittleEndian.AppendUint32(nil, 1<<30))
-	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGUSR1)
 	go func() {
@@ -45,12 +38,12 @@ func chooseFaulty(o Options) (gpu.Device, string, error) {
 			f.told.Store(true)
 		}
 	}()
-	return f, why, err
+	return f, why, nil
 }
 
 func (f *faulty) Launch(op gpu.Op, args any) error {
 	if f.told.Swap(false) {
-		if err := f.Device.Launch(gpu.OpGatherRows, &gpu.GatherRows{Out: f.x, X: f.x, Rows: f.at}); err != nil {
+		if err := f.Device.(*cuda.Device).Fault(); err != nil {
 			return err
 		}
 	}

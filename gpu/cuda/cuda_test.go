@@ -181,7 +181,7 @@ func TestFaultLosesTheDevice(t *testing.T) {
 		return
 	}
 	d := open(t, Options{})
-	if err := run(d, d.functions["add"], grid{1, 1, 1}, 32, 0, addArgs{out: 16, x: 16, y: 16, n: 32}); err != nil && !errors.Is(err, gpu.ErrDeviceLost) {
+	if err := d.Fault(); err != nil && !errors.Is(err, gpu.ErrDeviceLost) {
 		t.Fatal(err)
 	}
 	for range 2 {

@@ -302,3 +302,14 @@ func mustIndex(op gpu.Op, field string, index, n int) {
 		panic(fmt.Sprintf("cuda: %s: %s is %d, outside 0..%d", op, field, index, n-1))
 	}
 }
+
+// Fault commits an illegal access, which ruins CUDA for the process: for tests and drills of what comes after. No op can be
+// made to, as they check every number that they are given.
+func (d *Device) Fault() error {
+	if err := d.enter(); err != nil {
+		return err
+	}
+	defer d.leave()
+	const nowhere, n = 16, 32
+	return run(d, d.functions["add"], grid{1, 1, 1}, n, 0, addArgs{out: nowhere, x: nowhere, y: nowhere, n: n})
+}
