@@ -52,11 +52,12 @@ __device__ __forceinline__ void multiply(const u8* w, i64 stride, int n, int k, 
   const u8* rows[R];
 #pragma unroll
   for (int r = 0; r < R; r++) rows[r] = w + min(row0 + r, n - 1) * stride;
+  const int last = (k - 1) & ~7; // the compiler loads ahead, past the end of the loop, too
 #pragma unroll(T == 1 ? 4 : T == 2 ? 2 : 1)
   for (int k0 = lane_id() * 8; k0 < k; k0 += 256) {
     float weight[R][8];
 #pragma unroll
-    for (int r = 0; r < R; r++) W::load8(rows[r] + (i64)k0 * W::size, weight[r]);
+    for (int r = 0; r < R; r++) W::load8(rows[r] + (i64)min(k0, last) * W::size, weight[r]);
 #pragma unroll
     for (int t = 0; t < T; t++) {
       float x[8];
