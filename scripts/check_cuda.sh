@@ -20,7 +20,7 @@ trap 'rm -f "$log"' EXIT
 status=0
 # The libraries come first on the loader's path, so that another NVRTC of the machine is not taken.
 VIRTUAL_ENV=$venv LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
-  timeout 600 go test -count=1 -v -run 'TestKernelsCompile|TestCompileError' ./gpu/cuda >"$log" 2>&1 || status=$?
+  timeout 600 go test -count=1 -v -run 'TestKernelsCompile|TestSubmitCompiles|TestCompileError' ./gpu/cuda >"$log" 2>&1 || status=$?
 compiled=$(grep -c -- '--- PASS: TestKernelsCompile/' "$log" || true)
 if [ "$status" -ne 0 ] || [ "$compiled" -eq 0 ]; then
   grep -v -E '^=== |--- PASS' "$log" >&2
