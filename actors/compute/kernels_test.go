@@ -48,8 +48,8 @@ func (w *workshop) craft(k *gpu.KernelSource, dev gpu.Device) func(args any) err
 }
 
 func (w *workshop) Submittable(op gpu.Op) error {
-	if op != gpu.OpRMSNorm {
-		return fmt.Errorf("%w: only rmsnorm", gpu.ErrNotSupported)
+	if op != gpu.OpRMSNorm && op != gpu.OpRoPE {
+		return fmt.Errorf("%w: only rmsnorm and rope", gpu.ErrNotSupported)
 	}
 	return nil
 }
@@ -212,7 +212,8 @@ func TestSubmitKernel(t *testing.T) {
 // What cannot be tried is an error that names the field; so is what goes wrong on the way, after which compute still works.
 func TestSubmitKernelErrors(t *testing.T) {
 	node := startNode(t)
-	_, w := startKernels(t, node, true, true)
+	a, w := startKernels(t, node, true, true)
+	a.exec.model.Spec().QKNorm = true
 	for name, c := range map[string]struct {
 		change func(r *schemas.SubmitKernelRequest)
 		kind   schemas.Kind
@@ -220,6 +221,7 @@ func TestSubmitKernelErrors(t *testing.T) {
 	}{
 		"no op":          {func(r *schemas.SubmitKernelRequest) { r.Op = "teleport" }, schemas.KindNotFound, "op"},
 		"another op":     {func(r *schemas.SubmitKernelRequest) { r.Op = "sample" }, schemas.KindUnsupported, "op"},
+		"norms of heads": {func(r *schemas.SubmitKernelRequest) { r.Op = "rope" }, schemas.KindUnsupported, "op"},
 		"no name":        {func(r *schemas.SubmitKernelRequest) { r.Name = "" }, schemas.KindInvalid, "name"},
 		"a name in use":  {func(r *schemas.SubmitKernelRequest) { r.Name = "go" }, schemas.KindInvalid, "name"},
 		"no source":      {func(r *schemas.SubmitKernelRequest) { r.Source = "" }, schemas.KindInvalid, "source"},

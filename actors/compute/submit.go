@@ -79,6 +79,9 @@ func (s *submission) check() error {
 			s.reply.Against = im.Name
 		}
 	}
+	if k.Op == gpu.OpRoPE && s.a.exec.model.Spec().QKNorm {
+		return schemas.Errorf(schemas.KindUnsupported, "submit kernel", "the rotation of %s normalizes heads first, of which submitted kernels are told nothing", s.a.cfg.ModelName).WithParam("op")
+	}
 	s.shapes = examine.Shapes(k, s.a.asks())
 	for _, shape := range s.shapes {
 		if shape.Model {
@@ -92,7 +95,7 @@ func (s *submission) check() error {
 // asks is what the model asks of kernels.
 func (a *Actor) asks() examine.Model {
 	spec, options := a.exec.model.Spec(), a.exec.model.Options()
-	m := examine.Model{Hidden: spec.HiddenSize, Heads: spec.Heads, KVHeads: spec.KVHeads, HeadDim: spec.HeadDim, QKNorm: spec.QKNorm,
+	m := examine.Model{Hidden: spec.HiddenSize, Heads: spec.Heads, KVHeads: spec.KVHeads, HeadDim: spec.HeadDim,
 		SequencesMax: options.SequencesMax, TokensMax: options.TokensPerStepMax}
 	for _, l := range spec.Layers {
 		m.Intermediate = max(m.Intermediate, l.Intermediate)

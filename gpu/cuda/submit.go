@@ -194,7 +194,8 @@ func (s *submitted) unload() error {
 	return s.d.check("cuModuleUnload of "+s.source.Name, call(s.d.driver.cuModuleUnload, s.module))
 }
 
-// takes reports whether the kernel is one for args; what it is not is left to the op's first implementation.
+// takes reports whether the kernel is one for args; what it is not is left to the op's first implementation. So are
+// rotations that normalize heads first: a submitted kernel is told nothing of norms.
 func (s *submitted) takes(d *Device, args any) bool {
 	k := &s.source
 	aligned := func(addresses ...uintptr) bool {
@@ -220,7 +221,7 @@ func (s *submitted) takes(d *Device, args any) bool {
 	case *gpu.ActMul:
 		return k.Takes(a.X.Dims[0], a.X.Dims[1]/2) && aligned(d.act(a.Out), d.act(a.X))
 	case *gpu.RoPE:
-		return k.Takes(a.X.Dims[0], a.Cos.Dims[1]) && whole(a.X.Dims[1], a.Column, a.HeadDim) && aligned(d.act(a.X), d.f32(a.Cos), d.f32(a.Sin))
+		return a.Norm == nil && k.Takes(a.X.Dims[0], a.Cos.Dims[1]) && whole(a.X.Dims[1], a.Column, a.HeadDim) && aligned(d.act(a.X), d.f32(a.Cos), d.f32(a.Sin))
 	case *gpu.MatMul:
 		m := d.weight(a.W).weight
 		out, _ := d.output(a.Out)

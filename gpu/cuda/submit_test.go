@@ -191,4 +191,14 @@ func TestSubmitRefuses(t *testing.T) {
 	}
 }
 
+// A rotation that normalizes heads first is not for a kernel that only rotates.
+func TestSubmittedRotationsLeaveNorms(t *testing.T) {
+	d := &Device{compute: gpu.F32}
+	x, table := gpu.NewTensor(1, 1, gpu.F32, 2, 8), gpu.NewTensor(2, 1, gpu.F32, 2, 4)
+	s := &submitted{d: d, source: gpu.KernelSource{Op: gpu.OpRoPE}}
+	if s.takes(d, &gpu.RoPE{X: x, Heads: 1, HeadDim: 8, Cos: table, Sin: table, Norm: &gpu.HeadNorm{Queries: 1}}) {
+		t.Error("the norm is left out")
+	}
+}
+
 var testModel = examine.Model{Hidden: 1024, Intermediate: 2816, Heads: 8, KVHeads: 2, HeadDim: 128, Rotated: 128, SequencesMax: 64, TokensMax: 512}

@@ -11,7 +11,7 @@ import (
 	"github.com/troupe-engine/troupe/gpu/cpu"
 )
 
-var llama = Model{Hidden: 96, Intermediate: 160, Heads: 6, KVHeads: 2, HeadDim: 16, Rotated: 16, QKNorm: true, SequencesMax: 16, TokensMax: 64}
+var llama = Model{Hidden: 96, Intermediate: 160, Heads: 6, KVHeads: 2, HeadDim: 16, Rotated: 16, SequencesMax: 16, TokensMax: 64}
 
 func openCPU(t *testing.T) gpu.Device {
 	t.Helper()

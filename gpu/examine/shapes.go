@@ -9,9 +9,8 @@ var Ops = []gpu.Op{gpu.OpRMSNorm, gpu.OpActMul, gpu.OpRoPE, gpu.OpMatMul}
 type Model struct {
 	Hidden, Intermediate    int // elements
 	Heads, KVHeads, HeadDim int
-	Rotated                 int  // elements of a head that RoPE rotates
-	QKNorm                  bool // each head is normalized by itself
-	SequencesMax, TokensMax int  // of a step
+	Rotated                 int // elements of a head that RoPE rotates
+	SequencesMax, TokensMax int // of a step
 }
 
 // Limits of the shapes.
@@ -47,7 +46,7 @@ func Shapes(k *gpu.KernelSource, m Model) []gpu.KernelShape {
 	}
 	for _, rows := range []int{1, 8, min(m.SequencesMax, rowsMax), min(m.TokensMax, rowsMax), min(k.RowsMax, rowsMax)} {
 		for _, s := range m.shapes(k.Op) {
-			s.Rows, s.Model = rows*max(1, s.Rows), true
+			s.Rows, s.Model = rows, true
 			add(s)
 		}
 	}
@@ -66,15 +65,11 @@ func sized(op gpu.Op, rows, cols int) gpu.KernelShape {
 	return s
 }
 
-// shapes are the model's for one token; Rows are how often a token has it.
+// shapes are the model's for one token.
 func (m Model) shapes(op gpu.Op) []gpu.KernelShape {
 	switch op {
 	case gpu.OpRMSNorm:
-		list := []gpu.KernelShape{{Cols: m.Hidden}}
-		if m.QKNorm {
-			list = append(list, gpu.KernelShape{Rows: m.Heads, Cols: m.HeadDim})
-		}
-		return list
+		return []gpu.KernelShape{{Cols: m.Hidden}}
 	case gpu.OpActMul:
 		return []gpu.KernelShape{{Cols: m.Intermediate}}
 	case gpu.OpRoPE:
