@@ -14,7 +14,10 @@ const (
 	quantPiece = 128 // columns of a piece
 	quantWarps = 8
 
-	quantTeamsMajor = 9 // compute capability from which blocks have two teams
+	// Compute capabilities whose blocks have two teams: from the one on, up to the other, which has no more shared memory
+	// than Ampere.
+	quantTeamsMajor = 9
+	quantTeamsEnd   = 12
 )
 
 // What elements share, as quantized.cuh numbers it.
@@ -33,7 +36,7 @@ type quantFormat struct {
 	group   int // columns that share; 0 is all of a row
 	shared  int
 	depth   int  // pieces in a warp's ring
-	teams   int  // of a block, on Hopper
+	teams   int  // of a block, where it has as much shared memory as Hopper's
 	blocks  int  // of a multiprocessor, there
 	early   bool // the kernel after a product may begin with it, where that reads weights
 	floats  bool // codes are E4M3
@@ -109,7 +112,7 @@ func (f *quantFormat) metaBytes() int {
 
 // cut returns the teams of a block and the blocks of a multiprocessor: TEAMS and BLOCKS in quantized.cu.
 func (d *Device) cut(f *quantFormat) (teams, blocks int) {
-	if d.properties.major < quantTeamsMajor {
+	if d.properties.major < quantTeamsMajor || d.properties.major >= quantTeamsEnd {
 		return 1, 2
 	}
 	return f.teams, f.blocks

@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"strings"
@@ -162,14 +163,43 @@ func TestHalf(t *testing.T) {
 func TestQuantizedSharedMemory(t *testing.T) {
 	const static, ofAnyBlock, ofBlock, ofMultiprocessor = 1 << 10, 99 << 10, 227 << 10, 228 << 10
 	for _, f := range quantFormats {
-		for major, most := range map[int]int{8: ofAnyBlock, 9: ofBlock} {
+		for major, most := range map[int]int{8: ofAnyBlock, 9: ofBlock, 10: ofBlock, 11: ofBlock, 12: ofAnyBlock} {
 			d := &Device{properties: properties{major: major}}
 			teams, blocks := d.cut(f)
-			bytes := f.sharedBytes(quantTiles[0], teams) + static + reservedSharedBytes
-			if bytes > most || major == 9 && bytes*blocks > ofMultiprocessor {
-				t.Errorf("%s: a block takes %d bytes on sm_%d0", f.kernels, bytes, major)
+			for _, tokens := range quantTiles {
+				bytes := f.sharedBytes(tokens, teams) + static + reservedSharedBytes
+				if bytes > most || major == 9 && bytes*blocks > ofMultiprocessor {
+					t.Errorf("%s: a block for %d tokens takes %d bytes on sm_%d0", f.kernels, tokens, bytes, major)
+				}
 			}
 		}
+	}
+}
+
+// Host and kernels agree on how products are cut on each architecture.
+func TestKernelsCompileCuts(t *testing.T) {
+	n, _, err := loadNVRTC(hostSearch())
+	if err != nil {
+		t.Skipf("SKIPPED: no kernel was compiled: %v", err)
+	}
+	f := quantFormats[gpu.Q4_0]
+	for arch, major := range map[string]int{"sm_80": 8, "sm_90a": 9, "sm_120": 12} {
+		t.Run("quantized_"+arch, func(t *testing.T) {
+			if major >= quantTeamsEnd && strings.HasPrefix(n.version, "12.") {
+				t.Skipf("SKIPPED: NVRTC %s may not know %s; 13 does", n.version, arch)
+			}
+			teams, blocks := (&Device{properties: properties{major: major}}).cut(f)
+			for _, m := range quantModules() {
+				if m.define != "QUANT_"+f.kernels {
+					continue
+				}
+				m.compute = gpu.BF16
+				agree := fmt.Sprintf("static_assert(TEAMS == %d && BLOCKS == %d && DEPTH == %d, \"cut\");\n", teams, blocks, f.depth)
+				if _, err := n.compile(m.name(), m.source()+agree, compileOptions(arch)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 	}
 }
 

@@ -19,7 +19,7 @@ struct QuantArgs {
 constexpr int WARPS = 8; // of a team, which takes units of its own
 #ifndef DEPTH // pieces in a warp's ring, teams of a block, and blocks of a multiprocessor
 #define DEPTH (FORMAT::bits == 4 ? 6 : 4)
-#if __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200
 #define TEAMS 2
 #define BLOCKS 1
 #else // a block has no room for the rings of two
