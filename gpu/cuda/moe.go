@@ -194,14 +194,17 @@ func (d *Device) newExpertTable(old *expertTable) (*expertTable, error) {
 		d.heap.put(b)
 	}
 	d.work.spare = d.work.spare[:0]
-	if old != nil {
-		d.heap.put(old.block)
-	}
 	pointers := d.work.pointers
 	b, err := d.heap.get(int64(8 * len(pointers)))
 	if err != nil {
 		return nil, err
 	}
-	t := &expertTable{addresses: slices.Clone(pointers), block: b}
-	return t, d.send(b.address, unsafe.Slice((*byte)(unsafe.Pointer(&pointers[0])), 8*len(pointers)))
+	if err := d.send(b.address, unsafe.Slice((*byte)(unsafe.Pointer(&pointers[0])), 8*len(pointers))); err != nil {
+		d.heap.put(b) // old stays
+		return nil, err
+	}
+	if old != nil {
+		d.heap.put(old.block)
+	}
+	return &expertTable{addresses: slices.Clone(pointers), block: b}, nil
 }
