@@ -6,9 +6,10 @@
 // disk under a hash of all that went into them. Without a driver, Open fails with
 // gpu.ErrNotSupported and says where it looked; [Probe] tells the same without opening.
 //
-// Activations, logits and KV are float32; weights keep the type they were stored in and are
-// widened in registers. A row of output has the same bits whatever else is in the launch: each
-// kernel states the order of its sums, and no order depends on the size of the batch.
+// Activations and KV are float32 or, on request, bfloat16, and logits float32; weights keep the type
+// they were stored in and are widened in registers. A row of output has the same bits whatever else is
+// in the launch: each kernel states the order of its sums, and no order depends on the size of the batch.
+// Products of many tokens in bfloat16, by cuBLASLt, are the exception.
 //
 // A device has one context, one stream and one executor at a time. CUDA's current context
 // belongs to an OS thread and a goroutine may change threads, so every call holds its thread and

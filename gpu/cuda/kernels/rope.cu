@@ -61,8 +61,6 @@ KERNEL kv_write(KVWriteArgs a) { // one thread per element of a key and of a val
   a.v_pool[to] = v; // the pools may be one: then the columns are too
 }
 
-// Both at once for whole heads in multiples of 16 elements: queries are rotated in place, keys on
-// their way. A thread takes 8 pairs of a head, or 8 elements of a value.
 // Normalizes a head, of which a thread has elements i to i+7 and half + i to half + i+7, and its neighbours the others.
 __device__ __forceinline__ void normalize(const RoPEArgs& r, int head, int i, float (&u)[8], float (&v)[8]) {
   const int pairs = r.half / 8;
@@ -85,6 +83,8 @@ __device__ __forceinline__ void normalize(const RoPEArgs& r, int head, int i, fl
   for (int j = 0; j < 8; j++) v[j] = normed(v[j], scale, w[j], r.norm.offset);
 }
 
+// Both at once for whole heads in multiples of 16 elements: queries are rotated in place, keys on
+// their way. A thread takes 8 pairs of a head, or 8 elements of a value.
 KERNEL rope_kv(RoPEKVArgs a) {
   pdl_begin();
   const RoPEArgs& r = a.rope;
