@@ -290,6 +290,7 @@ func TestClaimsAreRefused(t *testing.T) {
 	}{
 		"of a device that is served": {schemas.ClaimRequest{Scheduler: "x", Claim: 7}, schemas.KindUnavailable, "has a scheduler"},
 		"without a number":           {schemas.ClaimRequest{Scheduler: "x"}, schemas.KindInvalid, "claim is 0"},
+		"of a long name":             {schemas.ClaimRequest{Scheduler: schemas.NodeID(strings.Repeat("x", 100)), Claim: 7}, schemas.KindInvalid, "at most 64"},
 		"that never was":             {schemas.ClaimRequest{Scheduler: "x", Claim: 7, Renew: true}, schemas.KindNotFound, "not in force"},
 		"of another's to end":        {schemas.ClaimRequest{Scheduler: "x", Claim: 7, Release: true}, schemas.KindNotFound, "not in force"},
 	} {

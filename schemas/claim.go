@@ -64,6 +64,7 @@ const (
 	claimSequencesMax = 1 << 16
 	claimBlocksMax    = 1 << 22
 	claimEndTokensMax = 1 << 10
+	claimTextMax      = 256 // bytes: some of it is told again with every report
 )
 
 // Validate names the first field that cannot be true.
@@ -80,7 +81,14 @@ func (r *ClaimReply) Validate() *Error {
 			return bad(f.name, f.value, fmt.Sprintf("1 to %d", f.most))
 		}
 	}
+	for _, f := range []struct{ name, value string }{{"numerics", r.Numerics}, {"device", r.Device}, {"description", r.Description}} {
+		if len(f.value) > claimTextMax {
+			return bad(f.name, fmt.Sprintf("%d bytes long", len(f.value)), fmt.Sprintf("at most %d", claimTextMax))
+		}
+	}
 	switch {
+	case r.Phase != "" && r.Phase != PhasePrefill && r.Phase != PhaseDecode:
+		return bad("phase", fmt.Sprintf("%.40q", r.Phase), "prefill, decode or nothing")
 	case int64(r.BlockSize)*int64(r.Blocks) > math.MaxInt32:
 		return bad("blocks", r.Blocks, "at most 2147483647 tokens in all")
 	case r.BlockBytes < 0:

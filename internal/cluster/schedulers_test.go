@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -122,6 +123,8 @@ func TestDevicesThatLieAreNotServed(t *testing.T) {
 		"all blocks":     func(r *schemas.ClaimReply) { r.Blocks = 1 << 30 },
 		"all slots":      func(r *schemas.ClaimReply) { r.SequencesMax = 1 << 30 },
 		"negative bytes": func(r *schemas.ClaimReply) { r.BlockBytes = -1 },
+		"a third phase":  func(r *schemas.ClaimReply) { r.Phase = "x" },
+		"a long text":    func(r *schemas.ClaimReply) { r.Numerics = strings.Repeat("x", 300) },
 		"all end":        func(r *schemas.ClaimReply) { r.EndTokens = make(schemas.I32, 1<<16) },
 	} {
 		t.Run(name, func(t *testing.T) {

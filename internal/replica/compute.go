@@ -26,6 +26,9 @@ type ComputeConfig struct {
 // claimGrace is how long a claim may miss its scheduler's subscriptions: it has them when it has read the answer, and they travel.
 const claimGrace = 400 * time.Millisecond
 
+// schedulerNameMax bounds the name of a claim's owner, which is kept and logged.
+const schedulerNameMax = 64 // bytes, as of nodes
+
 // Compute is a model on a device whose steps a scheduler on another node plans. It owns the device. For each claim there is a
 // new computation manager, under a name of its own: a scheduler that was given up has nobody to speak to.
 type Compute struct {
@@ -58,7 +61,7 @@ type claim struct {
 func (held *claim) renew(busy int32) {
 	now := time.Now()
 	held.heard.Store(&now)
-	held.busy.Store(busy)
+	held.busy.Store(max(busy, 0))
 }
 
 // OpenCompute loads the model onto dev and waits for schedulers. cfg says nothing of these. On error it closes dev.
@@ -97,6 +100,8 @@ func (c *Compute) claimed(_ context.Context, r *schemas.ClaimRequest) (*schemas.
 	defer c.mu.Unlock()
 	held := c.claim.Load()
 	switch own := held != nil && held.number == r.Claim; {
+	case len(r.Scheduler) > schedulerNameMax:
+		return nil, schemas.Errorf(schemas.KindInvalid, "claim", "scheduler is %.64q…; expected at most %d characters", string(r.Scheduler), schedulerNameMax).WithParam("scheduler")
 	case r.Claim == 0:
 		return nil, schemas.Errorf(schemas.KindInvalid, "claim", "claim is 0; expected a number drawn for it").WithParam("claim")
 	case own && r.Release:
