@@ -126,7 +126,9 @@ func (s *Schedulers) serve(device schemas.Instance, ask *deviceRef, request *sch
 	var stop func()
 	err := s.check(device, request, reply)
 	if err == nil {
+		renewed := s.renew(ask, claim)
 		replica, stop, err = s.open(claim, reply)
+		renewed()
 	}
 	if err != nil {
 		log.Warn().Err(err).Msg("a device cannot be served")
@@ -170,6 +172,29 @@ func (s *Schedulers) open(claim uint64, device *schemas.ClaimReply) (r *Replica,
 		stop()
 	}
 	return r, stop, err
+}
+
+// renew keeps a claim alive until the returned function is called: starting a scheduler may take longer than a claim lasts. That
+// it was lost meanwhile is noticed after.
+func (s *Schedulers) renew(ask *deviceRef, claim uint64) (end func()) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	var running sync.WaitGroup
+	running.Go(func() {
+		tick := time.NewTicker(ReportEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			_, _ = ask.Call(ctx, &schemas.ClaimRequest{Scheduler: s.member.node.ID(), Claim: claim, Renew: true})
+		}
+	})
+	return func() {
+		cancel()
+		running.Wait()
+	}
 }
 
 // keep renews a claim until that is in vain, and says why. A device that nobody serves, or that does not answer, is gone.

@@ -20,6 +20,7 @@ type device struct {
 	claim    uint64                    // in force; 0 is none
 	claims   int                       // that were new
 	released int
+	renewed  int // of the claim in force
 	busy     int32
 }
 
@@ -35,12 +36,21 @@ func (d *device) claimed(_ context.Context, r *schemas.ClaimRequest) (*schemas.C
 	case r.Claim != d.claim:
 		d.claim = r.Claim
 		d.claims++
+		d.renewed = 0
+	default:
+		d.renewed++
 	}
 	d.busy = r.Busy
 	reply := (*schemas.ClaimReply)(nil).Example()
 	reply.Replica, reply.Node, reply.Model = r.Replica("n1"), "n1", "m"
 	d.change(reply)
 	return reply, nil
+}
+
+func (d *device) renewals() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.renewed
 }
 
 func (d *device) set(change func(*schemas.ClaimReply)) {
@@ -62,6 +72,13 @@ func serving(t *testing.T, change func(*schemas.ClaimReply)) (s *stage, d *devic
 	opened = make(chan *schemas.ClaimReply, 16)
 	var err error
 	schedulers, err = Serve(s.member, SchedulersConfig{Model: "m", SilenceMax: time.Second, Log: zerolog.Nop(), Open: func(device *schemas.ClaimReply) (func(), error) {
+		for d.renewals() < 3 { // it takes longer than a claim lasts
+			select {
+			case <-t.Context().Done():
+				return nil, t.Context().Err()
+			case <-time.After(time.Millisecond):
+			}
+		}
 		stop := s.replica.startAs(t, s.node, device.Replica)
 		opened <- device
 		return stop, nil

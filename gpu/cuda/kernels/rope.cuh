@@ -29,9 +29,9 @@ __device__ __forceinline__ float squares_of(float first, float second) { return 
 
 // Adds up what lanes hold whose numbers differ in the bits of FROM to half of TO.
 template <int FROM, int TO>
-__device__ __forceinline__ float lanes_sum(float v, u32 mask = FULL) {
+__device__ __forceinline__ float lanes_sum(float v) {
 #pragma unroll
-  for (int o = FROM; o < TO; o *= 2) v = __fadd_rn(v, __shfl_xor_sync(mask, v, o));
+  for (int o = FROM; o < TO; o *= 2) v = __fadd_rn(v, __shfl_xor_sync(FULL, v, o));
   return v;
 }
 
