@@ -94,5 +94,5 @@ func (r *recording) Free() {
 	}
 }
 
-// errRecorded: a copy from the host would be recorded with what the host's buffer holds later.
+// errRecorded: what comes from the host would be recorded as it is now, or as its buffer is later.
 var errRecorded = errors.New("cuda: an upload cannot be recorded")

@@ -39,6 +39,9 @@ func (d *Device) sample(a *gpu.Sample) error {
 	if rows == 0 {
 		return nil
 	}
+	if d.recording { // with this step's parameters
+		return errRecorded
+	}
 	const size = int(unsafe.Sizeof(sampleRow{}))
 	d.work.rows = slices.Grow(d.work.rows[:0], rows)[:rows]
 	for i, p := range a.Params {
