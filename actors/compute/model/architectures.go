@@ -129,6 +129,9 @@ func readMixtral(s *Spec, c *object) {
 func (s *Spec) readExperts(c *object, experts, perToken int) {
 	s.Experts = c.integer(c.firstKey("num_local_experts", "num_experts"), experts, 1, ExpertsMax)
 	s.ExpertsPerToken = c.integer("num_experts_per_tok", perToken, 1, s.Experts)
+	if s.ExpertsPerToken > s.Experts { // the default; a number in the file was held against the bound
+		c.failf("num_experts_per_tok", "is missing, and its default of %d is more than there are experts (%d)", perToken, s.Experts)
+	}
 }
 
 func readPhi3(s *Spec, c *object) {

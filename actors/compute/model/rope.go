@@ -136,7 +136,11 @@ func scaleFactor(r *object) float64 {
 // priority over the rope object's, as in transformers.
 func (s *Spec) originalContext(c, r *object) int {
 	def := r.integer("original_max_position_embeddings", s.ContextMax, 2, ContextMax)
-	return c.integer("original_max_position_embeddings", def, 2, ContextMax)
+	original := c.integer("original_max_position_embeddings", def, 2, ContextMax)
+	if original < 2 { // max_position_embeddings, which may be 1 without scaling
+		c.failf("original_max_position_embeddings", "is missing, and max_position_embeddings, its default, is %d, want at least 2", original)
+	}
+	return original
 }
 
 // llama3 leaves fast frequencies, divides slow ones by factor and blends between.
