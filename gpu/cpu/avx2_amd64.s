@@ -586,7 +586,7 @@ store:
 	RET
 
 // func matmulBF16T4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·matmulBF16T4P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -623,6 +623,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VPMOVZXWD    (CX), Y8
 	VPSLLD       $0x10, Y8, Y8
 	VPMOVZXWD    16(CX), Y9
@@ -655,6 +656,7 @@ unrolled:
 	VBROADCASTSS 28(AX), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
+	PREFETCHT0   4160(CX)
 	VPMOVZXWD    64(CX), Y8
 	VPSLLD       $0x10, Y8, Y8
 	VPMOVZXWD    80(CX), Y9
@@ -696,6 +698,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VPMOVZXWD    (CX), Y8
 	VPSLLD       $0x10, Y8, Y8
 	VPMOVZXWD    16(CX), Y9
@@ -753,7 +756,7 @@ store:
 	RET
 
 // func matmulBF16T6P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·matmulBF16T6P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -800,6 +803,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VPMOVZXWD    (CX), Y12
 	VPSLLD       $0x10, Y12, Y12
 	VPMOVZXWD    16(CX), Y13
@@ -844,6 +848,7 @@ unrolled:
 	VBROADCASTSS 44(AX), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
+	PREFETCHT0   4160(CX)
 	VPMOVZXWD    64(CX), Y12
 	VPSLLD       $0x10, Y12, Y12
 	VPMOVZXWD    80(CX), Y13
@@ -897,6 +902,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VPMOVZXWD    (CX), Y12
 	VPSLLD       $0x10, Y12, Y12
 	VPMOVZXWD    16(CX), Y13
@@ -1475,7 +1481,7 @@ store:
 	RET
 
 // func matmulF16T4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, F16C, FMA3
+// Requires: AVX, F16C, FMA3, MMX+
 TEXT ·matmulF16T4P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -1512,6 +1518,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VCVTPH2PS    (CX), Y8
 	VCVTPH2PS    16(CX), Y9
 	VBROADCASTSS (AX), Y10
@@ -1540,6 +1547,7 @@ unrolled:
 	VBROADCASTSS 28(AX), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
+	PREFETCHT0   4160(CX)
 	VCVTPH2PS    64(CX), Y8
 	VCVTPH2PS    80(CX), Y9
 	VBROADCASTSS 32(AX), Y10
@@ -1577,6 +1585,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VCVTPH2PS    (CX), Y8
 	VCVTPH2PS    16(CX), Y9
 	VBROADCASTSS (AX), Y10
@@ -1632,7 +1641,7 @@ store:
 	RET
 
 // func matmulF16T6P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, F16C, FMA3
+// Requires: AVX, F16C, FMA3, MMX+
 TEXT ·matmulF16T6P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -1679,6 +1688,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VCVTPH2PS    (CX), Y12
 	VCVTPH2PS    16(CX), Y13
 	VBROADCASTSS (AX), Y14
@@ -1719,6 +1729,7 @@ unrolled:
 	VBROADCASTSS 44(AX), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
+	PREFETCHT0   4160(CX)
 	VCVTPH2PS    64(CX), Y12
 	VCVTPH2PS    80(CX), Y13
 	VBROADCASTSS 48(AX), Y14
@@ -1768,6 +1779,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VCVTPH2PS    (CX), Y12
 	VCVTPH2PS    16(CX), Y13
 	VBROADCASTSS (AX), Y14
@@ -2344,7 +2356,7 @@ store:
 	RET
 
 // func matmulF32T4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·matmulF32T4P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -2381,6 +2393,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Y8
 	VMOVUPS      32(CX), Y9
 	VBROADCASTSS (AX), Y10
@@ -2395,6 +2408,7 @@ unrolled:
 	VBROADCASTSS 12(AX), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
+	PREFETCHT0   4160(CX)
 	VMOVUPS      64(CX), Y8
 	VMOVUPS      96(CX), Y9
 	VBROADCASTSS 16(AX), Y10
@@ -2409,6 +2423,7 @@ unrolled:
 	VBROADCASTSS 28(AX), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
+	PREFETCHT0   4224(CX)
 	VMOVUPS      128(CX), Y8
 	VMOVUPS      160(CX), Y9
 	VBROADCASTSS 32(AX), Y10
@@ -2423,6 +2438,7 @@ unrolled:
 	VBROADCASTSS 44(AX), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
+	PREFETCHT0   4288(CX)
 	VMOVUPS      192(CX), Y8
 	VMOVUPS      224(CX), Y9
 	VBROADCASTSS 48(AX), Y10
@@ -2446,6 +2462,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Y8
 	VMOVUPS      32(CX), Y9
 	VBROADCASTSS (AX), Y10
@@ -2501,7 +2518,7 @@ store:
 	RET
 
 // func matmulF32T6P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·matmulF32T6P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -2548,6 +2565,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Y12
 	VMOVUPS      32(CX), Y13
 	VBROADCASTSS (AX), Y14
@@ -2568,6 +2586,7 @@ unrolled:
 	VBROADCASTSS 20(AX), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
+	PREFETCHT0   4160(CX)
 	VMOVUPS      64(CX), Y12
 	VMOVUPS      96(CX), Y13
 	VBROADCASTSS 24(AX), Y14
@@ -2588,6 +2607,7 @@ unrolled:
 	VBROADCASTSS 44(AX), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
+	PREFETCHT0   4224(CX)
 	VMOVUPS      128(CX), Y12
 	VMOVUPS      160(CX), Y13
 	VBROADCASTSS 48(AX), Y14
@@ -2608,6 +2628,7 @@ unrolled:
 	VBROADCASTSS 68(AX), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
+	PREFETCHT0   4288(CX)
 	VMOVUPS      192(CX), Y12
 	VMOVUPS      224(CX), Y13
 	VBROADCASTSS 72(AX), Y14
@@ -2637,6 +2658,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Y12
 	VMOVUPS      32(CX), Y13
 	VBROADCASTSS (AX), Y14
@@ -3793,7 +3815,7 @@ store:
 	RET
 
 // func matmulPairT4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·matmulPairT4P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -3830,6 +3852,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Y9
 	VPSLLD       $0x10, Y9, Y10
 	VPAND        Y8, Y9, Y9
@@ -3876,6 +3899,7 @@ unrolled:
 	VFMADD231PS  Y12, Y10, Y7
 	VPAND        Y8, Y11, Y11
 	VFMADD231PS  Y11, Y9, Y7
+	PREFETCHT0   4160(CX)
 	VMOVUPS      64(CX), Y9
 	VPSLLD       $0x10, Y9, Y10
 	VPAND        Y8, Y9, Y9
@@ -3922,6 +3946,7 @@ unrolled:
 	VFMADD231PS  Y12, Y10, Y7
 	VPAND        Y8, Y11, Y11
 	VFMADD231PS  Y11, Y9, Y7
+	PREFETCHT0   4224(CX)
 	VMOVUPS      128(CX), Y9
 	VPSLLD       $0x10, Y9, Y10
 	VPAND        Y8, Y9, Y9
@@ -3968,6 +3993,7 @@ unrolled:
 	VFMADD231PS  Y12, Y10, Y7
 	VPAND        Y8, Y11, Y11
 	VFMADD231PS  Y11, Y9, Y7
+	PREFETCHT0   4288(CX)
 	VMOVUPS      192(CX), Y9
 	VPSLLD       $0x10, Y9, Y10
 	VPAND        Y8, Y9, Y9
@@ -4023,6 +4049,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Y9
 	VPSLLD       $0x10, Y9, Y10
 	VPAND        Y8, Y9, Y9

@@ -811,7 +811,7 @@ store:
 	RET
 
 // func matmulBF16T4P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·matmulBF16T4P1AVX512(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -840,6 +840,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VPMOVZXWD    (CX), Z4
 	VPSLLD       $0x10, Z4, Z4
 	VBROADCASTSS (AX), Z5
@@ -860,6 +861,7 @@ unrolled:
 	VFMADD231PS  Z5, Z4, Z2
 	VBROADCASTSS 28(AX), Z5
 	VFMADD231PS  Z5, Z4, Z3
+	PREFETCHT0   4160(CX)
 	VPMOVZXWD    64(CX), Z4
 	VPSLLD       $0x10, Z4, Z4
 	VBROADCASTSS 32(AX), Z5
@@ -889,6 +891,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VPMOVZXWD    (CX), Z4
 	VPSLLD       $0x10, Z4, Z4
 	VBROADCASTSS (AX), Z5
@@ -932,7 +935,7 @@ store:
 	RET
 
 // func matmulBF16T8P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·matmulBF16T8P2AVX512(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -990,6 +993,8 @@ resume:
 unrolled:
 	CMPQ         BX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VPMOVZXWD    (CX), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VPMOVZXWD    (CX)(DX*1), Z17
@@ -1046,6 +1051,8 @@ unrolled:
 	VBROADCASTSS 60(AX), Z18
 	VFMADD231PS  Z18, Z16, Z14
 	VFMADD231PS  Z18, Z17, Z15
+	PREFETCHT0   4160(CX)
+	PREFETCHT0   4160(CX)(DX*1)
 	VPMOVZXWD    64(CX), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VPMOVZXWD    64(CX)(DX*1), Z17
@@ -1111,6 +1118,8 @@ unrolled_done:
 single:
 	CMPQ         BX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VPMOVZXWD    (CX), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VPMOVZXWD    (CX)(DX*1), Z17
@@ -1204,7 +1213,7 @@ store:
 	RET
 
 // func matmulBF16T8P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·matmulBF16T8P1AVX512(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -1245,6 +1254,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VPMOVZXWD    (CX), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS (AX), Z9
@@ -1281,6 +1291,7 @@ unrolled:
 	VFMADD231PS  Z9, Z8, Z6
 	VBROADCASTSS 60(AX), Z9
 	VFMADD231PS  Z9, Z8, Z7
+	PREFETCHT0   4160(CX)
 	VPMOVZXWD    64(CX), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 64(AX), Z9
@@ -1326,6 +1337,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VPMOVZXWD    (CX), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS (AX), Z9
@@ -1393,7 +1405,7 @@ store:
 	RET
 
 // func matmulBF16T12P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·matmulBF16T12P2AVX512(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -1471,6 +1483,8 @@ resume:
 unrolled:
 	CMPQ         BX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VPMOVZXWD    (CX), Z24
 	VPSLLD       $0x10, Z24, Z24
 	VPMOVZXWD    (CX)(DX*1), Z25
@@ -1551,6 +1565,8 @@ unrolled:
 	VBROADCASTSS 92(AX), Z26
 	VFMADD231PS  Z26, Z24, Z22
 	VFMADD231PS  Z26, Z25, Z23
+	PREFETCHT0   4160(CX)
+	PREFETCHT0   4160(CX)(DX*1)
 	VPMOVZXWD    64(CX), Z24
 	VPSLLD       $0x10, Z24, Z24
 	VPMOVZXWD    64(CX)(DX*1), Z25
@@ -1640,6 +1656,8 @@ unrolled_done:
 single:
 	CMPQ         BX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VPMOVZXWD    (CX), Z24
 	VPSLLD       $0x10, Z24, Z24
 	VPMOVZXWD    (CX)(DX*1), Z25
@@ -1769,7 +1787,7 @@ store:
 	RET
 
 // func matmulBF16T12P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·matmulBF16T12P1AVX512(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -1822,6 +1840,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VPMOVZXWD    (CX), Z12
 	VPSLLD       $0x10, Z12, Z12
 	VBROADCASTSS (AX), Z13
@@ -1874,6 +1893,7 @@ unrolled:
 	VFMADD231PS  Z13, Z12, Z10
 	VBROADCASTSS 92(AX), Z13
 	VFMADD231PS  Z13, Z12, Z11
+	PREFETCHT0   4160(CX)
 	VPMOVZXWD    64(CX), Z12
 	VPSLLD       $0x10, Z12, Z12
 	VBROADCASTSS 96(AX), Z13
@@ -1935,6 +1955,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VPMOVZXWD    (CX), Z12
 	VPSLLD       $0x10, Z12, Z12
 	VBROADCASTSS (AX), Z13
@@ -2744,7 +2765,7 @@ store:
 	RET
 
 // func matmulF16T4P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·matmulF16T4P1AVX512(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -2773,6 +2794,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VCVTPH2PS    (CX), Z4
 	VBROADCASTSS (AX), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -2791,6 +2813,7 @@ unrolled:
 	VFMADD231PS  Z5, Z4, Z2
 	VBROADCASTSS 28(AX), Z5
 	VFMADD231PS  Z5, Z4, Z3
+	PREFETCHT0   4160(CX)
 	VCVTPH2PS    64(CX), Z4
 	VBROADCASTSS 32(AX), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -2818,6 +2841,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VCVTPH2PS    (CX), Z4
 	VBROADCASTSS (AX), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -2860,7 +2884,7 @@ store:
 	RET
 
 // func matmulF16T8P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·matmulF16T8P2AVX512(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -2918,6 +2942,8 @@ resume:
 unrolled:
 	CMPQ         BX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VCVTPH2PS    (CX), Z16
 	VCVTPH2PS    (CX)(DX*1), Z17
 	VBROADCASTSS (AX), Z18
@@ -2970,6 +2996,8 @@ unrolled:
 	VBROADCASTSS 60(AX), Z18
 	VFMADD231PS  Z18, Z16, Z14
 	VFMADD231PS  Z18, Z17, Z15
+	PREFETCHT0   4160(CX)
+	PREFETCHT0   4160(CX)(DX*1)
 	VCVTPH2PS    64(CX), Z16
 	VCVTPH2PS    64(CX)(DX*1), Z17
 	VBROADCASTSS 64(AX), Z18
@@ -3031,6 +3059,8 @@ unrolled_done:
 single:
 	CMPQ         BX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VCVTPH2PS    (CX), Z16
 	VCVTPH2PS    (CX)(DX*1), Z17
 	VBROADCASTSS (AX), Z18
@@ -3122,7 +3152,7 @@ store:
 	RET
 
 // func matmulF16T8P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·matmulF16T8P1AVX512(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -3163,6 +3193,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VCVTPH2PS    (CX), Z8
 	VBROADCASTSS (AX), Z9
 	VFMADD231PS  Z9, Z8, Z0
@@ -3197,6 +3228,7 @@ unrolled:
 	VFMADD231PS  Z9, Z8, Z6
 	VBROADCASTSS 60(AX), Z9
 	VFMADD231PS  Z9, Z8, Z7
+	PREFETCHT0   4160(CX)
 	VCVTPH2PS    64(CX), Z8
 	VBROADCASTSS 64(AX), Z9
 	VFMADD231PS  Z9, Z8, Z0
@@ -3240,6 +3272,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VCVTPH2PS    (CX), Z8
 	VBROADCASTSS (AX), Z9
 	VFMADD231PS  Z9, Z8, Z0
@@ -3306,7 +3339,7 @@ store:
 	RET
 
 // func matmulF16T12P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·matmulF16T12P2AVX512(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -3384,6 +3417,8 @@ resume:
 unrolled:
 	CMPQ         BX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VCVTPH2PS    (CX), Z24
 	VCVTPH2PS    (CX)(DX*1), Z25
 	VBROADCASTSS (AX), Z26
@@ -3460,6 +3495,8 @@ unrolled:
 	VBROADCASTSS 92(AX), Z26
 	VFMADD231PS  Z26, Z24, Z22
 	VFMADD231PS  Z26, Z25, Z23
+	PREFETCHT0   4160(CX)
+	PREFETCHT0   4160(CX)(DX*1)
 	VCVTPH2PS    64(CX), Z24
 	VCVTPH2PS    64(CX)(DX*1), Z25
 	VBROADCASTSS 96(AX), Z26
@@ -3545,6 +3582,8 @@ unrolled_done:
 single:
 	CMPQ         BX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VCVTPH2PS    (CX), Z24
 	VCVTPH2PS    (CX)(DX*1), Z25
 	VBROADCASTSS (AX), Z26
@@ -3672,7 +3711,7 @@ store:
 	RET
 
 // func matmulF16T12P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·matmulF16T12P1AVX512(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -3725,6 +3764,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VCVTPH2PS    (CX), Z12
 	VBROADCASTSS (AX), Z13
 	VFMADD231PS  Z13, Z12, Z0
@@ -3775,6 +3815,7 @@ unrolled:
 	VFMADD231PS  Z13, Z12, Z10
 	VBROADCASTSS 92(AX), Z13
 	VFMADD231PS  Z13, Z12, Z11
+	PREFETCHT0   4160(CX)
 	VCVTPH2PS    64(CX), Z12
 	VBROADCASTSS 96(AX), Z13
 	VFMADD231PS  Z13, Z12, Z0
@@ -3834,6 +3875,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VCVTPH2PS    (CX), Z12
 	VBROADCASTSS (AX), Z13
 	VFMADD231PS  Z13, Z12, Z0
@@ -4642,7 +4684,7 @@ store:
 	RET
 
 // func matmulF32T4P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·matmulF32T4P1AVX512(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -4671,6 +4713,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Z4
 	VBROADCASTSS (AX), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -4680,6 +4723,7 @@ unrolled:
 	VFMADD231PS  Z5, Z4, Z2
 	VBROADCASTSS 12(AX), Z5
 	VFMADD231PS  Z5, Z4, Z3
+	PREFETCHT0   4160(CX)
 	VMOVUPS      64(CX), Z4
 	VBROADCASTSS 16(AX), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -4689,6 +4733,7 @@ unrolled:
 	VFMADD231PS  Z5, Z4, Z2
 	VBROADCASTSS 28(AX), Z5
 	VFMADD231PS  Z5, Z4, Z3
+	PREFETCHT0   4224(CX)
 	VMOVUPS      128(CX), Z4
 	VBROADCASTSS 32(AX), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -4698,6 +4743,7 @@ unrolled:
 	VFMADD231PS  Z5, Z4, Z2
 	VBROADCASTSS 44(AX), Z5
 	VFMADD231PS  Z5, Z4, Z3
+	PREFETCHT0   4288(CX)
 	VMOVUPS      192(CX), Z4
 	VBROADCASTSS 48(AX), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -4716,6 +4762,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Z4
 	VBROADCASTSS (AX), Z5
 	VFMADD231PS  Z5, Z4, Z0
@@ -4758,7 +4805,7 @@ store:
 	RET
 
 // func matmulF32T8P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·matmulF32T8P2AVX512(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -4816,6 +4863,8 @@ resume:
 unrolled:
 	CMPQ         BX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VMOVUPS      (CX), Z16
 	VMOVUPS      (CX)(DX*1), Z17
 	VBROADCASTSS (AX), Z18
@@ -4842,6 +4891,8 @@ unrolled:
 	VBROADCASTSS 28(AX), Z18
 	VFMADD231PS  Z18, Z16, Z14
 	VFMADD231PS  Z18, Z17, Z15
+	PREFETCHT0   4160(CX)
+	PREFETCHT0   4160(CX)(DX*1)
 	VMOVUPS      64(CX), Z16
 	VMOVUPS      64(CX)(DX*1), Z17
 	VBROADCASTSS 32(AX), Z18
@@ -4868,6 +4919,8 @@ unrolled:
 	VBROADCASTSS 60(AX), Z18
 	VFMADD231PS  Z18, Z16, Z14
 	VFMADD231PS  Z18, Z17, Z15
+	PREFETCHT0   4224(CX)
+	PREFETCHT0   4224(CX)(DX*1)
 	VMOVUPS      128(CX), Z16
 	VMOVUPS      128(CX)(DX*1), Z17
 	VBROADCASTSS 64(AX), Z18
@@ -4894,6 +4947,8 @@ unrolled:
 	VBROADCASTSS 92(AX), Z18
 	VFMADD231PS  Z18, Z16, Z14
 	VFMADD231PS  Z18, Z17, Z15
+	PREFETCHT0   4288(CX)
+	PREFETCHT0   4288(CX)(DX*1)
 	VMOVUPS      192(CX), Z16
 	VMOVUPS      192(CX)(DX*1), Z17
 	VBROADCASTSS 96(AX), Z18
@@ -4929,6 +4984,8 @@ unrolled_done:
 single:
 	CMPQ         BX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VMOVUPS      (CX), Z16
 	VMOVUPS      (CX)(DX*1), Z17
 	VBROADCASTSS (AX), Z18
@@ -5020,7 +5077,7 @@ store:
 	RET
 
 // func matmulF32T8P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·matmulF32T8P1AVX512(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -5061,6 +5118,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Z8
 	VBROADCASTSS (AX), Z9
 	VFMADD231PS  Z9, Z8, Z0
@@ -5078,6 +5136,7 @@ unrolled:
 	VFMADD231PS  Z9, Z8, Z6
 	VBROADCASTSS 28(AX), Z9
 	VFMADD231PS  Z9, Z8, Z7
+	PREFETCHT0   4160(CX)
 	VMOVUPS      64(CX), Z8
 	VBROADCASTSS 32(AX), Z9
 	VFMADD231PS  Z9, Z8, Z0
@@ -5095,6 +5154,7 @@ unrolled:
 	VFMADD231PS  Z9, Z8, Z6
 	VBROADCASTSS 60(AX), Z9
 	VFMADD231PS  Z9, Z8, Z7
+	PREFETCHT0   4224(CX)
 	VMOVUPS      128(CX), Z8
 	VBROADCASTSS 64(AX), Z9
 	VFMADD231PS  Z9, Z8, Z0
@@ -5112,6 +5172,7 @@ unrolled:
 	VFMADD231PS  Z9, Z8, Z6
 	VBROADCASTSS 92(AX), Z9
 	VFMADD231PS  Z9, Z8, Z7
+	PREFETCHT0   4288(CX)
 	VMOVUPS      192(CX), Z8
 	VBROADCASTSS 96(AX), Z9
 	VFMADD231PS  Z9, Z8, Z0
@@ -5138,6 +5199,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Z8
 	VBROADCASTSS (AX), Z9
 	VFMADD231PS  Z9, Z8, Z0
@@ -5204,7 +5266,7 @@ store:
 	RET
 
 // func matmulF32T12P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·matmulF32T12P2AVX512(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -5282,6 +5344,8 @@ resume:
 unrolled:
 	CMPQ         BX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VMOVUPS      (CX), Z24
 	VMOVUPS      (CX)(DX*1), Z25
 	VBROADCASTSS (AX), Z26
@@ -5320,6 +5384,8 @@ unrolled:
 	VBROADCASTSS 44(AX), Z26
 	VFMADD231PS  Z26, Z24, Z22
 	VFMADD231PS  Z26, Z25, Z23
+	PREFETCHT0   4160(CX)
+	PREFETCHT0   4160(CX)(DX*1)
 	VMOVUPS      64(CX), Z24
 	VMOVUPS      64(CX)(DX*1), Z25
 	VBROADCASTSS 48(AX), Z26
@@ -5358,6 +5424,8 @@ unrolled:
 	VBROADCASTSS 92(AX), Z26
 	VFMADD231PS  Z26, Z24, Z22
 	VFMADD231PS  Z26, Z25, Z23
+	PREFETCHT0   4224(CX)
+	PREFETCHT0   4224(CX)(DX*1)
 	VMOVUPS      128(CX), Z24
 	VMOVUPS      128(CX)(DX*1), Z25
 	VBROADCASTSS 96(AX), Z26
@@ -5396,6 +5464,8 @@ unrolled:
 	VBROADCASTSS 140(AX), Z26
 	VFMADD231PS  Z26, Z24, Z22
 	VFMADD231PS  Z26, Z25, Z23
+	PREFETCHT0   4288(CX)
+	PREFETCHT0   4288(CX)(DX*1)
 	VMOVUPS      192(CX), Z24
 	VMOVUPS      192(CX)(DX*1), Z25
 	VBROADCASTSS 144(AX), Z26
@@ -5443,6 +5513,8 @@ unrolled_done:
 single:
 	CMPQ         BX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VMOVUPS      (CX), Z24
 	VMOVUPS      (CX)(DX*1), Z25
 	VBROADCASTSS (AX), Z26
@@ -5570,7 +5642,7 @@ store:
 	RET
 
 // func matmulF32T12P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·matmulF32T12P1AVX512(SB), NOSPLIT, $0-56
 	MOVQ    x+32(FP), AX
 	MOVQ    w+16(FP), CX
@@ -5623,6 +5695,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Z12
 	VBROADCASTSS (AX), Z13
 	VFMADD231PS  Z13, Z12, Z0
@@ -5648,6 +5721,7 @@ unrolled:
 	VFMADD231PS  Z13, Z12, Z10
 	VBROADCASTSS 44(AX), Z13
 	VFMADD231PS  Z13, Z12, Z11
+	PREFETCHT0   4160(CX)
 	VMOVUPS      64(CX), Z12
 	VBROADCASTSS 48(AX), Z13
 	VFMADD231PS  Z13, Z12, Z0
@@ -5673,6 +5747,7 @@ unrolled:
 	VFMADD231PS  Z13, Z12, Z10
 	VBROADCASTSS 92(AX), Z13
 	VFMADD231PS  Z13, Z12, Z11
+	PREFETCHT0   4224(CX)
 	VMOVUPS      128(CX), Z12
 	VBROADCASTSS 96(AX), Z13
 	VFMADD231PS  Z13, Z12, Z0
@@ -5698,6 +5773,7 @@ unrolled:
 	VFMADD231PS  Z13, Z12, Z10
 	VBROADCASTSS 140(AX), Z13
 	VFMADD231PS  Z13, Z12, Z11
+	PREFETCHT0   4288(CX)
 	VMOVUPS      192(CX), Z12
 	VBROADCASTSS 144(AX), Z13
 	VFMADD231PS  Z13, Z12, Z0
@@ -5732,6 +5808,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Z12
 	VBROADCASTSS (AX), Z13
 	VFMADD231PS  Z13, Z12, Z0
@@ -6710,7 +6787,7 @@ store:
 	RET
 
 // func matmulPairT4P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512F, AVX512VNNI, MMX+
 TEXT ·matmulPairT4P1AVX512(SB), NOSPLIT, $0-56
 	MOVQ   x+32(FP), AX
 	MOVQ   w+16(FP), CX
@@ -6738,6 +6815,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Z4
 	VPBROADCASTD (AX), Z5
 	// VDPBF16PS Z5, Z4, Z0
@@ -6751,6 +6829,7 @@ unrolled:
 	VPBROADCASTD 12(AX), Z5
 	// VDPBF16PS Z5, Z4, Z3
 	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xdd
+	PREFETCHT0   4160(CX)
 	VMOVUPS      64(CX), Z4
 	VPBROADCASTD 16(AX), Z5
 	// VDPBF16PS Z5, Z4, Z0
@@ -6764,6 +6843,7 @@ unrolled:
 	VPBROADCASTD 28(AX), Z5
 	// VDPBF16PS Z5, Z4, Z3
 	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xdd
+	PREFETCHT0   4224(CX)
 	VMOVUPS      128(CX), Z4
 	VPBROADCASTD 32(AX), Z5
 	// VDPBF16PS Z5, Z4, Z0
@@ -6777,6 +6857,7 @@ unrolled:
 	VPBROADCASTD 44(AX), Z5
 	// VDPBF16PS Z5, Z4, Z3
 	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xdd
+	PREFETCHT0   4288(CX)
 	VMOVUPS      192(CX), Z4
 	VPBROADCASTD 48(AX), Z5
 	// VDPBF16PS Z5, Z4, Z0
@@ -6799,6 +6880,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Z4
 	VPBROADCASTD (AX), Z5
 	// VDPBF16PS Z5, Z4, Z0
@@ -6845,7 +6927,7 @@ store:
 	RET
 
 // func matmulPairT8P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512F, AVX512VNNI, MMX+
 TEXT ·matmulPairT8P2AVX512(SB), NOSPLIT, $0-56
 	MOVQ   x+32(FP), AX
 	MOVQ   w+16(FP), CX
@@ -6902,6 +6984,8 @@ resume:
 unrolled:
 	CMPQ         BX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VMOVUPS      (CX), Z16
 	VMOVUPS      (CX)(DX*1), Z17
 	VPBROADCASTD (AX), Z18
@@ -6944,6 +7028,8 @@ unrolled:
 	BYTE $0x62; BYTE $0x32; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xf2
 	// VDPBF16PS Z18, Z17, Z15
 	BYTE $0x62; BYTE $0x32; BYTE $0x76; BYTE $0x40; BYTE $0x52; BYTE $0xfa
+	PREFETCHT0   4160(CX)
+	PREFETCHT0   4160(CX)(DX*1)
 	VMOVUPS      64(CX), Z16
 	VMOVUPS      64(CX)(DX*1), Z17
 	VPBROADCASTD 32(AX), Z18
@@ -6986,6 +7072,8 @@ unrolled:
 	BYTE $0x62; BYTE $0x32; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xf2
 	// VDPBF16PS Z18, Z17, Z15
 	BYTE $0x62; BYTE $0x32; BYTE $0x76; BYTE $0x40; BYTE $0x52; BYTE $0xfa
+	PREFETCHT0   4224(CX)
+	PREFETCHT0   4224(CX)(DX*1)
 	VMOVUPS      128(CX), Z16
 	VMOVUPS      128(CX)(DX*1), Z17
 	VPBROADCASTD 64(AX), Z18
@@ -7028,6 +7116,8 @@ unrolled:
 	BYTE $0x62; BYTE $0x32; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xf2
 	// VDPBF16PS Z18, Z17, Z15
 	BYTE $0x62; BYTE $0x32; BYTE $0x76; BYTE $0x40; BYTE $0x52; BYTE $0xfa
+	PREFETCHT0   4288(CX)
+	PREFETCHT0   4288(CX)(DX*1)
 	VMOVUPS      192(CX), Z16
 	VMOVUPS      192(CX)(DX*1), Z17
 	VPBROADCASTD 96(AX), Z18
@@ -7079,6 +7169,8 @@ unrolled_done:
 single:
 	CMPQ         BX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VMOVUPS      (CX), Z16
 	VMOVUPS      (CX)(DX*1), Z17
 	VPBROADCASTD (AX), Z18
@@ -7186,7 +7278,7 @@ store:
 	RET
 
 // func matmulPairT8P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512F, AVX512VNNI, MMX+
 TEXT ·matmulPairT8P1AVX512(SB), NOSPLIT, $0-56
 	MOVQ   x+32(FP), AX
 	MOVQ   w+16(FP), CX
@@ -7226,6 +7318,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Z8
 	VPBROADCASTD (AX), Z9
 	// VDPBF16PS Z9, Z8, Z0
@@ -7251,6 +7344,7 @@ unrolled:
 	VPBROADCASTD 28(AX), Z9
 	// VDPBF16PS Z9, Z8, Z7
 	BYTE $0x62; BYTE $0xd2; BYTE $0x3e; BYTE $0x48; BYTE $0x52; BYTE $0xf9
+	PREFETCHT0   4160(CX)
 	VMOVUPS      64(CX), Z8
 	VPBROADCASTD 32(AX), Z9
 	// VDPBF16PS Z9, Z8, Z0
@@ -7276,6 +7370,7 @@ unrolled:
 	VPBROADCASTD 60(AX), Z9
 	// VDPBF16PS Z9, Z8, Z7
 	BYTE $0x62; BYTE $0xd2; BYTE $0x3e; BYTE $0x48; BYTE $0x52; BYTE $0xf9
+	PREFETCHT0   4224(CX)
 	VMOVUPS      128(CX), Z8
 	VPBROADCASTD 64(AX), Z9
 	// VDPBF16PS Z9, Z8, Z0
@@ -7301,6 +7396,7 @@ unrolled:
 	VPBROADCASTD 92(AX), Z9
 	// VDPBF16PS Z9, Z8, Z7
 	BYTE $0x62; BYTE $0xd2; BYTE $0x3e; BYTE $0x48; BYTE $0x52; BYTE $0xf9
+	PREFETCHT0   4288(CX)
 	VMOVUPS      192(CX), Z8
 	VPBROADCASTD 96(AX), Z9
 	// VDPBF16PS Z9, Z8, Z0
@@ -7335,6 +7431,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Z8
 	VPBROADCASTD (AX), Z9
 	// VDPBF16PS Z9, Z8, Z0
@@ -7409,7 +7506,7 @@ store:
 	RET
 
 // func matmulPairT12P2AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512F, AVX512VNNI, MMX+
 TEXT ·matmulPairT12P2AVX512(SB), NOSPLIT, $0-56
 	MOVQ   x+32(FP), AX
 	MOVQ   w+16(FP), CX
@@ -7486,6 +7583,8 @@ resume:
 unrolled:
 	CMPQ         BX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VMOVUPS      (CX), Z24
 	VMOVUPS      (CX)(DX*1), Z25
 	VPBROADCASTD (AX), Z26
@@ -7548,6 +7647,8 @@ unrolled:
 	BYTE $0x62; BYTE $0x82; BYTE $0x3e; BYTE $0x40; BYTE $0x52; BYTE $0xf2
 	// VDPBF16PS Z26, Z25, Z23
 	BYTE $0x62; BYTE $0x82; BYTE $0x36; BYTE $0x40; BYTE $0x52; BYTE $0xfa
+	PREFETCHT0   4160(CX)
+	PREFETCHT0   4160(CX)(DX*1)
 	VMOVUPS      64(CX), Z24
 	VMOVUPS      64(CX)(DX*1), Z25
 	VPBROADCASTD 48(AX), Z26
@@ -7610,6 +7711,8 @@ unrolled:
 	BYTE $0x62; BYTE $0x82; BYTE $0x3e; BYTE $0x40; BYTE $0x52; BYTE $0xf2
 	// VDPBF16PS Z26, Z25, Z23
 	BYTE $0x62; BYTE $0x82; BYTE $0x36; BYTE $0x40; BYTE $0x52; BYTE $0xfa
+	PREFETCHT0   4224(CX)
+	PREFETCHT0   4224(CX)(DX*1)
 	VMOVUPS      128(CX), Z24
 	VMOVUPS      128(CX)(DX*1), Z25
 	VPBROADCASTD 96(AX), Z26
@@ -7672,6 +7775,8 @@ unrolled:
 	BYTE $0x62; BYTE $0x82; BYTE $0x3e; BYTE $0x40; BYTE $0x52; BYTE $0xf2
 	// VDPBF16PS Z26, Z25, Z23
 	BYTE $0x62; BYTE $0x82; BYTE $0x36; BYTE $0x40; BYTE $0x52; BYTE $0xfa
+	PREFETCHT0   4288(CX)
+	PREFETCHT0   4288(CX)(DX*1)
 	VMOVUPS      192(CX), Z24
 	VMOVUPS      192(CX)(DX*1), Z25
 	VPBROADCASTD 144(AX), Z26
@@ -7743,6 +7848,8 @@ unrolled_done:
 single:
 	CMPQ         BX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
+	PREFETCHT0   4096(CX)(DX*1)
 	VMOVUPS      (CX), Z24
 	VMOVUPS      (CX)(DX*1), Z25
 	VPBROADCASTD (AX), Z26
@@ -7894,7 +8001,7 @@ store:
 	RET
 
 // func matmulPairT12P1AVX512(out *float32, row uintptr, w *byte, stride uintptr, x *float32, k int, mode int)
-// Requires: AVX, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512F, AVX512VNNI, MMX+
 TEXT ·matmulPairT12P1AVX512(SB), NOSPLIT, $0-56
 	MOVQ   x+32(FP), AX
 	MOVQ   w+16(FP), CX
@@ -7946,6 +8053,7 @@ resume:
 unrolled:
 	CMPQ         DX, $0x00000004
 	JLT          unrolled_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Z12
 	VPBROADCASTD (AX), Z13
 	// VDPBF16PS Z13, Z12, Z0
@@ -7983,6 +8091,7 @@ unrolled:
 	VPBROADCASTD 44(AX), Z13
 	// VDPBF16PS Z13, Z12, Z11
 	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xdd
+	PREFETCHT0   4160(CX)
 	VMOVUPS      64(CX), Z12
 	VPBROADCASTD 48(AX), Z13
 	// VDPBF16PS Z13, Z12, Z0
@@ -8020,6 +8129,7 @@ unrolled:
 	VPBROADCASTD 92(AX), Z13
 	// VDPBF16PS Z13, Z12, Z11
 	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xdd
+	PREFETCHT0   4224(CX)
 	VMOVUPS      128(CX), Z12
 	VPBROADCASTD 96(AX), Z13
 	// VDPBF16PS Z13, Z12, Z0
@@ -8057,6 +8167,7 @@ unrolled:
 	VPBROADCASTD 140(AX), Z13
 	// VDPBF16PS Z13, Z12, Z11
 	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xdd
+	PREFETCHT0   4288(CX)
 	VMOVUPS      192(CX), Z12
 	VPBROADCASTD 144(AX), Z13
 	// VDPBF16PS Z13, Z12, Z0
@@ -8103,6 +8214,7 @@ unrolled_done:
 single:
 	CMPQ         DX, $0x00000001
 	JLT          single_done
+	PREFETCHT0   4096(CX)
 	VMOVUPS      (CX), Z12
 	VPBROADCASTD (AX), Z13
 	// VDPBF16PS Z13, Z12, Z0

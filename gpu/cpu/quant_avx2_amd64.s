@@ -318,7 +318,7 @@ c0_store:
 	RET
 
 // func quantQ8_0T2P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·quantQ8_0T2P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ         w+16(FP), AX
 	MOVQ         x+32(FP), CX
@@ -356,6 +356,7 @@ c0_units:
 	VXORPS       Y8, Y8, Y8
 	VXORPS       Y9, Y9, Y9
 	VMOVDQU      32(AX), Y10
+	PREFETCHT0   4128(AX)
 	VMOVDQU      64(AX), Y11
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y12
@@ -380,6 +381,7 @@ c0_units:
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      96(AX), Y10
+	PREFETCHT0   4192(AX)
 	VMOVDQU      128(AX), Y11
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y12
@@ -404,6 +406,7 @@ c0_units:
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      160(AX), Y10
+	PREFETCHT0   4256(AX)
 	VMOVDQU      192(AX), Y11
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y12
@@ -428,6 +431,7 @@ c0_units:
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      224(AX), Y10
+	PREFETCHT0   4320(AX)
 	VMOVDQU      256(AX), Y11
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y12
@@ -452,6 +456,7 @@ c0_units:
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      288(AX), Y10
+	PREFETCHT0   4384(AX)
 	VMOVDQU      320(AX), Y11
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y12
@@ -476,6 +481,7 @@ c0_units:
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      352(AX), Y10
+	PREFETCHT0   4448(AX)
 	VMOVDQU      384(AX), Y11
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y12
@@ -500,6 +506,7 @@ c0_units:
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      416(AX), Y10
+	PREFETCHT0   4512(AX)
 	VMOVDQU      448(AX), Y11
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y12
@@ -524,6 +531,7 @@ c0_units:
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      480(AX), Y10
+	PREFETCHT0   4576(AX)
 	VMOVDQU      512(AX), Y11
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y12
@@ -743,6 +751,7 @@ c0_units:
 	VPMADDUBSW   Y10, Y13, Y10
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
+	PREFETCHT0   4096(AX)
 	VCVTPH2PS    (AX), Y10
 	VBROADCASTSS 128(CX), Y11
 	VMULPS       Y10, Y11, Y11
@@ -794,7 +803,7 @@ c0_store:
 	RET
 
 // func quantQ8_0T4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·quantQ8_0T4P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ         w+16(FP), AX
 	MOVQ         x+32(FP), CX
@@ -834,6 +843,7 @@ c0_units:
 	VXORPS       Y8, Y8, Y8
 	VXORPS       Y9, Y9, Y9
 	VMOVDQU      32(AX), Y10
+	PREFETCHT0   4128(AX)
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y11
 	VPBROADCASTD (CX), Y12
@@ -857,6 +867,7 @@ c0_units:
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      96(AX), Y10
+	PREFETCHT0   4192(AX)
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y11
 	VPBROADCASTD 16(CX), Y12
@@ -880,6 +891,7 @@ c0_units:
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      160(AX), Y10
+	PREFETCHT0   4256(AX)
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y11
 	VPBROADCASTD 32(CX), Y12
@@ -903,6 +915,7 @@ c0_units:
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      224(AX), Y10
+	PREFETCHT0   4320(AX)
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y11
 	VPBROADCASTD 48(CX), Y12
@@ -926,6 +939,7 @@ c0_units:
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      288(AX), Y10
+	PREFETCHT0   4384(AX)
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y11
 	VPBROADCASTD 64(CX), Y12
@@ -949,6 +963,7 @@ c0_units:
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      352(AX), Y10
+	PREFETCHT0   4448(AX)
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y11
 	VPBROADCASTD 80(CX), Y12
@@ -972,6 +987,7 @@ c0_units:
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      416(AX), Y10
+	PREFETCHT0   4512(AX)
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y11
 	VPBROADCASTD 96(CX), Y12
@@ -995,6 +1011,7 @@ c0_units:
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      480(AX), Y10
+	PREFETCHT0   4576(AX)
 	VPXOR        Y1, Y10, Y10
 	VPABSB       Y10, Y11
 	VPBROADCASTD 112(CX), Y12
@@ -1205,6 +1222,7 @@ c0_units:
 	VPMADDUBSW   Y10, Y11, Y10
 	VPMADDWD     Y0, Y10, Y10
 	VPADDD       Y10, Y9, Y9
+	PREFETCHT0   4096(AX)
 	VCVTPH2PS    (AX), Y10
 	VBROADCASTSS 256(CX), Y11
 	VMULPS       Y10, Y11, Y11
@@ -1875,7 +1893,7 @@ c0_store:
 	RET
 
 // func quantQ4_0T2P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·quantQ4_0T2P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ         w+16(FP), AX
 	MOVQ         x+32(FP), CX
@@ -1913,6 +1931,7 @@ c0_units:
 	VPBROADCASTD 76(CX), Y8
 	VPBROADCASTD 76(CX), Y9
 	VMOVDQU      32(AX), Y10
+	PREFETCHT0   4128(AX)
 	VMOVDQU      64(AX), Y11
 	VPAND        Y10, Y0, Y12
 	VPAND        Y11, Y0, Y13
@@ -1949,6 +1968,7 @@ c0_units:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      96(AX), Y10
+	PREFETCHT0   4192(AX)
 	VMOVDQU      128(AX), Y11
 	VPAND        Y10, Y0, Y12
 	VPAND        Y11, Y0, Y13
@@ -1985,6 +2005,7 @@ c0_units:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      160(AX), Y10
+	PREFETCHT0   4256(AX)
 	VMOVDQU      192(AX), Y11
 	VPAND        Y10, Y0, Y12
 	VPAND        Y11, Y0, Y13
@@ -2021,6 +2042,7 @@ c0_units:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      224(AX), Y10
+	PREFETCHT0   4320(AX)
 	VMOVDQU      256(AX), Y11
 	VPAND        Y10, Y0, Y12
 	VPAND        Y11, Y0, Y13
@@ -2056,6 +2078,7 @@ c0_units:
 	VPMADDUBSW   Y12, Y11, Y10
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
+	PREFETCHT0   4096(AX)
 	VCVTPH2PS    (AX), Y10
 	VBROADCASTSS 64(CX), Y11
 	VMULPS       Y10, Y11, Y11
@@ -2107,7 +2130,7 @@ c0_store:
 	RET
 
 // func quantQ4_0T4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·quantQ4_0T4P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ         w+16(FP), AX
 	MOVQ         x+32(FP), CX
@@ -2147,6 +2170,7 @@ c0_units:
 	VPBROADCASTD 152(CX), Y8
 	VPBROADCASTD 156(CX), Y9
 	VMOVDQU      32(AX), Y10
+	PREFETCHT0   4128(AX)
 	VPAND        Y10, Y0, Y11
 	VPBROADCASTD (CX), Y12
 	VPMADDUBSW   Y12, Y11, Y12
@@ -2183,6 +2207,7 @@ c0_units:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      96(AX), Y10
+	PREFETCHT0   4192(AX)
 	VPAND        Y10, Y0, Y11
 	VPBROADCASTD 16(CX), Y12
 	VPMADDUBSW   Y12, Y11, Y12
@@ -2219,6 +2244,7 @@ c0_units:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      160(AX), Y10
+	PREFETCHT0   4256(AX)
 	VPAND        Y10, Y0, Y11
 	VPBROADCASTD 32(CX), Y12
 	VPMADDUBSW   Y12, Y11, Y12
@@ -2255,6 +2281,7 @@ c0_units:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      224(AX), Y10
+	PREFETCHT0   4320(AX)
 	VPAND        Y10, Y0, Y11
 	VPBROADCASTD 48(CX), Y12
 	VPMADDUBSW   Y12, Y11, Y12
@@ -2290,6 +2317,7 @@ c0_units:
 	VPMADDUBSW   Y11, Y10, Y10
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
+	PREFETCHT0   4096(AX)
 	VCVTPH2PS    (AX), Y10
 	VBROADCASTSS 128(CX), Y11
 	VMULPS       Y10, Y11, Y11
@@ -2830,7 +2858,7 @@ c0_store:
 	RET
 
 // func quantQ4_1T2P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·quantQ4_1T2P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ         w+16(FP), AX
 	MOVQ         x+32(FP), CX
@@ -2868,6 +2896,7 @@ c0_units:
 	VXORPS       Y8, Y8, Y8
 	VXORPS       Y9, Y9, Y9
 	VMOVDQU      64(AX), Y10
+	PREFETCHT0   4160(AX)
 	VMOVDQU      96(AX), Y11
 	VPAND        Y10, Y0, Y12
 	VPAND        Y11, Y0, Y13
@@ -2904,6 +2933,7 @@ c0_units:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      128(AX), Y10
+	PREFETCHT0   4224(AX)
 	VMOVDQU      160(AX), Y11
 	VPAND        Y10, Y0, Y12
 	VPAND        Y11, Y0, Y13
@@ -2940,6 +2970,7 @@ c0_units:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      192(AX), Y10
+	PREFETCHT0   4288(AX)
 	VMOVDQU      224(AX), Y11
 	VPAND        Y10, Y0, Y12
 	VPAND        Y11, Y0, Y13
@@ -2976,6 +3007,7 @@ c0_units:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      256(AX), Y10
+	PREFETCHT0   4352(AX)
 	VMOVDQU      288(AX), Y11
 	VPAND        Y10, Y0, Y12
 	VPAND        Y11, Y0, Y13
@@ -3159,6 +3191,7 @@ c0_units:
 	VPMADDUBSW   Y12, Y11, Y10
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
+	PREFETCHT0   4096(AX)
 	VCVTPH2PS    (AX), Y10
 	VCVTPH2PS    32(AX), Y11
 	VBROADCASTSS 128(CX), Y12
@@ -3224,7 +3257,7 @@ c0_store:
 	RET
 
 // func quantQ4_1T4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·quantQ4_1T4P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ         w+16(FP), AX
 	MOVQ         x+32(FP), CX
@@ -3264,6 +3297,7 @@ c0_units:
 	VXORPS       Y8, Y8, Y8
 	VXORPS       Y9, Y9, Y9
 	VMOVDQU      64(AX), Y10
+	PREFETCHT0   4160(AX)
 	VPAND        Y10, Y0, Y11
 	VPBROADCASTD (CX), Y12
 	VPMADDUBSW   Y12, Y11, Y12
@@ -3300,6 +3334,7 @@ c0_units:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      128(AX), Y10
+	PREFETCHT0   4224(AX)
 	VPAND        Y10, Y0, Y11
 	VPBROADCASTD 16(CX), Y12
 	VPMADDUBSW   Y12, Y11, Y12
@@ -3336,6 +3371,7 @@ c0_units:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      192(AX), Y10
+	PREFETCHT0   4288(AX)
 	VPAND        Y10, Y0, Y11
 	VPBROADCASTD 32(CX), Y12
 	VPMADDUBSW   Y12, Y11, Y12
@@ -3372,6 +3408,7 @@ c0_units:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      256(AX), Y10
+	PREFETCHT0   4352(AX)
 	VPAND        Y10, Y0, Y11
 	VPBROADCASTD 48(CX), Y12
 	VPMADDUBSW   Y12, Y11, Y12
@@ -3555,6 +3592,7 @@ c0_units:
 	VPMADDUBSW   Y11, Y10, Y10
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
+	PREFETCHT0   4096(AX)
 	VCVTPH2PS    (AX), Y10
 	VCVTPH2PS    32(AX), Y11
 	VBROADCASTSS 256(CX), Y12
@@ -4202,7 +4240,7 @@ c0_store:
 	RET
 
 // func quantQ4_KT2P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·quantQ4_KT2P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ         w+16(FP), AX
 	MOVQ         x+32(FP), CX
@@ -4246,6 +4284,7 @@ c0_blocks:
 	VXORPS       Y8, Y8, Y8
 	VXORPS       Y9, Y9, Y9
 	VMOVDQU      32(BX), Y10
+	PREFETCHT0   4128(BX)
 	VMOVDQU      64(BX), Y11
 	VPAND        Y10, Y0, Y12
 	VPAND        Y11, Y0, Y13
@@ -4282,6 +4321,7 @@ c0_blocks:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      96(BX), Y10
+	PREFETCHT0   4192(BX)
 	VMOVDQU      128(BX), Y11
 	VPAND        Y10, Y0, Y12
 	VPAND        Y11, Y0, Y13
@@ -4318,6 +4358,7 @@ c0_blocks:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      160(BX), Y10
+	PREFETCHT0   4256(BX)
 	VMOVDQU      192(BX), Y11
 	VPAND        Y10, Y0, Y12
 	VPAND        Y11, Y0, Y13
@@ -4354,6 +4395,7 @@ c0_blocks:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      224(BX), Y10
+	PREFETCHT0   4320(BX)
 	VMOVDQU      256(BX), Y11
 	VPAND        Y10, Y0, Y12
 	VPAND        Y11, Y0, Y13
@@ -4471,7 +4513,7 @@ c0_store:
 	RET
 
 // func quantQ4_KT4P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·quantQ4_KT4P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ         w+16(FP), AX
 	MOVQ         x+32(FP), CX
@@ -4517,6 +4559,7 @@ c0_blocks:
 	VXORPS       Y8, Y8, Y8
 	VXORPS       Y9, Y9, Y9
 	VMOVDQU      32(BX), Y10
+	PREFETCHT0   4128(BX)
 	VPAND        Y10, Y0, Y11
 	VPBROADCASTD (CX), Y12
 	VPMADDUBSW   Y12, Y11, Y12
@@ -4553,6 +4596,7 @@ c0_blocks:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      96(BX), Y10
+	PREFETCHT0   4192(BX)
 	VPAND        Y10, Y0, Y11
 	VPBROADCASTD 16(CX), Y12
 	VPMADDUBSW   Y12, Y11, Y12
@@ -4589,6 +4633,7 @@ c0_blocks:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      160(BX), Y10
+	PREFETCHT0   4256(BX)
 	VPAND        Y10, Y0, Y11
 	VPBROADCASTD 32(CX), Y12
 	VPMADDUBSW   Y12, Y11, Y12
@@ -4625,6 +4670,7 @@ c0_blocks:
 	VPMADDWD     Y1, Y10, Y10
 	VPADDD       Y10, Y9, Y9
 	VMOVDQU      224(BX), Y10
+	PREFETCHT0   4320(BX)
 	VPAND        Y10, Y0, Y11
 	VPBROADCASTD 48(CX), Y12
 	VPMADDUBSW   Y12, Y11, Y12
@@ -5262,7 +5308,7 @@ c0_store:
 	RET
 
 // func quantQ6_KT2P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·quantQ6_KT2P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ         w+16(FP), AX
 	MOVQ         x+32(FP), CX
@@ -5303,8 +5349,10 @@ c0_blocks:
 	VPBROADCASTD 72(CX), Y5
 	VPBROADCASTD 76(CX), Y6
 	VMOVDQU      32(BX), Y7
+	PREFETCHT0   4128(BX)
 	VPAND        Y7, Y0, Y7
 	VMOVDQU      288(BX), Y8
+	PREFETCHT0   4384(BX)
 	VPSLLD       $0x04, Y8, Y8
 	VPAND        Y8, Y1, Y8
 	VPOR         Y8, Y7, Y7
@@ -5317,8 +5365,10 @@ c0_blocks:
 	VPMADDWD     Y2, Y7, Y7
 	VPADDD       Y7, Y6, Y6
 	VMOVDQU      96(BX), Y7
+	PREFETCHT0   4192(BX)
 	VPAND        Y7, Y0, Y7
 	VMOVDQU      288(BX), Y8
+	PREFETCHT0   4384(BX)
 	VPSLLD       $0x02, Y8, Y8
 	VPAND        Y8, Y1, Y8
 	VPOR         Y8, Y7, Y7
@@ -5331,8 +5381,10 @@ c0_blocks:
 	VPMADDWD     Y2, Y7, Y7
 	VPADDD       Y7, Y6, Y6
 	VMOVDQU      160(BX), Y7
+	PREFETCHT0   4256(BX)
 	VPAND        Y7, Y0, Y7
 	VMOVDQU      288(BX), Y8
+	PREFETCHT0   4384(BX)
 	VPAND        Y8, Y1, Y8
 	VPOR         Y8, Y7, Y7
 	VPBROADCASTD 16(CX), Y8
@@ -5344,8 +5396,10 @@ c0_blocks:
 	VPMADDWD     Y2, Y7, Y7
 	VPADDD       Y7, Y6, Y6
 	VMOVDQU      224(BX), Y7
+	PREFETCHT0   4320(BX)
 	VPAND        Y7, Y0, Y7
 	VMOVDQU      288(BX), Y8
+	PREFETCHT0   4384(BX)
 	VPSRLD       $0x02, Y8, Y8
 	VPAND        Y8, Y1, Y8
 	VPOR         Y8, Y7, Y7
@@ -5363,9 +5417,11 @@ c0_blocks:
 	VPBROADCASTD 80(CX), Y7
 	VPBROADCASTD 84(CX), Y8
 	VMOVDQU      32(BX), Y9
+	PREFETCHT0   4128(BX)
 	VPSRLD       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
 	VMOVDQU      352(BX), Y10
+	PREFETCHT0   4448(BX)
 	VPSLLD       $0x04, Y10, Y10
 	VPAND        Y10, Y1, Y10
 	VPOR         Y10, Y9, Y9
@@ -5378,9 +5434,11 @@ c0_blocks:
 	VPMADDWD     Y2, Y9, Y9
 	VPADDD       Y9, Y8, Y8
 	VMOVDQU      96(BX), Y9
+	PREFETCHT0   4192(BX)
 	VPSRLD       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
 	VMOVDQU      352(BX), Y10
+	PREFETCHT0   4448(BX)
 	VPSLLD       $0x02, Y10, Y10
 	VPAND        Y10, Y1, Y10
 	VPOR         Y10, Y9, Y9
@@ -5393,9 +5451,11 @@ c0_blocks:
 	VPMADDWD     Y2, Y9, Y9
 	VPADDD       Y9, Y8, Y8
 	VMOVDQU      160(BX), Y9
+	PREFETCHT0   4256(BX)
 	VPSRLD       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
 	VMOVDQU      352(BX), Y10
+	PREFETCHT0   4448(BX)
 	VPAND        Y10, Y1, Y10
 	VPOR         Y10, Y9, Y9
 	VPBROADCASTD 48(CX), Y10
@@ -5407,9 +5467,11 @@ c0_blocks:
 	VPMADDWD     Y2, Y9, Y9
 	VPADDD       Y9, Y8, Y8
 	VMOVDQU      224(BX), Y9
+	PREFETCHT0   4320(BX)
 	VPSRLD       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
 	VMOVDQU      352(BX), Y10
+	PREFETCHT0   4448(BX)
 	VPSRLD       $0x02, Y10, Y10
 	VPAND        Y10, Y1, Y10
 	VPOR         Y10, Y9, Y9
@@ -5666,7 +5728,7 @@ c1_store:
 	RET
 
 // func quantQ6_KT3P1AVX2(out *float32, row uintptr, w *byte, stride uintptr, x *byte, units int, mode int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·quantQ6_KT3P1AVX2(SB), NOSPLIT, $0-56
 	MOVQ         w+16(FP), AX
 	MOVQ         x+32(FP), CX
@@ -5711,8 +5773,10 @@ c0_blocks:
 	VPBROADCASTD 112(CX), Y7
 	VPBROADCASTD 116(CX), Y8
 	VMOVDQU      32(BX), Y9
+	PREFETCHT0   4128(BX)
 	VPAND        Y9, Y0, Y9
 	VMOVDQU      288(BX), Y10
+	PREFETCHT0   4384(BX)
 	VPSLLD       $0x04, Y10, Y10
 	VPAND        Y10, Y1, Y10
 	VPOR         Y10, Y9, Y9
@@ -5729,8 +5793,10 @@ c0_blocks:
 	VPMADDWD     Y2, Y9, Y9
 	VPADDD       Y9, Y8, Y8
 	VMOVDQU      96(BX), Y9
+	PREFETCHT0   4192(BX)
 	VPAND        Y9, Y0, Y9
 	VMOVDQU      288(BX), Y10
+	PREFETCHT0   4384(BX)
 	VPSLLD       $0x02, Y10, Y10
 	VPAND        Y10, Y1, Y10
 	VPOR         Y10, Y9, Y9
@@ -5747,8 +5813,10 @@ c0_blocks:
 	VPMADDWD     Y2, Y9, Y9
 	VPADDD       Y9, Y8, Y8
 	VMOVDQU      160(BX), Y9
+	PREFETCHT0   4256(BX)
 	VPAND        Y9, Y0, Y9
 	VMOVDQU      288(BX), Y10
+	PREFETCHT0   4384(BX)
 	VPAND        Y10, Y1, Y10
 	VPOR         Y10, Y9, Y9
 	VPBROADCASTD 24(CX), Y10
@@ -5764,8 +5832,10 @@ c0_blocks:
 	VPMADDWD     Y2, Y9, Y9
 	VPADDD       Y9, Y8, Y8
 	VMOVDQU      224(BX), Y9
+	PREFETCHT0   4320(BX)
 	VPAND        Y9, Y0, Y9
 	VMOVDQU      288(BX), Y10
+	PREFETCHT0   4384(BX)
 	VPSRLD       $0x02, Y10, Y10
 	VPAND        Y10, Y1, Y10
 	VPOR         Y10, Y9, Y9
@@ -5789,9 +5859,11 @@ c0_blocks:
 	VPBROADCASTD 124(CX), Y10
 	VPBROADCASTD 128(CX), Y11
 	VMOVDQU      32(BX), Y12
+	PREFETCHT0   4128(BX)
 	VPSRLD       $0x04, Y12, Y12
 	VPAND        Y12, Y0, Y12
 	VMOVDQU      352(BX), Y13
+	PREFETCHT0   4448(BX)
 	VPSLLD       $0x04, Y13, Y13
 	VPAND        Y13, Y1, Y13
 	VPOR         Y13, Y12, Y12
@@ -5808,9 +5880,11 @@ c0_blocks:
 	VPMADDWD     Y2, Y12, Y12
 	VPADDD       Y12, Y11, Y11
 	VMOVDQU      96(BX), Y12
+	PREFETCHT0   4192(BX)
 	VPSRLD       $0x04, Y12, Y12
 	VPAND        Y12, Y0, Y12
 	VMOVDQU      352(BX), Y13
+	PREFETCHT0   4448(BX)
 	VPSLLD       $0x02, Y13, Y13
 	VPAND        Y13, Y1, Y13
 	VPOR         Y13, Y12, Y12
@@ -5827,9 +5901,11 @@ c0_blocks:
 	VPMADDWD     Y2, Y12, Y12
 	VPADDD       Y12, Y11, Y11
 	VMOVDQU      160(BX), Y12
+	PREFETCHT0   4256(BX)
 	VPSRLD       $0x04, Y12, Y12
 	VPAND        Y12, Y0, Y12
 	VMOVDQU      352(BX), Y13
+	PREFETCHT0   4448(BX)
 	VPAND        Y13, Y1, Y13
 	VPOR         Y13, Y12, Y12
 	VPBROADCASTD 72(CX), Y13
@@ -5845,9 +5921,11 @@ c0_blocks:
 	VPMADDWD     Y2, Y12, Y12
 	VPADDD       Y12, Y11, Y11
 	VMOVDQU      224(BX), Y12
+	PREFETCHT0   4320(BX)
 	VPSRLD       $0x04, Y12, Y12
 	VPAND        Y12, Y0, Y12
 	VMOVDQU      352(BX), Y13
+	PREFETCHT0   4448(BX)
 	VPSRLD       $0x02, Y13, Y13
 	VPAND        Y13, Y1, Y13
 	VPOR         Y13, Y12, Y12

@@ -102,6 +102,7 @@ func (t isa) matrixKernel(f format, s shape) {
 	steps := func(n int) func() {
 		return func() {
 			for step := range n {
+				t.ask(s, step, f.size, weight)
 				t.outerProduct(s.tokens, columns, acc, x.Offset(step*s.tokens*4),
 					func(column int, to VecVirtual) { f.load(weight(step, column), to) })
 			}
@@ -159,6 +160,7 @@ func (t isa) pairKernel(s shape) {
 	steps := func(n int) func() {
 		return func() {
 			for step := range n {
+				t.ask(s, step, 4, weight)
 				if t.lanes == 16 {
 					t.pairProducts(s.tokens, columns, acc, x.Offset(step*s.tokens*4), func(column int) Mem { return weight(step, column) })
 				} else {
@@ -264,6 +266,22 @@ func panelAddresses(n int) []Mem {
 		out = append(out, Mem{Base: base, Index: multiples[odd], Scale: uint8(scale)})
 	}
 	return out
+}
+
+// weightsAhead is how many bytes before they are needed weights are asked for; see quantPass.ahead.
+const weightsAhead = 4096
+
+// ask asks for the line of each panel that lies ahead of a step's weights, of rows of elements of so many bytes. Tiles of
+// few tokens and many panels keep the processor's own prefetching busy, and asking makes them slower.
+func (t isa) ask(s shape, step, size int, weight func(step, column int) Mem) {
+	const line = 64
+	if s.tokens < 4 || s.panels > 2 || step*panelRows*size%line != 0 {
+		return
+	}
+	perPanel := panelRows / t.lanes
+	for panel := range s.panels {
+		PREFETCHT0(weight(step, panel*perPanel).Offset(weightsAhead))
+	}
 }
 
 // outerProduct adds one step of k. Whichever of the activations and the weights needs fewer

@@ -159,10 +159,18 @@ func (p *quantPass) emit(label string) {
 	each(func(m Mem, v VecVirtual) { VMOVUPS(v, m) })
 }
 
-// quantAhead is how many bytes before they are needed weights are asked for when there is one token: the
-// processor's own prefetching leaves a tenth of the memory's rate unused. AVX2 reads one panel at a time,
-// AVX-512 four.
-var quantAhead = map[string]int{"AVX2": 4096, "AVX512": 2048}
+// ahead is how many bytes before they are needed weights are asked for. The processor's own prefetching does not suffice: one
+// token leaves a tenth of the memory's rate unused, and 16 took 1.7 times as long as with weights in cache. AVX2 and large
+// tiles read one panel at a time, small ones two or four. Distances are measured (BenchmarkBatchedDecode).
+func (p *quantPass) ahead() int {
+	switch {
+	case p.lanes == 8:
+		return 4096
+	case p.s.tokens < 8:
+		return 2048
+	}
+	return 8192
+}
 
 // constants fills the registers that stay the same.
 func (p *quantPass) constants() {

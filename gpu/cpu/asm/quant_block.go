@@ -34,6 +34,9 @@ func (p *quantPass) block(units, blocks []Mem) {
 		p.products(blocks, codes, 0)
 	}
 	for i := range p.columns {
+		if p.f.blocks == 1 && p.s.tokens > 1 { // units are no whole lines: without their begins, some would be left out
+			p.ask(p.within(units, i, 0, 2), i)
+		}
 		p.finish(i, units, blocks)
 	}
 	ADDQ(U32(uint32((p.f.xCodes()+12)*p.s.tokens)), p.x.Base)
@@ -100,11 +103,18 @@ func (p *quantPass) load(blocks []Mem, offset int, first bool) []VecVirtual {
 	for i, v := range out {
 		from := p.within(blocks, i, offset, 4)
 		p.move(from, v)
-		if first && p.s.tokens == 1 && p.columns[i]%(panelRows/p.lanes) == 0 {
-			PREFETCHT0(from.Offset(quantAhead[p.name]))
+		if first {
+			p.ask(from, i)
 		}
 	}
 	return out
+}
+
+// ask asks for what comes after what column i reads. Columns of a panel read the same lines.
+func (p *quantPass) ask(from Mem, i int) {
+	if p.columns[i]%(panelRows/p.lanes) == 0 {
+		PREFETCHT0(from.Offset(p.ahead()))
+	}
 }
 
 func (p *quantPass) move(from Mem, to VecVirtual) {
