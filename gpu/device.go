@@ -197,15 +197,16 @@ func (t Tensor) String() string {
 
 // Info describes a device for people and for decisions (troupe doctor, KV sizing).
 type Info struct {
-	Name        string  `json:"name"`         // "cpu:0", "cuda:0"
-	Description string  `json:"description"`  // "AMD EPYC, 2 threads, avx512"
-	MemoryTotal int64   `json:"memory_total"` // bytes
-	MemoryFree  int64   `json:"memory_free"`  // bytes that an allocation could get now
-	OwnMemory   bool    `json:"own_memory"`   // the memory is the device's and not the host's
-	Synchronous bool    `json:"-"`            // an operation is done when its launch returns
-	Compute     DType   `json:"-"`            // element type of activations and logits
-	KV          []DType `json:"-"`            // element types that KV pools may have
-	Experts     []DType `json:"-"`            // quantized types that moe_experts takes
+	Name         string  `json:"name"`         // "cpu:0", "cuda:0"
+	Description  string  `json:"description"`  // "AMD EPYC, 2 threads, avx512"
+	MemoryTotal  int64   `json:"memory_total"` // bytes
+	MemoryFree   int64   `json:"memory_free"`  // bytes that an allocation could get now
+	OwnMemory    bool    `json:"own_memory"`   // the memory is the device's and not the host's
+	Synchronous  bool    `json:"-"`            // an operation is done when its launch returns
+	Compute      DType   `json:"-"`            // element type of activations and logits
+	KV           []DType `json:"-"`            // element types that KV pools may have
+	Experts      []DType `json:"-"`            // quantized types that moe_experts takes
+	ExpertsAlike bool    `json:"-"`            // moe_experts takes experts of one type alone, and beside quantized matrices plain ones of Compute
 }
 
 // MemoryStats accounts for a device's allocations.

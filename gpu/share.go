@@ -5,17 +5,23 @@ import "fmt"
 // Sharer is a Device whose memory other processes of the machine can use where it is: what one of
 // them writes, all see.
 //
-// The exporter owns the memory. It must outlive every import: whoever hands an export on keeps the tensor,
-// and the device, until all importers have freed theirs or ended. Nothing orders the processes' work: the
+// The exporter owns the memory. Whoever hands an export on should keep the tensor, and the device, until all importers have
+// freed theirs or ended: what an import holds after that is not defined, and nothing says so. Nothing orders the processes' work: the
 // exporter calls Sync before it says that the memory is ready, and so does an importer that writes.
 type Sharer interface {
+	// Places names the memories that Import can map, as Shared.Device does. The first is the device's own. It may be called from
+	// anywhere.
+	Places() ([]string, error)
 	// Export names the allocation that t lies in for other processes, and t in it. It panics if t was freed, and
 	// returns ErrNotSupported for memory that cannot be shared, such as a packed weight or an import.
 	Export(t Tensor) (Shared, error)
 	// Import maps what another process exported, as a tensor of its type and shape. Free ends the mapping and
-	// leaves the memory alone. It returns ErrNotSupported for what another kind of device, another GPU or
-	// this process itself exported. The memory counts as the exporter's in Memory.
+	// leaves the memory alone. It returns ErrNotSupported for what lies in none of Places or this process
+	// itself exported. The memory counts as the exporter's in Memory.
 	Import(s Shared) (Tensor, error)
+	// Copy copies each of from to the tensor of to at the same index, which has as many bytes and does not overlap, in the order
+	// of launches and not by way of the host. The tensors may be imports, or parts of them.
+	Copy(to, from []Tensor) error
 }
 
 // Shared is a tensor of one process as others are told of it. It may travel in a message: whoever gets it

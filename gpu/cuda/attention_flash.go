@@ -31,13 +31,12 @@ const (
 // Sizes shared with attention_mma.cuh and the kernels.
 const (
 	flashThreads      = 128
-	wgmmaThreads      = 384
+	wgmmaGroups       = 3  // of flash_wgmma, that multiply
 	flashCombineHeads = 4  // of a block of flash_combine
 	flashDecodeRows   = 8  // query rows of a block of flash_decode
 	flashPrefillRows  = 64 // and of flash_prefill
-	wgmmaRows         = 128
-	wgmmaRingBytes    = 160 << 10 // of tiles
-	wgmmaTileBytes    = 128       // per dimension: of a tile's keys, of its values, of half of the queries
+	wgmmaGroupRows    = 64
+	wgmmaRingBytes    = 80 << 10 // of tiles
 	flashTilesOfPart  = 4
 	flashStreamWarps  = 8 // of a block of flash_stream
 	flashStages       = 3 // places of half a tile's keys or values in the ring of a warp of flash_stream
@@ -182,6 +181,15 @@ func (d *Device) flash(a *gpu.Attention, wgmma bool) error {
 	return d.flashPrefill(args, width)
 }
 
+// contextMax bounds the positions of a's queries: none is as large.
+func (f *flashArgs) contextMax(a *gpu.Attention) int {
+	context := int(f.tableWidth * f.blockSize)
+	if a.ContextMax > 0 {
+		context = min(context, a.ContextMax)
+	}
+	return context
+}
+
 // flashWrite writes keys and values, if there are any to write, in a launch of their own.
 func (d *Device) flashWrite(a *gpu.Attention) error {
 	if a.Write == nil {
@@ -204,11 +212,8 @@ func (d *Device) flashCluster(a *gpu.Attention, args flashArgs, width int) (bool
 	if d.properties.major < clusterMajor || a.QueryMax != 1 || args.dim%padElements != 0 {
 		return false, nil
 	}
-	context, part := int(args.tableWidth*args.blockSize), flashTilesOfPart*tile
-	if a.ContextMax > 0 {
-		context = min(context, a.ContextMax)
-	}
-	parts := ceilDiv(context, part)
+	part := flashTilesOfPart * tile
+	parts := ceilDiv(args.contextMax(a), part)
 	if a.Window > 0 {
 		parts = min(parts, ceilDiv(a.Window-1, part)+1)
 	}
@@ -258,12 +263,8 @@ func (d *Device) flashDecode(a *gpu.Attention, args flashArgs, width int, oneEac
 	groups := ceilDiv(group, headsPerTile)
 	args.headsPerTile, args.tokensPerTile = int32(headsPerTile), int32(tokensPerTile)
 
-	context := int(args.tableWidth * args.blockSize)
-	if a.ContextMax > 0 {
-		context = min(context, a.ContextMax)
-	}
 	// At most; the kernels read how many there are.
-	tiles, parts := (int(args.tokens)/tokensPerTile+int(args.sequences))*groups*int(args.kvHeads), ceilDiv(context, flashTilesOfPart*tile)
+	tiles, parts := (int(args.tokens)/tokensPerTile+int(args.sequences))*groups*int(args.kvHeads), ceilDiv(args.contextMax(a), flashTilesOfPart*tile)
 	if oneEach {
 		tiles = int(args.sequences) * groups * int(args.kvHeads)
 	}
@@ -327,13 +328,19 @@ func (d *Device) flashPrefill(args flashArgs, width int) error {
 	return run(d, d.functions[flashName("prefill", width)], blocks, flashThreads, flashPrefillShared(width), args)
 }
 
-// flashWGMMA does the same with the products of warp groups.
+// flashWGMMA does the same with the products of warp groups. As many groups have rows as leave each multiprocessor something to do.
 func (d *Device) flashWGMMA(args flashArgs, width int) error {
-	const alignment, barriersPerStage = 1024, 4
-	stages := wgmmaRingBytes / (2 * wgmmaTileBytes * width)
-	shared := alignment + 2*wgmmaTileBytes*width + wgmmaRingBytes + barriersPerStage*8*stages + 2*flashTile(width)*4
-	blocks := args.tiles(wgmmaRows)
-	return run(d, d.functions[flashName("wgmma", width)], blocks, wgmmaThreads, shared, args)
+	const alignment, barriersPerSlot, warpsOfGroup = 1024, 2, 4
+	tile := 2 * flashTile(width) * width // bytes of a tile's keys, of its values, of a group's queries
+	sums := 4 * wgmmaGroupRows * width
+	shared := alignment + wgmmaGroups*(tile+sums) + wgmmaRingBytes + barriersPerSlot*8*(wgmmaRingBytes/tile) + 2*flashTile(width)*4
+	var blocks grid
+	for groups := 1; groups <= wgmmaGroups; groups++ {
+		if blocks = args.tiles(groups * wgmmaGroupRows); blocks.x*blocks.y*blocks.z <= d.properties.multiprocessors {
+			break
+		}
+	}
+	return run(d, d.functions[flashName("wgmma", width)], blocks, 32*warpsOfGroup*(wgmmaGroups+1), shared, args)
 }
 
 // tiles makes tiles of so many query rows and returns the grid of blocks that has one for each.

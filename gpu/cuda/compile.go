@@ -34,14 +34,14 @@ type module struct {
 // modules are all kernels of a device that computes in the given type.
 func modules(compute gpu.DType) []module {
 	list := []module{
-		{file: "elementwise.cu", overlap: true, kernels: []string{"write_bytes", "fetch_bytes", "feed_tokens", "embed_f32", "embed_f16", "embed_bf16", "gather_rows_f32", "gather_rows_act", "add", "add_bias",
+		{file: "elementwise.cu", overlap: true, kernels: []string{"write_bytes", "fetch_bytes", "copy_parts", "feed_tokens", "embed_f32", "embed_f16", "embed_bf16", "gather_rows_f32", "gather_rows_act", "add", "add_bias",
 			"softcap_f32", "softcap_act", "act_mul_silu", "act_mul_gelu_tanh", "act_mul_silu_8", "act_mul_gelu_tanh_8", "random_weights_f32", "random_weights_bf16"}},
 		{file: "norm.cu", overlap: true, kernels: []string{"rmsnorm_warp", "rmsnorm_block", "rmsnorm_block_8"}},
 		{file: "rope.cu", include: "rope.cuh", overlap: true, kernels: []string{"rope_table", "rope", "rope_norm", "kv_write", "rope_kv"}},
 		{file: "moe.cu", include: "matmul.cuh", overlap: true, kernels: append(moeNames(), "moe_route", "moe_sort", "moe_combine")},
 		{file: "logits.cu", kernels: []string{"edit_logits", "mask_logits", "top_tokens"}},
 		{file: "sample.cu", overlap: true, kernels: []string{"sample", "log_softmax"}},
-		{file: "skinny.cu", only: gpu.BF16, overlap: true, kernels: skinnyNames()},
+		{file: "skinny.cu", include: "tiles.cuh pieces.cuh", only: gpu.BF16, overlap: true, kernels: skinnyNames()},
 	}
 	for _, dtype := range weightTypes {
 		list = append(list, module{file: "matmul.cu", include: "matmul.cuh", define: "MATMULS_" + dtype.String(), overlap: true, kernels: matMulNames(dtype)})

@@ -15,7 +15,7 @@ import (
 
 // argumentStructs pairs the structs that cross to the GPU with their names in the kernels.
 var argumentStructs = map[string]map[string]any{
-	"elementwise.cu":       {"WriteArgs": writeArgs{}, "FetchArgs": fetchArgs{}, "FeedTokensArgs": feedTokensArgs{}, "EmbedArgs": embedArgs{}, "AddArgs": addArgs{}, "SoftCapArgs": softCapArgs{}, "ActMulArgs": actMulArgs{}, "AddBiasArgs": addBiasArgs{}, "RandomArgs": randomArgs{}},
+	"elementwise.cu":       {"WriteArgs": writeArgs{}, "FetchArgs": fetchArgs{}, "CopyPart": copyPart{}, "CopyArgs": copyArgs{}, "FeedTokensArgs": feedTokensArgs{}, "EmbedArgs": embedArgs{}, "AddArgs": addArgs{}, "SoftCapArgs": softCapArgs{}, "ActMulArgs": actMulArgs{}, "AddBiasArgs": addBiasArgs{}, "RandomArgs": randomArgs{}},
 	"norm.cu":              {"RMSNormArgs": rmsNormArgs{}},
 	"rope.cu":              {"RoPETableArgs": ropeTableArgs{}, "RoPEArgs": ropeArgs{}, "HeadNormArgs": headNormArgs{}, "KVWriteArgs": kvWriteArgs{}, "RoPEKVArgs": ropeKVArgs{}},
 	"skinny.cu":            {"SkinnyArgs": skinnyArgs{}},
@@ -30,7 +30,9 @@ var argumentStructs = map[string]map[string]any{
 	"attention_prefill.cu": {"FlashArgs": flashArgs{}},
 	"moe.cu":               {"MoERouteArgs": moeRouteArgs{}, "MoESortArgs": moeSortArgs{}, "GroupedArgs": groupedArgs{}, "MoECombineArgs": moeCombineArgs{}},
 	"moe_few.cu":           {"ExpertsArgs": expertsArgs{}},
+	"moe_few_q.cu":         {"ExpertsArgs": expertsArgs{}},
 	"moe_wgmma.cu":         {"ExpertsArgs": expertsArgs{}},
+	"moe_tile_q.cu":        {"ExpertsArgs": expertsArgs{}},
 	"moe_tile.cu":          {"ExpertsArgs": expertsArgs{}, "PlanArgs": planArgs{}},
 	"logits.cu":            {"LogitEdit": logitEdit{}, "EditLogitsArgs": editLogitsArgs{}, "MaskLogitsArgs": maskLogitsArgs{}, "TopTokensArgs": topTokensArgs{}},
 	"sample.cu":            {"SampleRow": sampleRow{}, "SampleArgs": sampleArgs{}, "LogSoftmaxArgs": logSoftmaxArgs{}},

@@ -3,8 +3,10 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -215,7 +217,10 @@ func (d *Device) check(what string, status int32) error {
 
 // Info implements gpu.Device.
 func (d *Device) Info() gpu.Info {
-	info := gpu.Info{Name: d.name, Description: d.description, MemoryTotal: d.properties.memoryBytes, Compute: d.compute, KV: []gpu.DType{d.compute}, OwnMemory: true}
+	info := gpu.Info{Name: d.name, Description: d.description, MemoryTotal: d.properties.memoryBytes, Compute: d.compute, KV: []gpu.DType{d.compute}, OwnMemory: true, ExpertsAlike: true}
+	if d.compute == gpu.BF16 {
+		info.Experts = slices.Sorted(maps.Keys(quantFormats))
+	}
 	d.closing.RLock()
 	defer d.closing.RUnlock()
 	if d.enter() != nil {

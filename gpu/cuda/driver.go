@@ -22,7 +22,7 @@ type driver struct {
 	cuModuleLoadData, cuModuleUnload, cuModuleGetFunction, cuFuncSetAttribute, cuLaunchKernel uintptr
 	cuLaunchKernelEx, cuStreamBeginCapture, cuStreamEndCapture                                uintptr
 	cuGraphInstantiate, cuGraphLaunch, cuGraphExecDestroy, cuGraphDestroy                     uintptr
-	cuDeviceGetUuid, cuMemGetAddressRange                                                     uintptr
+	cuDeviceGetUuid, cuDeviceCanAccessPeer, cuMemGetAddressRange                              uintptr
 	cuIpcGetMemHandle, cuIpcOpenMemHandle, cuIpcCloseMemHandle                                uintptr
 }
 
@@ -46,7 +46,7 @@ func (d *driver) symbols() map[string]*uintptr {
 		"cuLaunchKernelEx": &d.cuLaunchKernelEx, "cuStreamBeginCapture_v2": &d.cuStreamBeginCapture, "cuStreamEndCapture": &d.cuStreamEndCapture,
 		"cuGraphInstantiateWithFlags": &d.cuGraphInstantiate, "cuGraphLaunch": &d.cuGraphLaunch,
 		"cuGraphExecDestroy": &d.cuGraphExecDestroy, "cuGraphDestroy": &d.cuGraphDestroy,
-		"cuDeviceGetUuid": &d.cuDeviceGetUuid, "cuMemGetAddressRange_v2": &d.cuMemGetAddressRange,
+		"cuDeviceGetUuid": &d.cuDeviceGetUuid, "cuDeviceCanAccessPeer": &d.cuDeviceCanAccessPeer, "cuMemGetAddressRange_v2": &d.cuMemGetAddressRange,
 		"cuIpcGetMemHandle": &d.cuIpcGetMemHandle, "cuIpcOpenMemHandle_v2": &d.cuIpcOpenMemHandle, "cuIpcCloseMemHandle": &d.cuIpcCloseMemHandle,
 	}
 }

@@ -17,6 +17,14 @@ type matrix struct {
 	quant  *quantLayout // of a quantized type, instead of stride
 }
 
+// format is that of a quantized type, or nil.
+func (m *matrix) format() *quantFormat {
+	if m.quant == nil {
+		return nil
+	}
+	return m.quant.format
+}
+
 // padElements is what rows are padded to a multiple of.
 const padElements = 8
 

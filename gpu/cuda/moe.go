@@ -100,14 +100,14 @@ func (e *experts) productBytes() int64 {
 	return int64(ceilDiv(e.pairs*e.hidden*floatBytes, classBytesMin) * classBytesMin)
 }
 
-// moeGrouped multiplies with float32 arithmetic.
+// moeGrouped multiplies with float32 arithmetic. Quantized weights are left to moeTensor.
 func (d *Device) moeGrouped(a *gpu.MoEExperts) error {
 	e, err := d.expertsOf(a)
 	if err != nil || e.pairs == 0 {
 		return err
 	}
 	if e.gateUp.quant != nil || e.down.quant != nil {
-		return fmt.Errorf("%w: moe_experts: the cuda device does not multiply experts of %v and %v", gpu.ErrNotSupported, e.gateUp.dtype, e.down.dtype)
+		return d.moeTensor(a, false)
 	}
 	const intBytes = 4
 	products, err := d.scratch(e.productBytes() + int64(intBytes*(e.pairs+e.count+1)))

@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"fmt"
 	"math"
 
 	"github.com/troupe-engine/troupe/gpu"
@@ -11,6 +12,7 @@ type expertsArgs struct {
 	out, x, w, experts, plan                uintptr
 	stride                                  int64
 	pairs, expertCount, n, k, divisor, mode int32
+	meta                                    int64
 }
 
 // planArgs is PlanArgs in moe_tile.cu.
@@ -20,10 +22,12 @@ type planArgs struct {
 	_                        int32
 }
 
-// Sizes shared with moe.cuh, moe_few.cu, moe_tile.cu and moe_wgmma.cu.
+// Sizes shared with moe.cuh, moe_few.cuh, moe_tile.cuh and the files that include them.
 const (
 	fewWarps      = 8
 	fewDepth      = 3
+	fewDepth8     = 6  // of 8-bit codes
+	fewDepth4     = 10 // of 4-bit codes
 	fewPieceBytes = 4096
 	fewBlocksPer  = 2 // of a multiprocessor
 	fewRows       = 16
@@ -31,6 +35,7 @@ const (
 	tileRows      = 128 // moe_wgmma's too
 	tileStages    = 3
 	tileSlabBytes = 128
+	tileInBytes   = 256 // of a pair's slab beside quantized weights
 	unitBytes     = 20
 
 	expertsWgmmaWarps = 8
@@ -60,6 +65,13 @@ var moeKernels = []moeKernel{
 	{"moe_tile_64", tileFile, 64, 96}, {"moe_tile_128", tileFile, 128, math.MaxInt},
 }
 
+// quantMoEKernels are those that there are for quantized weights, too: one for each of quantFormats. Weights of another type
+// that go with them are multiplied by the same.
+var quantMoEKernels = []moeKernel{{"moe_few_8", fewFile, 8, 2}, {"moe_few_16", fewFile, 16, 8}, {"moe_tile_32", tileFile, 32, 24}, {"moe_tile_64", tileFile, 64, math.MaxInt}}
+
+// quantMoEFiles hold them.
+var quantMoEFiles = map[string]string{fewFile: "moe_few_q.cu", tileFile: "moe_tile_q.cu"}
+
 // wgmmaPairsMin are the pairs of an expert from which on moe_wgmma is faster than the tiles: with 128, as in a prefill of 2,048
 // tokens of Qwen3-30B-A3B, it takes 3 % longer, with 512 a quarter less.
 const wgmmaPairsMin = 192
@@ -72,15 +84,51 @@ func moeTensorModules() []module {
 	for _, k := range moeKernels {
 		names[k.file] = append(names[k.file], k.name)
 	}
+	include := map[string]string{fewFile: "tiles.cuh moe.cuh pieces.cuh moe_few.cuh", tileFile: "tiles.cuh moe.cuh moe_tile.cuh", moeWgmmaFile: "tiles.cuh moe.cuh wgmma.cuh"}
 	var list []module
 	for _, file := range []string{fewFile, tileFile, moeWgmmaFile} {
-		include := "moe.cuh"
-		if file == moeWgmmaFile {
-			include += " wgmma.cuh"
+		list = append(list, module{file: file, include: include[file], only: gpu.BF16, overlap: true, kernels: names[file]})
+	}
+	formats := map[string]*quantFormat{}
+	for _, f := range quantFormats {
+		formats[f.kernels] = f
+	}
+	for _, name := range quantKernels() {
+		for _, file := range []string{fewFile, tileFile} {
+			var kernels []string
+			for _, k := range quantMoEKernels {
+				if k.file == file {
+					kernels = append(kernels, k.quantNames(formats[name])...)
+				}
+			}
+			list = append(list, module{file: quantMoEFiles[file], include: include[file] + " quantized.cuh quantized_take.cuh moe_quantized.cuh", define: "QUANT_" + name,
+				only: gpu.BF16, overlap: true, kernels: kernels})
 		}
-		list = append(list, module{file: file, include: include, only: gpu.BF16, overlap: true, kernels: names[file]})
 	}
 	return list
+}
+
+// paired reports whether a tile of the gate and one of the up projection are multiplied together; otherwise tiles have rows of both.
+func (f *quantFormat) paired() bool { return f.bits == 4 }
+
+// quantNames are its kernels for a format.
+func (k *moeKernel) quantNames(f *quantFormat) []string {
+	if f.paired() {
+		return []string{k.name + "_" + f.kernels, k.name + "_gate_" + f.kernels}
+	}
+	return []string{k.name + "_" + f.kernels}
+}
+
+// nameFor is the kernel for a matrix.
+func (k *moeKernel) nameFor(m *matrix, gated bool) string {
+	if m.quant == nil {
+		return k.name
+	}
+	names := k.quantNames(m.quant.format)
+	if gated {
+		return names[len(names)-1]
+	}
+	return names[0]
 }
 
 // registerExperts registers the products of experts.
@@ -98,8 +146,17 @@ func (d *Device) registerExperts() error {
 			if k.file == moeWgmmaFile && !hopper {
 				continue
 			}
-			if err := d.allowShared(k.name, d.moeShared(&k)); err != nil {
+			if err := d.allowShared(k.name, d.moeShared(&k, nil)); err != nil {
 				return err
+			}
+		}
+		for _, k := range quantMoEKernels {
+			for _, f := range quantFormats {
+				for _, name := range k.quantNames(f) {
+					if err := d.allowShared(name, d.moeShared(&k, f)); err != nil {
+						return err
+					}
+				}
 			}
 		}
 	}
@@ -107,13 +164,15 @@ func (d *Device) registerExperts() error {
 	return nil
 }
 
-// moeShared is the shared memory that a kernel may have: of few, what sorting needs comes on top of the rings.
-func (d *Device) moeShared(k *moeKernel) int {
-	switch k.file {
-	case fewFile:
+// moeShared is the shared memory that a kernel may have, for bfloat16 or a format: of few, what sorting needs comes on top of the rings.
+func (d *Device) moeShared(k *moeKernel, f *quantFormat) int {
+	switch {
+	case k.file == fewFile:
 		return d.properties.sharedBytesBlock
-	case moeWgmmaFile:
+	case k.file == moeWgmmaFile:
 		return expertsWgmmaBytes
+	case f != nil:
+		return tileStages * (tileRows/quantRows*f.pieceBytes() + k.pairs*tileInBytes)
 	}
 	return tileStages * (tileRows + k.pairs) * tileSlabBytes
 }
@@ -124,19 +183,34 @@ func (k *moeKernel) planBytes(e *experts) int { return 4*(1+e.pairs) + unitBytes
 // units are the most that there can be: all of an expert but the last are full.
 func (k *moeKernel) units(e *experts) int { return min(e.pairs, min(e.pairs, e.count)+e.pairs/k.pairs) }
 
+// fewRing is the ring of a warp that multiplies few pairs by weights in bfloat16 or a format.
+func fewRing(f *quantFormat) int {
+	switch {
+	case f == nil:
+		return fewDepth * fewPieceBytes
+	case f.bits == 4:
+		return fewDepth4 * f.pieceBytes()
+	}
+	return fewDepth8 * f.pieceBytes()
+}
+
 // fewShared is the shared memory of a kernel for few pairs: rings, an address and a number per expert, and the plan.
-func (k *moeKernel) fewShared(e *experts) int {
-	return fewWarps*fewDepth*fewPieceBytes + (8+4)*e.count + k.planBytes(e)
+func (k *moeKernel) fewShared(e *experts, f *quantFormat) int {
+	return fewWarps*fewRing(f) + (8+4)*e.count + k.planBytes(e)
 }
 
 // moeKernelFor chooses by the pairs of an expert, as if they were spread evenly.
 func (d *Device) moeKernelFor(e *experts, wgmma bool) *moeKernel {
-	rows := ceilDiv(e.pairs, min(e.pairs, e.count))
-	for i := range moeKernels {
-		k := &moeKernels[i]
+	rows, kernels := ceilDiv(e.pairs, min(e.pairs, e.count)), moeKernels
+	gateUp, down := e.gateUp.format(), e.down.format()
+	if gateUp != nil || down != nil {
+		kernels = quantMoEKernels
+	}
+	for i := range kernels {
+		k := &kernels[i]
 		switch {
 		case rows > k.most, k.file == moeWgmmaFile && (!wgmma || rows < wgmmaPairsMin):
-		case k.file == fewFile && (e.pairs > fewPairsMax || k.fewShared(e) > d.properties.sharedBytesBlock):
+		case k.file == fewFile && (e.pairs > fewPairsMax || max(k.fewShared(e, gateUp), k.fewShared(e, down)) > d.properties.sharedBytesBlock):
 		default:
 			return k
 		}
@@ -150,8 +224,10 @@ func (d *Device) moeTensor(a *gpu.MoEExperts, wgmma bool) error {
 	if err != nil || e.pairs == 0 {
 		return err
 	}
-	if e.gateUp.dtype != gpu.BF16 || e.down.dtype != gpu.BF16 || !alignedRows(e.x, e.hidden) || !alignedRows(e.gated, e.width) {
+	if fits := e.fitsTensor(); !fits && e.gateUp.quant == nil && e.down.quant == nil {
 		return d.moeGrouped(a)
+	} else if !fits {
+		return fmt.Errorf("%w: moe_experts: the cuda device does not multiply experts of %v and %v [%d, %d]", gpu.ErrNotSupported, e.gateUp.dtype, e.down.dtype, e.hidden, e.width)
 	}
 	k := d.moeKernelFor(&e, wgmma)
 	products, err := d.scratch(e.productBytes() + int64(k.planBytes(&e)))
@@ -177,23 +253,45 @@ func (d *Device) moeTensor(a *gpu.MoEExperts, wgmma bool) error {
 	return d.combine(&e, products)
 }
 
+// fitsTensor reports whether the tensor kernels take the experts: weights in bfloat16 or quantized, activations that can be
+// read 8 at a time, and whole tiles where a gate's and an up projection's are multiplied together.
+func (e *experts) fitsTensor() bool {
+	for _, m := range []*matrix{e.gateUp, e.down} {
+		if m.dtype != gpu.BF16 && m.quant == nil {
+			return false
+		}
+	}
+	if f := e.gateUp.format(); f != nil && f.paired() && e.width%quantRows != 0 {
+		return false
+	}
+	return alignedRows(e.x, e.hidden) && alignedRows(e.gated, e.width)
+}
+
 // expertProducts launches a product with n rows of experts' weights, or of their gates.
 func (d *Device) expertProducts(k *moeKernel, e *experts, m *matrix, n int, args expertsArgs) error {
 	args.stride, args.n, args.k = int64(m.stride), int32(n), int32(m.k)
-	rows := tileRows
+	if m.quant != nil {
+		args.stride, args.meta = int64(m.quant.stride), m.quant.meta
+	}
+	gated, rows := args.mode != storeF32, tileRows
+	f := d.functions[k.nameFor(m, gated)]
 	if k.file == fewFile {
 		rows = fewRows
 	}
-	if args.mode != storeF32 {
+	if gated && (k.file != fewFile || m.quant == nil || !m.quant.format.paired()) {
 		rows /= 2
 	}
 	parts, warps := k.units(e)*ceilDiv(n, rows), tileWarps
 	switch k.file {
 	case fewFile:
-		blocks := min(parts, fewBlocksPer*d.properties.multiprocessors) // few parts are spread over all multiprocessors
-		return run(d, d.functions[k.name], grid{blocks, 1, 1}, 32*fewWarps, k.fewShared(e), args)
+		perSM := fewBlocksPer
+		if m.quant != nil && parts <= fewWarps*d.properties.multiprocessors { // leaves room for the next kernel's blocks, which begin with their weights
+			perSM = 1
+		}
+		blocks := min(parts, perSM*d.properties.multiprocessors) // few parts are spread over all multiprocessors
+		return run(d, f, grid{blocks, 1, 1}, 32*fewWarps, k.fewShared(e, m.format()), args)
 	case moeWgmmaFile:
 		warps = expertsWgmmaWarps
 	}
-	return run(d, d.functions[k.name], grid{parts, 1, 1}, 32*warps, d.moeShared(k), args)
+	return run(d, f, grid{parts, 1, 1}, 32*warps, d.moeShared(k, m.format()), args)
 }

@@ -79,13 +79,13 @@ func quantName(kernels string, tokens int, gated bool) string {
 
 // quantModules are the kernels for quantized weights, which take activations in bfloat16.
 func quantModules() []module {
-	list := []module{{file: "quantize.cu", include: "quantized.cuh", only: gpu.BF16, overlap: true, kernels: []string{"quantize_rows", "fill_words"}}}
+	list := []module{{file: "quantize.cu", include: "tiles.cuh quantized.cuh", only: gpu.BF16, overlap: true, kernels: []string{"quantize_rows", "fill_words"}}}
 	for _, name := range quantKernels() {
 		kernels := []string{"dequantize_" + name, "embed_" + name}
 		for _, tokens := range quantTiles {
 			kernels = append(kernels, quantName(name, tokens, false), quantName(name, tokens, true))
 		}
-		list = append(list, module{file: "quantized.cu", include: "quantized.cuh dequantize.cuh", define: "QUANT_" + name, only: gpu.BF16, overlap: true, kernels: kernels})
+		list = append(list, module{file: "quantized.cu", include: "tiles.cuh quantized.cuh dequantize.cuh quantized_take.cuh", define: "QUANT_" + name, only: gpu.BF16, overlap: true, kernels: kernels})
 	}
 	return list
 }
@@ -110,6 +110,9 @@ func (f *quantFormat) metaBytes() int {
 	return quantPiece / f.group * quantRows * f.groupBytes()
 }
 
+// pieceBytes are those of both.
+func (f *quantFormat) pieceBytes() int { return f.codeBytes() + f.metaBytes() }
+
 // cut returns the teams of a block and the blocks of a multiprocessor: TEAMS and BLOCKS in quantized.cu.
 func (d *Device) cut(f *quantFormat) (teams, blocks int) {
 	if d.properties.major < quantTeamsMajor || d.properties.major >= quantTeamsEnd {
@@ -120,7 +123,7 @@ func (d *Device) cut(f *quantFormat) (teams, blocks int) {
 
 // sharedBytes are those of the rings and sums of a block of so many teams.
 func (f *quantFormat) sharedBytes(tokens, teams int) int {
-	rings := f.depth * (f.codeBytes() + f.metaBytes())
+	rings := f.depth * f.pieceBytes()
 	return teams * quantWarps * (rings + 2*quantRows*(tokens+1)*4) // of two tiles
 }
 

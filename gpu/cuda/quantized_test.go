@@ -176,6 +176,23 @@ func TestQuantizedSharedMemory(t *testing.T) {
 	}
 }
 
+// Blocks of experts' kernels fit, too: of many tokens into any supported GPU, and of few, with the choices of 64 tokens for 8 of 128
+// experts, two at once on a Hopper's multiprocessor.
+func TestQuantizedExpertsSharedMemory(t *testing.T) {
+	const ofAnyBlock, ofMultiprocessor = 99 << 10, 228 << 10
+	e := &experts{pairs: 64 * 8, count: 128}
+	for _, f := range quantFormats {
+		for _, k := range quantMoEKernels {
+			switch bytes := (&Device{}).moeShared(&k, f); {
+			case k.file == tileFile && bytes > ofAnyBlock:
+				t.Errorf("%s for %s: a block takes %d bytes", k.name, f.kernels, bytes)
+			case k.file == fewFile && fewBlocksPer*(k.fewShared(e, f)+reservedSharedBytes) > ofMultiprocessor:
+				t.Errorf("%s for %s: a block takes %d bytes", k.name, f.kernels, k.fewShared(e, f))
+			}
+		}
+	}
+}
+
 // Host and kernels agree on how products are cut on each architecture.
 func TestKernelsCompileCuts(t *testing.T) {
 	n, _, err := loadNVRTC(hostSearch())

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/ebitengine/purego"
+
 	"github.com/troupe-engine/troupe/gpu"
 )
 
@@ -36,6 +38,23 @@ func TestShareRefuses(t *testing.T) {
 		if _, err := (&Device{}).Import(s); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
+	}
+}
+
+// A forged handle costs no device: for one of the importer's own memory the driver answers with a status that otherwise tells of a
+// ruined context (201, CUDA_ERROR_INVALID_CONTEXT).
+func TestShareForgedHandle(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("SKIPPED: functions of Go stand for the driver's on Linux alone")
+	}
+	const invalidContext = 201
+	status := func(code uintptr) uintptr { return purego.NewCallback(func(uintptr) uintptr { return code }) }
+	d := &Device{driver: &driver{cuIpcOpenMemHandle: status(invalidContext), cuGetErrorName: status(1), cuGetErrorString: status(1)}}
+	if _, err := d.openHandle(&ipcHandle{}); err == nil || !strings.Contains(err.Error(), "201") || errors.Is(err, gpu.ErrDeviceLost) {
+		t.Errorf("%v: it should name the status, and not be a loss", err)
+	}
+	if e := d.lost.Load(); e != nil {
+		t.Errorf("the device is lost: %v", e)
 	}
 }
 

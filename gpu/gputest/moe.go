@@ -1,8 +1,10 @@
 package gputest
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"testing"
 
 	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/gpu/ref"
@@ -53,18 +55,18 @@ func (r routing) logits(s *suite, tokens, experts int) []float32 {
 type moeCase struct {
 	tokens, experts, topK, hidden, width int
 	routing                              routing
-	dtype                                gpu.DType
+	dtype, down                          gpu.DType // down: of the down projections, if it is another
 }
 
 func (c moeCase) String() string {
-	return fmt.Sprintf("%d tokens, top %d of %d experts [%d, %d] in %v, routing %d", c.tokens, c.topK, c.experts, c.hidden, c.width, c.dtype, c.routing)
+	return fmt.Sprintf("%d tokens, top %d of %d experts [%d, %d] in %v %v, routing %d", c.tokens, c.topK, c.experts, c.hidden, c.width, c.dtype, cmp.Or(c.down, c.dtype), c.routing)
 }
 
 // testMoEExperts covers experts with one token and with hundreds, with none and with all of them.
 func testMoEExperts(s *suite) {
 	for _, tokens := range []int{1, 2, 13, 40} {
 		for _, topK := range []int{1, 3} {
-			s.moeExperts(moeCase{tokens, 5, topK, 48, 37, spread, gpu.BF16})
+			s.moeExperts(moeCase{tokens: tokens, experts: 5, topK: topK, hidden: 48, width: 37, dtype: gpu.BF16})
 		}
 	}
 	for _, c := range []moeCase{
@@ -88,6 +90,61 @@ func testMoEExperts(s *suite) {
 		c.dtype = gpu.BF16
 		s.moeExperts(c)
 	}
+	for _, dtype := range s.d.Info().Experts {
+		s.Run(dtype.String(), func(t *testing.T) {
+			one := *s
+			one.T, one.live = t, nil
+			defer one.free()
+			one.quantizedExperts(dtype)
+		})
+	}
+}
+
+// quantizedExperts covers experts of a quantized type, with rows that are whole blocks and little more.
+func (s *suite) quantizedExperts(dtype gpu.DType) {
+	const multiple = 8 // what an implementation may want
+	elements, _ := dtype.Block()
+	block := max(multiple, elements)
+	whole := func(n int) int { return (n + block - 1) / block * block }
+	for _, c := range []moeCase{
+		{tokens: 1, experts: 4, topK: 2, hidden: 200, width: 136},
+		{tokens: 1, experts: 40, topK: 8, hidden: 136, width: 72, routing: without0},
+		{tokens: 5, experts: 4, topK: 2, hidden: 600, width: 264},
+		{tokens: 5, experts: 4, topK: 2, hidden: 200, width: 136, down: gpu.BF16},
+		{tokens: 9, experts: 40, topK: 8, hidden: 72, width: 40},
+		{tokens: 40, experts: 16, topK: 1, hidden: 200, width: 72, routing: onLast},
+		{tokens: 64, experts: 8, topK: 2, hidden: 200, width: 136, routing: without0},
+		{tokens: 64, experts: 8, topK: 2, hidden: 72, width: 72, down: gpu.BF16},
+		{tokens: 130, experts: 4, topK: 2, hidden: 392, width: 136},
+		{tokens: 300, experts: 4, topK: 1, hidden: 136, width: 40, routing: onLast},
+	} {
+		c.dtype, c.hidden, c.width = dtype, whole(c.hidden), whole(c.width)
+		s.moeExperts(c)
+	}
+}
+
+// expert returns a matrix of an expert and what it holds.
+func (s *suite) expert(dtype gpu.DType, n, k int) (gpu.Tensor, []float32) {
+	s.Helper()
+	if !dtype.Quantized() {
+		values := s.normal(dtype, n*k, 1/math.Sqrt(float64(k)))
+		return s.pack(dtype, values, n, k), values
+	}
+	raw, values := s.blocks(dtype, n, k)
+	t, ok := s.packBlocks(dtype, raw, n, k)
+	if !ok {
+		s.Fatalf("Info().Experts lists %v, which the device does not pack", dtype)
+	}
+	return t, values
+}
+
+// rms is the root mean square.
+func rms(values []float32) float64 {
+	sum := 0.0
+	for _, v := range values {
+		sum += float64(v) * float64(v)
+	}
+	return math.Sqrt(sum / float64(len(values)))
 }
 
 // moeExperts compares all tokens' results with the reference, and then some tokens alone and some together with all, which may
@@ -95,24 +152,30 @@ func testMoEExperts(s *suite) {
 func (s *suite) moeExperts(c moeCase) {
 	s.Helper()
 	gateUp, down := make([][]float32, c.experts), make([][]float32, c.experts)
-	x, old := s.normal(s.compute, c.tokens*c.hidden, 1), s.normal(s.compute, c.tokens*c.hidden, 1)
+	var args gpu.MoEExperts
+	for e := range c.experts {
+		var in, out gpu.Tensor
+		in, gateUp[e] = s.expert(c.dtype, 2*c.width, c.hidden)
+		out, down[e] = s.expert(cmp.Or(c.down, c.dtype), c.hidden, c.width)
+		args.GateUp, args.Down = append(args.GateUp, in), append(args.Down, out)
+	}
+	spread := 1 / (rms(gateUp[0]) * math.Sqrt(float64(c.hidden))) // of activations, which makes that of gates 1
+	x, old := s.normal(s.compute, c.tokens*c.hidden, spread), s.normal(s.compute, c.tokens*c.hidden, 1)
 	chosen, weights := ref.MoERoute(c.routing.logits(s, c.tokens, c.experts), c.experts, c.topK, true)
 	pairs := c.tokens * c.topK
-	args := gpu.MoEExperts{X: s.act(x, c.tokens, c.hidden), Act: gpu.SiLU, Experts: s.ints(chosen, c.tokens, c.topK), Weights: s.put(gpu.F32, weights, c.tokens, c.topK),
-		Hidden: s.poison(s.compute, pairs, 2*c.width), Scratch: s.poison(s.compute, pairs, c.width), Out: s.act(old, c.tokens, c.hidden)}
-	for e := range c.experts {
-		gateUp[e] = s.normal(c.dtype, 2*c.width*c.hidden, 1/math.Sqrt(float64(c.hidden)))
-		down[e] = s.normal(c.dtype, c.hidden*c.width, 1/math.Sqrt(float64(c.width)))
-		args.GateUp = append(args.GateUp, s.pack(c.dtype, gateUp[e], 2*c.width, c.hidden))
-		args.Down = append(args.Down, s.pack(c.dtype, down[e], c.hidden, c.width))
-	}
+	args.X, args.Act, args.Out = s.act(x, c.tokens, c.hidden), gpu.SiLU, s.act(old, c.tokens, c.hidden)
+	args.Experts, args.Weights = s.ints(chosen, c.tokens, c.topK), s.put(gpu.F32, weights, c.tokens, c.topK)
+	args.Hidden, args.Scratch = s.poison(s.compute, pairs, 2*c.width), s.poison(s.compute, pairs, c.width)
 	s.launch(gpu.OpMoEExperts, &args)
 	want := ref.MoEExperts(old, x, c.hidden, c.width, gateUp, down, chosen, weights, ref.SiLU)
-	steps := 64.0
-	if s.compute != gpu.F32 {
+	steps, size := 64.0, max(1, rms(want))
+	switch {
+	case s.compute != gpu.F32:
 		steps = 4 // between the products and at the end
+	case c.dtype.Quantized():
+		steps = 0.2 / ref.Epsilon(s.compute) // activations may be rounded to 8 bits before each product
 	}
-	s.near(c.String(), s.get(args.Out), want, 1, steps)
+	s.near(c.String(), s.get(args.Out), want, size, steps)
 	for _, part := range [][2]int{{0, 1}, {c.tokens - 1, c.tokens}, {c.tokens / 3, (c.tokens + 1) / 2}} {
 		from, to := part[0], part[1]
 		some := args

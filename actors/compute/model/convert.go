@@ -50,6 +50,9 @@ func storedType(t gguf.Type) gpu.DType { return plainTypes[t] | quantizedTypes[t
 // does; otherwise the type they are stored in, Q8_0 for quantized ones that differ or that a device lacks, and the
 // device's compute type.
 func (l *loader) layouts(k int, purpose use, tensors []tensor) []gpu.DType {
+	if l.common != nil { // of experts
+		return l.common
+	}
 	stored, same, quantized := tensors[0].Type, true, false
 	for _, t := range tensors {
 		same = same && t.Type == stored
@@ -105,10 +108,17 @@ func (l *loader) quantizedType(k int, purpose use, info *gpu.Info) gpu.DType {
 	case l.quantize == QuantizeQ8 && inner, l.quantize != QuantizeOff && purpose != routing:
 		want = gpu.Q8_0
 	}
-	if elements, _ := cmp.Or(want, gpu.F32).Block(); k%elements != 0 || purpose == expert && !slices.Contains(info.Experts, want) {
+	elements, _ := cmp.Or(want, gpu.F32).Block()
+	if k%elements != 0 || purpose == expert && (!slices.Contains(info.Experts, want) || !l.spec.expertRows(elements)) {
 		return 0
 	}
 	return want
+}
+
+// expertRows reports whether the rows of all matrices of experts are multiples of a block's elements: an expert is quantized as a whole
+// or not at all.
+func (s *Spec) expertRows(elements int) bool {
+	return s.HiddenSize%elements == 0 && !slices.ContainsFunc(s.Layers, func(l LayerSpec) bool { return l.MoE && l.Intermediate%elements != 0 })
 }
 
 // use says what a tensor is for.

@@ -20,7 +20,13 @@ const tinyDir = "testdata/golden/llama-yarn"
 // edited returns tinyDir's checkpoint with its tensors changed by edit.
 func edited(t *testing.T, edit func(map[string]safetensors.View)) fs.FS {
 	t.Helper()
-	f, err := safetensors.OpenDir(os.DirFS(tinyDir))
+	return editedOf(t, tinyDir, edit)
+}
+
+// editedOf does so with a folder's.
+func editedOf(t *testing.T, dir string, edit func(map[string]safetensors.View)) fs.FS {
+	t.Helper()
+	f, err := safetensors.OpenDir(os.DirFS(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +44,7 @@ func edited(t *testing.T, edit func(map[string]safetensors.View)) fs.FS {
 	if err := safetensors.Write(&b, tensors); err != nil {
 		t.Fatal(err)
 	}
-	config, err := os.ReadFile(tinyDir + "/config.json")
+	config, err := os.ReadFile(dir + "/config.json")
 	if err != nil {
 		t.Fatal(err)
 	}

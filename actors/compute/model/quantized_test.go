@@ -107,3 +107,17 @@ func TestQuantizeOption(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An expert is quantized only if the rows of all of its matrices are whole blocks, so that none has two kinds of weights.
+func TestExpertsAreQuantizedAsAWhole(t *testing.T) {
+	dense, moe := LayerSpec{Intermediate: 90}, LayerSpec{Intermediate: 96, MoE: true}
+	for elements, want := range map[int]bool{1: true, 32: true, 64: false, 128: false} {
+		s := Spec{HiddenSize: 64, Layers: []LayerSpec{dense, moe}}
+		if got := s.expertRows(elements); got != want {
+			t.Errorf("blocks of %d: %v, want %v", elements, got, want)
+		}
+		if s.HiddenSize = 48; elements > 16 && s.expertRows(elements) {
+			t.Errorf("blocks of %d in rows of 48", elements)
+		}
+	}
+}

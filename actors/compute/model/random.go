@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"io/fs"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/troupe-engine/troupe/gpu"
@@ -21,10 +22,12 @@ type drawnWeights struct {
 	dtype gpu.DType // of matrices
 }
 
-// typeFor is the type of a weight: those that more depends on are less quantized, if at all.
-func (r *drawnWeights) typeFor(purpose use) gpu.DType {
+// typeFor is the type of a weight: those that more depends on are less quantized, if at all, and experts if the device has kernels
+// for that and all rows of theirs are whole blocks.
+func (r *drawnWeights) typeFor(purpose use, spec *Spec, experts []gpu.DType) gpu.DType {
+	elements, _ := r.dtype.Block()
 	switch {
-	case purpose == multiplied || purpose == values:
+	case purpose == multiplied || purpose == values || purpose == expert && slices.Contains(experts, r.dtype) && spec.expertRows(elements):
 		return r.dtype
 	case purpose == output && r.dtype.Quantized():
 		return gpu.Q8_0
@@ -41,7 +44,7 @@ func (r *drawnWeights) seedOf(name string) uint64 {
 
 // randomMatrix is what matrix and table load, drawn. A device that cannot draw gets what the host draws.
 func (l *loader) randomMatrix(purpose use, k int, parts ...part) gpu.Tensor {
-	packed, dtype := purpose != embedding, l.random.typeFor(purpose)
+	packed, dtype := purpose != embedding, l.random.typeFor(purpose, l.spec, l.mem.dev.Info().Experts)
 	n := 0
 	for _, p := range parts {
 		n += p.rows

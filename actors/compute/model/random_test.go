@@ -4,6 +4,8 @@ import (
 	"math"
 	"testing"
 	"testing/fstest"
+
+	"github.com/troupe-engine/troupe/gpu"
 )
 
 // A config alone makes a model whose logits are of a sensible size, the same for a seed and others for another.
@@ -34,6 +36,29 @@ func TestRandomWeights(t *testing.T) {
 		}
 		if deviation := math.Sqrt(squares / float64(len(row))); !(deviation > 0.3 && deviation < 3) {
 			t.Errorf("logits have a deviation of %g, want about 1", deviation)
+		}
+	}
+}
+
+// Experts are drawn quantized where the device multiplies such and all their rows are whole blocks; what is not of experts is as it
+// was asked for.
+func TestDrawnTypes(t *testing.T) {
+	spec := &Spec{HiddenSize: 256, Layers: []LayerSpec{{Intermediate: 704, MoE: true}}}
+	for _, c := range []struct {
+		asked   gpu.DType
+		purpose use
+		experts []gpu.DType
+		want    gpu.DType
+	}{
+		{gpu.Q4_1, expert, []gpu.DType{gpu.Q4_1, gpu.Q4_K}, gpu.Q4_1},
+		{gpu.Q4_1, expert, nil, gpu.BF16},
+		{gpu.Q4_K, expert, []gpu.DType{gpu.Q4_1, gpu.Q4_K}, gpu.BF16}, // blocks of 256, rows of 704
+		{gpu.Q4_K, multiplied, nil, gpu.Q4_K},
+		{gpu.Q4_K, output, nil, gpu.Q8_0},
+		{gpu.Q4_K, embedding, nil, gpu.BF16},
+	} {
+		if got := (&drawnWeights{dtype: c.asked}).typeFor(c.purpose, spec, c.experts); got != c.want {
+			t.Errorf("%v asked for, use %d, the device has experts of %v: %v, want %v", c.asked, c.purpose, c.experts, got, c.want)
 		}
 	}
 }

@@ -58,6 +58,7 @@ type loader struct {
 	done       int64 // bytes
 	parameters int64 // elements of the tensors used, each counted once
 	widened    []Widened
+	common     []gpu.DType // what experts' matrices are limited to, or nil
 	progress   func(done, total int64)
 	err        error
 }
@@ -149,11 +150,60 @@ func (l *loader) layer(w *layerWeights, prefix string, layer LayerSpec) {
 func (l *loader) experts(w *layerWeights, prefix string, width int) {
 	s := l.spec
 	w.router.w = l.stacked(s.HiddenSize, routing, part{prefix + s.experts.router, s.Experts})
+	var in, down [][]part // of each expert
 	for e := range s.Experts {
 		name := func(format string) string { return prefix + fmt.Sprintf(format, e) }
-		w.expertsIn = append(w.expertsIn, l.stacked(s.HiddenSize, expert, part{name(s.experts.gate), width}, part{name(s.experts.up), width}))
-		w.expertsDown = append(w.expertsDown, l.stacked(width, expert, part{name(s.experts.down), s.HiddenSize}))
+		in = append(in, []part{{name(s.experts.gate), width}, {name(s.experts.up), width}})
+		down = append(down, []part{{name(s.experts.down), s.HiddenSize}})
 	}
+	commonIn, commonDown := l.commonLayouts(s.HiddenSize, in), l.commonLayouts(width, down)
+	if l.err == nil {
+		commonIn, commonDown = besideQuantized(commonIn, commonDown, l.mem.dev.Info().Compute)
+	}
+	for e := range s.Experts {
+		l.common = commonIn
+		w.expertsIn = append(w.expertsIn, l.stacked(s.HiddenSize, expert, in[e]...))
+		l.common = commonDown
+		w.expertsDown = append(w.expertsDown, l.stacked(width, expert, down[e]...))
+	}
+	l.common = nil
+}
+
+// besideQuantized leaves plain layouts only the type that a device computes in where the other matrices of the experts would be
+// quantized: it multiplies no others together.
+func besideQuantized(in, down []gpu.DType, compute gpu.DType) (theIn, theDown []gpu.DType) {
+	if len(in) == 0 || len(down) == 0 || in[0].Quantized() == down[0].Quantized() {
+		return in, down
+	}
+	other := func(dtype gpu.DType) bool { return !dtype.Quantized() && dtype != compute }
+	return slices.DeleteFunc(in, other), slices.DeleteFunc(down, other)
+}
+
+// commonLayouts are those that all experts' matrices can have, each made of parts, where the device takes experts of one type alone:
+// a single expert may be stored otherwise than the rest, or have a scale that a type cannot hold. Elsewhere they are nil.
+func (l *loader) commonLayouts(k int, experts [][]part) (common []gpu.DType) {
+	info := l.mem.dev.Info()
+	if l.random != nil || !info.ExpertsAlike {
+		return nil
+	}
+	for e, parts := range experts {
+		var tensors []tensor
+		for _, p := range parts {
+			tensors = append(tensors, l.view(p.name, p.rows, k))
+		}
+		if l.err != nil {
+			return nil
+		}
+		if list := l.layouts(k, expert, tensors); e == 0 {
+			common = list
+		} else {
+			common = slices.DeleteFunc(common, func(dtype gpu.DType) bool { return !slices.Contains(list, dtype) })
+		}
+	}
+	if len(common) == 0 {
+		return []gpu.DType{info.Compute}
+	}
+	return common
 }
 
 // stackable reports whether queries', keys' and values' projections get the same type, so that one matrix holds them.

@@ -1,26 +1,38 @@
 // Attention for sequences with many queries on Hopper's warp-group products (wgmma), after Shah et
-// al. 2024, arXiv:2407.08608: two groups of four warps have 64 query rows each, a third group
+// al. 2024, arXiv:2407.08608: up to three groups of four warps have 64 query rows each, one more group
 // copies tiles of keys and values to a ring in shared memory. A group multiplies the next tile's
-// keys, and this tile's values, while it works out weights.
+// keys, and this tile's values, while it works out weights. Most of a group's time goes to that, each instruction waiting for
+// the one before: three groups keep the tensor cores busier than two, so sums over the parts before lie in shared memory to
+// leave room in registers.
 //
 // The products' sums have the bits of mma.sync's, so the result has those of the other kernels.
 // Tiles lie in shared memory as panels of 64 dimensions, a row of a panel being 128 bytes (see wgmma.cuh).
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) && DP % 64 == 0 && DP <= 128
 
-constexpr int GROUPS = 2;       // that multiply
+constexpr int GROUPS = 3;       // that multiply, at most: those without query rows have nothing to do
 constexpr int GROUP_ROWS = 64;  // query rows
-constexpr int STAGES = DP == 64 ? 10 : 5; // tiles in the ring
+constexpr int SLOTS = 5 * 128 / DP; // of the ring: a tile's keys or its values each
 constexpr int PANEL = 64 * 128; // bytes; TILE == GROUP_ROWS == 64
 constexpr int BLOCK_BYTES = DP / 64 * PANEL; // of a tile's keys, of its values, of a group's queries
 
-struct Ring {
-  u32 queries, keys, values; // addresses
-  u32 barriers;              // [4][STAGES]: keys are here, keys are used, values are here, values are used
+// A place in the ring, and how often that was passed.
+struct Turn {
+  int slot, parity;
 
-  __device__ __forceinline__ u32 barrier(int kind, int stage) const { return barriers + (kind * STAGES + stage) * 8; }
+  __device__ __forceinline__ void advance(int n) {
+    slot += n;
+    if (slot >= SLOTS) slot -= SLOTS, parity ^= 1;
+  }
 };
-enum { KEYS_HERE, KEYS_USED, VALUES_HERE, VALUES_USED };
+
+struct Ring {
+  u32 queries, tiles; // addresses
+  u32 barriers;       // [2][SLOTS]: filled, used
+
+  __device__ __forceinline__ u32 filled(Turn t) const { return barriers + t.slot * 8; }
+  __device__ __forceinline__ u32 used(Turn t) const { return barriers + (SLOTS + t.slot) * 8; }
+};
 
 __device__ __forceinline__ void barrier_init(u32 barrier, int count) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
@@ -74,21 +86,23 @@ __device__ __forceinline__ void weight_fragments(u32 (&p)[TILE / 16][4], const f
   for (int j = 0; j < TILE / 16; j++) weight_fragment(p[j], s, j);
 }
 
-// Adds a part's sums to those of the parts before.
-__device__ __forceinline__ void add_part(float (&o)[DP / 8][4], const Sums& sums, const Merged (&merged)[2]) {
+// Adds a part's sums to those of the parts before, which lie in shared memory, each thread's where it put them.
+__device__ __forceinline__ void add_part(float4* o, Sums& sums, const Merged (&merged)[2]) {
 #pragma unroll
-  for (int i = 0; i < DP / 8; i++)
-#pragma unroll
-    for (int e = 0; e < 4; e++) o[i][e] = merged[e / 2].of(o[i][e], sums.o[i][e]);
+  for (int i = 0; i < DP / 8; i++) {
+    float4 v = o[i * 128];
+    o[i * 128] = make_float4(merged[0].of(v.x, sums.o[i][0]), merged[0].of(v.y, sums.o[i][1]), merged[1].of(v.z, sums.o[i][2]), merged[1].of(v.w, sums.o[i][3]));
+  }
 }
 
 // The byte of a panelled matrix where 16 bytes of a row lie.
 __device__ __forceinline__ int place(int row, int chunk) { return chunk / 8 * PANEL + row * 128 + ((chunk ^ row) & 7) * 16; }
 
-// The third group: copies tiles as the ring gets room for them.
+// The last group: copies tiles, keys and values in turn, as the ring gets room for them.
 __device__ void copy_tiles(const FlashArgs& a, const Keys& keys, const Ring& ring, int* rows, int thread) {
   Copier<128> copier(a, thread);
-  int tile = keys.first & ~(TILE - 1), stage = 0, parity = 1;
+  int tile = keys.first & ~(TILE - 1);
+  Turn turn = {0, 1};
   if (thread < TILE) rows[thread] = pool_row(a, keys, tile + thread);
   for (int i = 0; tile <= keys.last; i++, tile += TILE) {
     asm volatile("bar.sync 1, 128;" ::: "memory"); // the rows are known, those of the last tile but one have been read
@@ -97,15 +111,15 @@ __device__ void copy_tiles(const FlashArgs& a, const Keys& keys, const Ring& rin
     for (int n = 0; n < TILE / copier.STEP; n++) from[n] = rows[i % 2 * TILE + copier.row + n * copier.STEP];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      u32 to = (half ? ring.values : ring.keys) + stage * BLOCK_BYTES + place(copier.row, copier.chunk);
-      barrier_wait(ring.barrier(half ? VALUES_USED : KEYS_USED, stage), parity);
+      u32 to = ring.tiles + turn.slot * BLOCK_BYTES + place(copier.row, copier.chunk);
+      barrier_wait(ring.used(turn), turn.parity);
 #pragma unroll
       for (int n = 0; n < TILE / copier.STEP; n++) // STEP is a multiple of 8, so that the exchange of pieces stays
         copier.copy(to + n * copier.STEP * 128, half ? a.v_pool : a.k_pool, from[n]);
-      barrier_arrive_copied(ring.barrier(half ? VALUES_HERE : KEYS_HERE, stage));
+      barrier_arrive_copied(ring.filled(turn));
+      turn.advance(1);
     }
     if (thread < TILE) rows[(i + 1) % 2 * TILE + thread] = pool_row(a, keys, tile + TILE + thread);
-    if (++stage == STAGES) stage = 0, parity ^= 1;
   }
   copies_end();
   copies_wait<0>();
@@ -129,67 +143,76 @@ __device__ void copy_queries(const FlashArgs& a, const Queries& queries, u32 to,
 }
 
 // A group that multiplies.
-__device__ void attend(const FlashArgs& a, const Work& work, const Ring& ring, int group) {
+__device__ void attend(const FlashArgs& a, const Work& work, const Ring& ring, float4* before, int group) {
   int row0 = group * GROUP_ROWS + warp_id() % 4 * ROWS;
-  u64 queries = describe(ring.queries + group * BLOCK_BYTES, PANEL), keys = describe(ring.keys, PANEL), values = describe(ring.values, PANEL);
+  u64 queries = describe(ring.queries + group * BLOCK_BYTES, PANEL), tiles = describe(ring.tiles, PANEL);
   copy_queries(a, work.queries, ring.queries + group * BLOCK_BYTES, group * GROUP_ROWS, threadIdx.x % 128);
+  before += group * DP / 8 * 128 + threadIdx.x % 128;
+#pragma unroll
+  for (int i = 0; i < DP / 8; i++) before[i * 128] = make_float4(0, 0, 0, 0);
   asm volatile("bar.sync %0, 128;" ::"r"(2 + group) : "memory");
   Sight sight;
   Sums sums;
   Merged merged[2];
-  float o[DP / 8][4] = {}; // over the parts before
   work.look(a, row0, sight);
   merged[0].clear(), merged[1].clear();
   sums.clear_values(), sums.clear_weights();
 
   float s[TILE / 8][4], old[2];
   u32 p[TILE / 16][4];
-  int tile = work.keys.first & ~(TILE - 1), stage = 0, parity = 0;
-  barrier_wait(ring.barrier(KEYS_HERE, 0), 0);
+  int tile = work.keys.first & ~(TILE - 1);
+  Turn key = {0, 0}, value = {1, 0};
+  barrier_wait(ring.filled(key), key.parity);
   show_to_wgmma();
   products_begin();
-  multiply_keys(s, queries, keys);
+  multiply_keys(s, queries, tiles);
   products_wait<0>(s);
-  if (lane_id() == 0) barrier_arrive(ring.barrier(KEYS_USED, 0));
+  if (lane_id() == 0) barrier_arrive(ring.used(key));
   take_scores(a, s, sums, sight, tile, old);
   for (; tile + TILE <= work.keys.last; tile += TILE) {
     bool part_ends = (tile + TILE) % PART == 0;
-    int next = stage + 1 == STAGES ? 0 : stage + 1, next_parity = parity ^ (next == 0);
+    key.advance(2);
     weight_fragments(p, s);
-    barrier_wait(ring.barrier(VALUES_HERE, stage), parity);
-    barrier_wait(ring.barrier(KEYS_HERE, next), next_parity);
+    barrier_wait(ring.filled(value), value.parity);
+    barrier_wait(ring.filled(key), key.parity);
     show_to_wgmma();
     products_begin();
-    multiply_keys(s, queries, further(keys, next * BLOCK_BYTES));
-    multiply_values(sums, p, further(values, stage * BLOCK_BYTES));
+    multiply_keys(s, queries, further(tiles, key.slot * BLOCK_BYTES));
+    multiply_values(sums, p, further(tiles, value.slot * BLOCK_BYTES));
     if (part_ends) { // the next tile starts afresh
       end_part(a, sums.largest, sums.total, merged);
       sums.clear_weights();
     }
     products_wait<1>(s);
-    if (lane_id() == 0) barrier_arrive(ring.barrier(KEYS_USED, next));
+    if (lane_id() == 0) barrier_arrive(ring.used(key));
     take_scores(a, s, sums, sight, tile + TILE, old);
     pin(s); // while the values are multiplied
     if (part_ends) {
       products_wait<0>(sums.o);
-      add_part(o, sums, merged);
+      if (lane_id() == 0) barrier_arrive(ring.used(value));
+      add_part(before, sums, merged);
       sums.clear_values();
     } else {
       products_wait<0>(sums.o);
+      if (lane_id() == 0) barrier_arrive(ring.used(value));
       shrink(sums, old);
     }
-    if (lane_id() == 0) barrier_arrive(ring.barrier(VALUES_USED, stage));
-    stage = next, parity = next_parity;
+    value.advance(2);
   }
   weight_fragments(p, s);
-  barrier_wait(ring.barrier(VALUES_HERE, stage), parity);
+  barrier_wait(ring.filled(value), value.parity);
   show_to_wgmma();
   products_begin();
-  multiply_values(sums, p, further(values, stage * BLOCK_BYTES));
+  multiply_values(sums, p, further(tiles, value.slot * BLOCK_BYTES));
   end_part(a, sums.largest, sums.total, merged);
   products_wait<0>(sums.o);
-  add_part(o, sums, merged);
-  work.write(a, row0, o, merged);
+#pragma unroll
+  for (int i = 0; i < DP / 8; i++) {
+    float4 v = before[i * 128];
+    sums.o[i][0] = merged[0].of(v.x, sums.o[i][0]), sums.o[i][1] = merged[0].of(v.y, sums.o[i][1]);
+    sums.o[i][2] = merged[1].of(v.z, sums.o[i][2]), sums.o[i][3] = merged[1].of(v.w, sums.o[i][3]);
+  }
+  work.write(a, row0, sums.o, merged);
 }
 
 KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) FLASH(wgmma)(FlashArgs a) {
@@ -199,24 +222,23 @@ KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) FLASH(wgmma)(FlashArgs a) {
   if (work.queries.tokens == 0) return;
   Ring ring;
   ring.queries = (shared_address(room) + 1023) & ~1023;
-  ring.keys = ring.queries + GROUPS * BLOCK_BYTES;
-  ring.values = ring.keys + STAGES * BLOCK_BYTES;
-  ring.barriers = ring.values + STAGES * BLOCK_BYTES;
-  int* rows = (int*)((u8*)room + (ring.barriers - shared_address(room)) + 4 * STAGES * 8); // [2][TILE]
+  ring.tiles = ring.queries + GROUPS * BLOCK_BYTES;
+  u32 at = ring.tiles + SLOTS * BLOCK_BYTES;
+  float4* before = (float4*)((u8*)room + (at - shared_address(room)));
+  ring.barriers = at + GROUPS * DP / 8 * 128 * 16;
+  int* rows = (int*)((u8*)room + (ring.barriers - shared_address(room)) + 2 * SLOTS * 8); // [2][TILE]
+  int groups = (work.queries.tokens * a.heads_per_tile + GROUP_ROWS - 1) / GROUP_ROWS; // with rows
   if (threadIdx.x == 0) {
-    for (int i = 0; i < STAGES; i++) {
-      barrier_init(ring.barrier(KEYS_HERE, i), 128), barrier_init(ring.barrier(VALUES_HERE, i), 128);
-      barrier_init(ring.barrier(KEYS_USED, i), 4 * GROUPS), barrier_init(ring.barrier(VALUES_USED, i), 4 * GROUPS);
-    }
+    for (Turn i = {0, 0}; i.slot < SLOTS; i.slot++) barrier_init(ring.filled(i), 128), barrier_init(ring.used(i), 4 * groups);
   }
   __syncthreads();
   int group = __shfl_sync(FULL, warp_id() / 4, 0); // that it is the same for a warp is worth knowing
   if (group == GROUPS) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     copy_tiles(a, work.keys, ring, rows, threadIdx.x % 128);
-  } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-    attend(a, work, ring, group);
+  } else if (group < groups) {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 152;");
+    attend(a, work, ring, before, group);
   }
 }
 

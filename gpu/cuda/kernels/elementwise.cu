@@ -23,6 +23,19 @@ KERNEL fetch_bytes(FetchArgs a) {
   for (int i = 4 * words + threadIdx.x; i < a.n; i += blockDim.x) a.host[i] = a.from[i];
 }
 
+struct CopyPart { u8* to; const u8* from; i64 bytes; };
+struct CopyArgs { int n; int unused; CopyPart parts[168]; };
+
+// blockIdx.y is the part. What comes later must not begin earlier, as with write_bytes.
+KERNEL copy_parts(CopyArgs a) {
+  pdl_wait();
+  CopyPart p = a.parts[blockIdx.y];
+  i64 vectors = ((u64)p.to | (u64)p.from) % 16 == 0 ? p.bytes / 16 : 0, threads = (i64)gridDim.x * blockDim.x;
+  for (i64 i = global_thread(); i < vectors; i += threads) ((uint4*)p.to)[i] = ((const uint4*)p.from)[i];
+  for (i64 i = 16 * vectors + global_thread(); i < p.bytes; i += threads) p.to[i] = p.from[i];
+  __threadfence();
+}
+
 struct FeedTokensArgs { int* out; const int* tokens; const int* slots; const int* last; int n, slot_count; };
 
 KERNEL feed_tokens(FeedTokensArgs a) {

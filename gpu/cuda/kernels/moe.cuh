@@ -1,5 +1,5 @@
-// Mixture of experts on the tensor cores, with bfloat16 weights: what the kernels for few tokens of an expert (moe_few.cu)
-// and for many (moe_tile.cu) share. A pair is a token and one of its choices.
+// Mixture of experts on the tensor cores: what the kernels for few tokens of an expert (moe_few.cuh) and for many
+// (moe_tile.cuh) share. A pair is a token and one of its choices.
 //
 // Every output is summed over k in one order, 32 elements after another and each of these as two products m16n8k16,
 // whichever kernel computes it and whatever the batch. Of 32 elements thread t of four has the 8 from 8t on, 16 bytes:
@@ -15,9 +15,8 @@ struct ExpertsArgs {
   int* plan; // see Plan: moe_few makes its own
   i64 stride; // bytes of a row of each w
   int pairs, expert_count, n, k, divisor, mode; // n: rows of w, or of the gate; mode: see common.cuh, not STORE_ACT
+  i64 meta;   // of each w, if it is quantized: where behind its codes that lies which rows or groups share
 };
-
-constexpr int ROWS = 16; // of a tile of weights
 
 __device__ __forceinline__ bool gated(const ExpertsArgs& a) { return a.mode >= GATE_SILU; }
 

@@ -105,19 +105,12 @@ struct Ring {
   }
 };
 
-// The weights of rows g and g + 8 in 64 columns, 32 of them after the others, as the first factors of two products
-// each. 4-bit codes count from -128.
+// The weights of rows g and g + 8 in 64 columns, 32 of them after the others: see expand_quarter.
 template <class F>
 __device__ __forceinline__ void expand(const u8* piece, int s, u32 (&low)[2][4], u32 (&high)[2][4]) {
-  const int g = lane_id() >> 2, t = lane_id() & 3;
   if constexpr (F::bits == 8) {
 #pragma unroll
-    for (int j = 0; j < 2; j++) {
-      const u8* at = piece + g * PIECE + ((2 * s + j) ^ (g & 3)) * 32 + t * 8;
-      uint2 l = *(const uint2*)at, h = *(const uint2*)(at + 8 * PIECE);
-      F::code::factors(l.x, low[j][0], low[j][1]), F::code::factors(l.y, low[j][2], low[j][3]);
-      F::code::factors(h.x, high[j][0], high[j][1]), F::code::factors(h.y, high[j][2], high[j][3]);
-    }
+    for (int j = 0; j < 2; j++) expand_quarter<F>(piece, 2 * s + j, low[j], high[j]);
   } else {
     uint4 c = *(const uint4*)(piece + s * 512 + lane_id() * 16);
 #pragma unroll
@@ -128,12 +121,6 @@ __device__ __forceinline__ void expand(const u8* piece, int s, u32 (&low)[2][4],
   }
 }
 
-template <class F>
-__device__ __forceinline__ u32 group_of(const u8* piece, int group, int row) {
-  const u8* at = piece + F::code_bytes + (group * ROWS + row) * F::group_bytes;
-  return F::group_bytes == 2 ? *(const u16*)at : *(const u32*)at;
-}
-
 // Adds the other sums to the first: v is so many times COUNT.
 template <int COPIES, int COUNT>
 __device__ __forceinline__ void add_chains(float* v) {
@@ -141,20 +128,6 @@ __device__ __forceinline__ void add_chains(float* v) {
   for (int chain = 1; chain < COPIES; chain++)
 #pragma unroll
     for (int i = 0; i < COUNT; i++) v[i] += v[chain * COUNT + i];
-}
-
-// Adds to c what a group of a row makes of the sum of its products and of its activations.
-template <class F>
-__device__ __forceinline__ void take_group(u32 group, const float (&part)[2], const float (&sum)[2], float& c0, float& c1) {
-  float scale = scale_of<F>(group), offset = F::bits == 8 ? 0 : F::shared == GROUP_MINIMUM ? -128 : -136;
-  if (F::shared == GROUP_ZERO) offset = __uint_as_float(group & 0xffff0000u);
-  float p0 = part[0], p1 = part[1];
-  if (F::bits == 4) p0 = fmaf(offset, sum[0], p0), p1 = fmaf(offset, sum[1], p1);
-  c0 = fmaf(scale, p0, c0), c1 = fmaf(scale, p1, c1);
-  if (F::shared == GROUP_MINIMUM) {
-    float minimum = F16::half((u16)(group >> 16));
-    c0 = fmaf(minimum, sum[0], c0), c1 = fmaf(minimum, sum[1], c1);
-  }
 }
 
 // The activations of tokens g, g + 8, … that a thread multiplies: 8 of each 32 columns of a piece. They come from the

@@ -11,8 +11,6 @@
 //
 // Formats whose scale is one per row keep it apart, in float32.
 
-constexpr int ROWS = 16, PIECE = 128;
-
 // Two bfloat16 at a time. There is no addition of them before Hopper, but this; with products of 1 it is exact here.
 __device__ __forceinline__ u32 fma_bf16(u32 x, u32 y, u32 z) {
   u32 v;
@@ -161,4 +159,8 @@ typedef Format<Int4, 64, GROUP_ZERO> FORMAT;
 #elif defined(QUANT_i4_128)
 typedef Format<Int4, 128, GROUP_ZERO> FORMAT;
 #define NAMED(kind) kind##_i4_128
+#endif
+
+#if defined(QUANT_q4_0) || defined(QUANT_q4_1) || defined(QUANT_i4_32) || defined(QUANT_i4_64) || defined(QUANT_i4_128)
+#define NIBBLES // codes have 4 bits
 #endif

@@ -16,13 +16,9 @@ struct SkinnyArgs {
   int tokens, n, k, accumulate, mode; // n: rows of w, or of the gate; mode: see common.cuh
 };
 
-constexpr int ROWS = 16;           // of a tile
 constexpr int WARPS = 8;           // of a block
 constexpr int STAGES = 2;          // pieces in a warp's ring
-constexpr int PIECE = 128;         // elements of k
-constexpr int PIECE_BYTES = 2 * ROWS * PIECE;
 constexpr int STEP = WARPS * PIECE; // elements of k in a round of all warps
-constexpr int QUARTERS = 4;        // of a piece: 32 elements, what a thread's 16 bytes of a row belong to
 
 // How the product is cut into tiles: of_tokens neighbours share rows of W.
 struct Tiling {
@@ -43,10 +39,6 @@ struct Tile {
     first = number % tiling.of_tokens * tokens_max, tokens = min(tokens_max, a.tokens - first);
   }
 };
-
-// Where a chunk of 16 bytes lies in its row's 256 of a piece: the eight threads that are served together read
-// half a line of an even and of an odd row, which must not be the same banks.
-__device__ __forceinline__ int place(int row, int chunk) { return row * 2 * PIECE + ((chunk ^ (row & 1) << 2) << 4); }
 
 // A warp's ring.
 struct Ring {
@@ -89,28 +81,6 @@ struct Ring {
   }
 };
 
-// A thread's activations for a quarter of a piece, of tokens group, group + 8, ….
-template <int NT>
-struct Input {
-  uint4 x[NT];
-
-  __device__ __forceinline__ void load(const SkinnyArgs& a, const act* const (&from)[NT], int at) {
-#pragma unroll
-    for (int i = 0; i < NT; i++) x[i] = at < a.k && from[i] ? *(const uint4*)(from[i] + at) : make_uint4(0, 0, 0, 0);
-  }
-};
-
-template <int NT>
-__device__ __forceinline__ void take_quarter(const u8* piece, int quarter, const Input<NT>& in, float (&sums)[NT][4]) {
-  const int group = lane_id() >> 2, chunk = 4 * quarter + (lane_id() & 3);
-  uint4 low = *(const uint4*)(piece + place(group, chunk)), high = *(const uint4*)(piece + place(group + 8, chunk));
-#pragma unroll
-  for (int i = 0; i < NT; i++) {
-    mma(sums[i], low.x, high.x, low.y, high.y, in.x[i].x, in.x[i].y);
-    mma(sums[i], low.z, high.z, low.w, high.w, in.x[i].z, in.x[i].w);
-  }
-}
-
 // Multiplies the warp's pieces of a tile.
 template <int NT>
 __device__ __forceinline__ void multiply(const SkinnyArgs& a, const Tiling& tiling, const Tile& tile, Ring& ring, float (&sums)[NT][4]) {
@@ -125,14 +95,14 @@ __device__ __forceinline__ void multiply(const SkinnyArgs& a, const Tiling& tili
   }
   Input<NT> in[AHEAD];
 #pragma unroll
-  for (int q = 0; q < AHEAD; q++) in[q].load(a, x, mine + q * 32);
+  for (int q = 0; q < AHEAD; q++) in[q].load(x, mine + q * 32, a.k);
   for (int k0 = 0; k0 < a.k; k0 += STEP) { // whole warps: a product needs all of its threads
     const u8* piece = ring.take();
 #pragma unroll
     for (int q = 0; q < QUARTERS; q++) {
       take_quarter<NT>(piece, q, in[q % AHEAD], sums);
       int next = q + AHEAD;
-      in[q % AHEAD].load(a, x, k0 + mine + next / QUARTERS * STEP + next % QUARTERS * 32);
+      in[q % AHEAD].load(x, k0 + mine + next / QUARTERS * STEP + next % QUARTERS * 32, a.k);
     }
     ring.release(a, tiling);
   }
