@@ -113,9 +113,9 @@ func (e *Engine) security() bus.Security {
 	return bus.Security{Insecure: o.InsecureNetwork, CA: o.TLSCA, Cert: o.TLSCert, Key: o.TLSKey, Seed: o.Credentials, JoinTimeMax: joinTimeMax}
 }
 
-// instance is an actor's name: the usual one, or, on a node that joins others, the node's.
+// instance is an actor's name: the usual one, or, on a node that joins others or is one of several hubs, the node's.
 func (e *Engine) instance(usual schemas.Instance) schemas.Instance {
-	if e.opts.Attach == "" {
+	if e.opts.Attach == "" && !e.node.Routed() {
 		return usual
 	}
 	return schemas.Instance(e.node.ID())
@@ -210,7 +210,7 @@ func (e *Engine) handover(dev gpu.Info) (*compute.Handover, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &compute.Handover{Phase: o.ReplicaPhase, Listen: o.KVListen, TLS: config, Insecure: o.InsecureNetwork, TCPOnly: e.network.kvByTCP, Identity: func(ctx context.Context) (string, error) {
+	return &compute.Handover{Phase: o.ReplicaPhase, Listen: o.KVListen, TLS: config, Insecure: o.InsecureNetwork, Way: e.network.kvWay, Identity: func(ctx context.Context) (string, error) {
 		name, err := numerics(e.model.Files, o, dev)
 		if err != nil || o.RandomWeights != 0 {
 			return name, err

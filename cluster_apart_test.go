@@ -96,22 +96,22 @@ func TestPartsOfReplicasDie(t *testing.T) {
 		t.Logf("%s was replaced after %s", old.Replica, time.Since(from))
 	}
 	for _, c := range []struct {
-		name string
-		do   func(t *testing.T)
+		name   string
+		before func(t *testing.T) // the requests: a node takes as long to start as they do
+		do     func(t *testing.T)
 	}{
-		{"the scheduler is killed", func(t *testing.T) {
+		{"the scheduler is killed", nil, func(t *testing.T) {
 			old := running(t, "g1")
 			first.kill()
 			replaced(t, old, "g1")
 		}},
-		{"the scheduler freezes", func(t *testing.T) {
-			first = startNode(whole, "s3", hub.LeafURL(), RoleScheduler)
+		{"the scheduler freezes", func(*testing.T) { first = startNode(whole, "s3", hub.LeafURL(), RoleScheduler) }, func(t *testing.T) {
 			old := running(t, "g1")
 			second.signal(syscall.SIGSTOP)
 			replaced(t, old, "g1") // it is missed after 1.5 s
 			second.signal(syscall.SIGCONT)
 		}},
-		{"the compute is killed and comes back", func(t *testing.T) {
+		{"the compute is killed and comes back", nil, func(t *testing.T) {
 			old := running(t, "g1")
 			from := time.Now()
 			compute.kill()
@@ -120,7 +120,7 @@ func TestPartsOfReplicasDie(t *testing.T) {
 			compute = startNode(whole, "g1", hub.LeafURL(), RoleCompute)
 			replaced(t, old, "g1") // a process loads its model
 		}},
-		{"the compute freezes and thaws", func(t *testing.T) {
+		{"the compute freezes and thaws", nil, func(t *testing.T) {
 			running(t, "g1")
 			from := time.Now()
 			compute.signal(syscall.SIGSTOP)
@@ -129,14 +129,16 @@ func TestPartsOfReplicasDie(t *testing.T) {
 			compute.signal(syscall.SIGCONT) // its scheduler may not have missed it yet, or claims it anew
 			waitFor(t, "it is back", func() bool { return on(t, hub, "g1") != nil })
 		}},
-		{"another compute takes over", func(t *testing.T) {
+		{"another compute takes over", func(*testing.T) { startApart(whole, hub, "g2", RoleCompute, "g2") }, func(t *testing.T) {
 			running(t, "g1")
-			startApart(whole, hub, "g2", RoleCompute, "g2")
 			compute.kill()
 			waitFor(t, "it is given up", func() bool { return on(t, hub, "g1") == nil })
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.before != nil {
+				c.before(t)
+			}
 			moved := hub.gateway.Moved()
 			askTogether(t, hub, list, func() { c.do(t) })
 			if hub.gateway.Moved() == moved {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/internal/link"
+	"github.com/troupe-engine/troupe/schemas"
 )
 
 const (
@@ -36,6 +37,7 @@ type netChaos struct {
 	wire     *link.Wire
 	rng      *rand.Rand
 	hosts    []string // namespaces: the hub's first
+	parts    bool     // the hub has the schedulers, and the other hosts only compute
 	hub      *process
 	replicas []*process
 	made     int
@@ -81,12 +83,21 @@ func (c *netChaos) start(host, name, variable string) *process {
 	return p
 }
 
-func (c *netChaos) startHub() { c.hub = c.start(c.hosts[0], "hub", hubVariable+"=1") }
+func (c *netChaos) startHub() {
+	actors := RoleGateway
+	if c.parts {
+		actors += "," + RoleScheduler
+	}
+	c.hub = c.start(c.hosts[0], "hub", hubVariable+"="+actors)
+}
 
 func (c *netChaos) startReplica(host string) *process {
 	c.made++
-	name := fmt.Sprintf("r%d", c.made)
-	return c.start(host, name, childVariable+"="+name+" nats-leaf://"+wireHub+":7422 "+RoleReplica)
+	name, role := fmt.Sprintf("r%d", c.made), RoleReplica
+	if c.parts {
+		role = RoleCompute
+	}
+	return c.start(host, name, childVariable+"="+name+" nats-leaf://"+wireHub+":7422 "+role)
 }
 
 // open makes hosts, and skips the test where there can be none.
@@ -114,6 +125,7 @@ func (c *netChaos) open(replicas int) {
 	}
 	veth := fmt.Sprintf("tcv%d", os.Getpid())
 	ip("link add %s type veth peer name eth1 netns %s", veth, c.hosts[0])
+	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", veth).Run() }) // at once: with its host it goes some time later
 	ip("addr add %s2/24 dev %s", clientNet, veth)
 	ip("link set %s up", veth)
 	ip("-n %s addr add %s1/24 dev eth1", c.hosts[0], clientNet)
@@ -235,11 +247,17 @@ func askHub(body string) (o outcome) {
 // and frozen, the hub too, and the network loses 5 % of its frames, delays them by up to 50 ms and parts hosts. A
 // request ends once: in the same tokens, in a named error, or with the connection to a hub that was killed. Run it
 // longer with -chaos.duration=10m.
-func TestChaosOfHosts(t *testing.T) {
+func TestChaosOfHosts(t *testing.T) { chaosOfHosts(t, false) }
+
+// TestChaosOfComputes is the same with computes that the hub's schedulers plan for: what both stream to each other is lost, late and
+// cut off.
+func TestChaosOfComputes(t *testing.T) { chaosOfHosts(t, true) }
+
+func chaosOfHosts(t *testing.T, parts bool) {
 	if testing.Short() {
 		t.Skip("takes long")
 	}
-	c := &netChaos{t: t, rng: rand.New(rand.NewPCG(*chaosSeed, 32)), wire: link.NewWire(*chaosSeed)}
+	c := &netChaos{t: t, rng: rand.New(rand.NewPCG(*chaosSeed, 32)), wire: link.NewWire(*chaosSeed), parts: parts}
 	c.open(3)
 	list := asks(t, *chaosSeed, 12, 300)
 	var answered, named, early, cut atomic.Int64
@@ -290,7 +308,25 @@ func TestChaosOfHosts(t *testing.T) {
 	if answered.Load() == 0 {
 		t.Error("nothing was answered")
 	}
+	c.waitHoldNothing()
+}
+
+// waitHoldNothing waits until no replica has blocks of a request. A compute has another name with each scheduler.
+func (c *netChaos) waitHoldNothing() {
+	var served sync.Map // the replica of each compute
+	reports, err := bus.Subscribe(c.watch, schemas.ReplicaReports, "", func(_ schemas.Instance, r *schemas.ReplicaReport) { served.Store(string(r.Compute), r.Replica) })
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer reports.Close()
 	for _, p := range c.replicas {
-		waitHoldsNothing(t, c.watch, p.name)
+		if !c.parts {
+			waitHoldsNothing(c.t, c.watch, p.name)
+			continue
+		}
+		waitFor(c.t, p.name+" is served and holds no blocks", func() bool {
+			replica, is := served.Load(p.name)
+			return is && holdsNothing(c.watch, replica.(schemas.Instance))
+		})
 	}
 }

@@ -138,11 +138,12 @@ func (c *chaos) checkSurvivors() {
 // waitHoldsNothing finds sequences and blocks that nobody has any use for.
 func waitHoldsNothing(t *testing.T, node *bus.Node, replica string) {
 	t.Helper()
-	ask := bus.NewRef(node, schemas.MemoryInfo, schemas.Instance(replica))
-	waitFor(t, replica+" holds no blocks", func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		s, err := ask.Call(ctx, &schemas.InfoRequest{})
-		return err == nil && s.Used == 0 && s.Seqs == 0
-	})
+	waitFor(t, replica+" holds no blocks", func() bool { return holdsNothing(node, schemas.Instance(replica)) })
+}
+
+func holdsNothing(node *bus.Node, replica schemas.Instance) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	s, err := bus.NewRef(node, schemas.MemoryInfo, replica).Call(ctx, &schemas.InfoRequest{})
+	return err == nil && s.Used == 0 && s.Seqs == 0
 }

@@ -3,11 +3,15 @@ package troupe
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/gpu/gputest"
+	"github.com/troupe-engine/troupe/internal/handover"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -22,11 +26,19 @@ func startPhase(t *testing.T, hub *Engine, name, phase string) *child {
 // Prompts are computed at one replica and answers go on at another, with the prompts' KV: token for token what one node alone
 // answers.
 func TestPromptsAndAnswersApart(t *testing.T) {
-	list := asksOf(t, 31, 24, 80, 120)
+	t.Setenv(deviceVariable, "cpu") // also where there is a GPU, which has a test of its own
+	list := asksOn(t, "cpu", 31, 24, 80, 120)
 	for name, start := range map[string]func(t *testing.T, hub *Engine, phase string){
+		"device memory": func(t *testing.T, hub *Engine, phase string) {
+			openOn(t, network{chooseDevice: sharing(len(phase))}, func(o *Options) {
+				*o = clusterOptions()
+				o.HTTP, o.Attach, o.Actors, o.Node, o.ReplicaPhase = "none", hub.LeafURL(), RoleReplica, phase, phase
+			})
+			waitFor(t, phase+" is known", func() bool { return reports(t, hub)[phase] != nil })
+		},
 		"shared memory": func(t *testing.T, hub *Engine, phase string) { startPhase(t, hub, phase, phase) },
 		"tcp": func(t *testing.T, hub *Engine, phase string) {
-			openOn(t, network{kvByTCP: true}, func(o *Options) {
+			openOn(t, network{kvWay: handover.WayTCP}, func(o *Options) {
 				*o = clusterOptions()
 				o.HTTP, o.Attach, o.Actors, o.Node, o.ReplicaPhase = "none", hub.LeafURL(), RoleReplica, phase, phase
 			})
@@ -43,6 +55,9 @@ func TestPromptsAndAnswersApart(t *testing.T) {
 			if moved < 4 || blocks < moved || failed > 0 { // some may be answered before their KV has come
 				t.Errorf("%d requests were handed over with %d blocks, %d without", moved, blocks, failed)
 			}
+			if by := hub.gateway.HandedOverBy(name); by < 4 || !strings.Contains(metrics(t, hub), fmt.Sprintf(`troupe_handovers_total{way="%s"} %d`, name, by)) {
+				t.Errorf("%d hand-overs by %s", by, name)
+			}
 			if hub.gateway.Moved() > 0 {
 				t.Errorf("%d requests moved for other reasons", hub.gateway.Moved())
 			}
@@ -50,12 +65,22 @@ func TestPromptsAndAnswersApart(t *testing.T) {
 	}
 }
 
+// sharing is a device that stands for one of a process of its own, and shares its memory with others that do.
+func sharing(process int) func(Options) (gpu.Device, string, error) {
+	return func(o Options) (gpu.Device, string, error) {
+		d, why, err := ChooseDevice(o)
+		return &gputest.Sharing{Device: d, Process: process, Place: "gpu"}, why, err
+	}
+}
+
 // With hardly room for what runs, blocks that are handed over are evicted before and after, on both sides, and steps are planned
 // in between. Nothing of it shows in the answers, also where all actors are processes of their own and messages are lost.
 func TestHandoversUnderPressure(t *testing.T) {
-	list := asksOf(t, 32, 24, 80, 100)
+	t.Setenv(deviceVariable, "cpu") // also where there is a GPU, which has a test of its own
+	list := asksOn(t, "cpu", 32, 24, 80, 100)
 	for name, n := range map[string]network{
 		"one process each": {},
+		"device memory":    {},
 		"actors apart":     {remoteOnly: true},
 		"bad network": {remoteOnly: true, attemptTimeMax: 100 * time.Millisecond, faults: &schemas.FaultPlan{Seed: 5, Rules: []schemas.FaultRule{
 			{Kind: schemas.FaultDrop, Subject: "inf.v1.memory.>", Probability: 0.02}, {Kind: schemas.FaultDrop, Subject: "inf.v1.compute.>", Probability: 0.02},
@@ -67,6 +92,9 @@ func TestHandoversUnderPressure(t *testing.T) {
 				o.HTTP, o.Leaf, o.Actors = "127.0.0.1:0", "127.0.0.1:0", RoleGateway
 			})
 			for _, phase := range []string{PhasePrefill, PhaseDecode} {
+				if name == "device memory" {
+					n.chooseDevice = sharing(len(phase))
+				}
 				openOn(t, n, func(o *Options) {
 					*o = clusterOptions()
 					o.HTTP, o.Attach, o.Actors, o.Node, o.ReplicaPhase, o.KVBlocks = "none", hub.LeafURL(), RoleReplica, phase, phase, 40

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -64,5 +65,60 @@ func TestFirstTokenOverANetwork(t *testing.T) {
 		if delay == 10*time.Millisecond && more > 35*time.Millisecond {
 			t.Errorf("a round trip of 20 ms costs the first token %s: there is more than one before it", more)
 		}
+	}
+}
+
+// answerOf is how long each token of one answer takes, but the first.
+func answerOf(t *testing.T, tokens int) time.Duration {
+	t.Helper()
+	body := fmt.Sprintf(`{"prompt":"Once upon a time","max_tokens":%d,"stream":true,"ignore_eos":true}`, tokens)
+	resp, err := http.Post(clientHubURL+"/v1/completions", "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var first, last time.Time
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if bytes.Contains(lines.Bytes(), []byte(`"text":"`)) {
+			if last = time.Now(); first.IsZero() {
+				first = last
+			}
+		}
+	}
+	if first.IsZero() {
+		t.Fatal("no token came")
+	}
+	return last.Sub(first) / time.Duration(tokens-1)
+}
+
+// TestStepsOverANetwork measures what a network between scheduler and compute costs a step. Neither plans nor results wait for
+// acknowledgements, so as many steps as the pipeline is deep share one round trip.
+func TestStepsOverANetwork(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
+	const oneWay, tokens = time.Millisecond, 200
+	for _, depth := range []int{1, 2, 4} {
+		t.Run(fmt.Sprintf("depth %d", depth), func(t *testing.T) {
+			t.Setenv(depthVariable, fmt.Sprint(depth))
+			c := &netChaos{t: t, rng: rand.New(rand.NewPCG(1, 34)), wire: link.NewWire(1), parts: true}
+			c.open(1)
+			waitFor(t, "the compute answers", func() bool { return askHub(`{"prompt":"Once","max_tokens":1,"stream":true}`).text != "" })
+			var took [2][]time.Duration
+			for range 2 * *latencyRounds {
+				for i, delay := range []time.Duration{0, oneWay} { // in turn: the machine may be busy
+					c.wire.Set(0, delay, 0)
+					took[i] = append(took[i], answerOf(t, tokens))
+				}
+			}
+			for i := range took {
+				slices.Sort(took[i])
+			}
+			near, far := took[0][len(took[0])/2], took[1][len(took[1])/2]
+			t.Logf("a step takes %s, and over %s each way %s (medians)", near.Round(10*time.Microsecond), oneWay, far.Round(10*time.Microsecond))
+			if depth > 1 && far-near > 2*oneWay {
+				t.Errorf("a step over a round trip of %s takes %s longer: something waits for acknowledgements", 2*oneWay, far-near)
+			}
+		})
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/troupe-engine/troupe/internal/nettest"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -27,6 +28,8 @@ import (
 const (
 	childVariable = "TROUPE_TEST_ATTACH"
 	depthVariable = "TROUPE_TEST_DEPTH"
+	// deviceVariable is what such nodes compute on, in float32.
+	deviceVariable = "TROUPE_TEST_DEVICE"
 )
 
 func TestMain(m *testing.M) {
@@ -39,20 +42,23 @@ func TestMain(m *testing.M) {
 	if os.Getenv(replicaVariable) != "" {
 		os.Exit(runReplica())
 	}
-	if os.Getenv(hubVariable) != "" {
-		os.Exit(runHub())
+	if actors := os.Getenv(hubVariable); actors != "" {
+		os.Exit(runHub(actors))
+	}
+	if options := os.Getenv(nodeVariable); options != "" {
+		os.Exit(runNode(options))
 	}
 	flag.Parse()
 	os.Exit(m.Run())
 }
 
-// hubVariable makes the test binary a hub for nodes on other hosts.
+// hubVariable makes the test binary a hub with these actors for nodes on other hosts.
 const hubVariable = "TROUPE_TEST_HUB"
 
-// runHub is a process with a gateway that listens on all of its host's addresses.
-func runHub() int {
+// runHub is a process with actors that listens on all of its host's addresses.
+func runHub(actors string) int {
 	opts := clusterOptions()
-	opts.HTTP, opts.Leaf, opts.Actors, opts.Node, opts.InsecureNetwork, opts.InsecureHTTP = "0.0.0.0:8000", "0.0.0.0:7422", RoleGateway, "hub", true, true
+	opts.HTTP, opts.Leaf, opts.Actors, opts.Node, opts.InsecureNetwork, opts.InsecureHTTP = "0.0.0.0:8000", "0.0.0.0:7422", actors, "hub", true, true
 	return runUntilInputEnds(opts)
 }
 
@@ -89,6 +95,9 @@ func runUntilInputEnds(opts Options) int {
 func clusterOptions() Options {
 	opts := DefaultOptions()
 	opts.NATSListen, opts.Threads, opts.KVBlocks = "127.0.0.1:0", 1, 1024
+	if device := os.Getenv(deviceVariable); device != "" {
+		opts.Device, opts.Compute = device, "f32"
+	}
 	if depth, err := strconv.Atoi(os.Getenv(depthVariable)); err == nil {
 		opts.PipelineDepth = depth
 	}
@@ -121,8 +130,14 @@ func startChildAt(t *testing.T, hub *Engine, name, address string) *child {
 // startNode attaches a process with some actors.
 func startNode(t testing.TB, name, address, actors string) *child {
 	t.Helper()
+	return startProcess(t, name, childVariable+"="+name+" "+address+" "+actors)
+}
+
+// startProcess runs the test binary as a node that a variable describes.
+func startProcess(t testing.TB, name, variable string) *child {
+	t.Helper()
 	c := &child{t: t, name: name, cmd: exec.Command(os.Args[0])}
-	c.cmd.Env, c.cmd.Stderr = append(os.Environ(), childVariable+"="+name+" "+address+" "+actors), os.Stderr
+	c.cmd.Env, c.cmd.Stderr = append(os.Environ(), variable), os.Stderr
 	in, err := c.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -214,8 +229,19 @@ func asks(t *testing.T, seed uint64, count, tokens int) []ask {
 // asksOf are asks with prompts of at least so many words.
 func asksOf(t *testing.T, seed uint64, count, tokens, wordsMin int) []ask {
 	t.Helper()
+	return asksOn(t, DefaultOptions().Device, seed, count, tokens, wordsMin)
+}
+
+// asksOn are asks with the answers of an engine on a device.
+func asksOn(t *testing.T, device string, seed uint64, count, tokens, wordsMin int) []ask {
+	t.Helper()
+	return asksFor(t, openEngine(t, func(o *Options) { o.Threads, o.KVBlocks, o.Device, o.Compute = 1, 1024, device, "f32" }), "", seed, count, tokens, wordsMin)
+}
+
+// asksFor are asks for a model, "" for none by name, with the answers of alone.
+func asksFor(t *testing.T, alone *Engine, model string, seed uint64, count, tokens, wordsMin int) []ask {
+	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 21))
-	alone := openEngine(t, func(o *Options) { o.Threads, o.KVBlocks = 1, 1024 })
 	words := strings.Fields("Once upon a time there was an old king who had three sons and a daughter in the house by the sea")
 	list := make([]ask, count)
 	for i := range list {
@@ -231,6 +257,9 @@ func asksOf(t *testing.T, seed uint64, count, tokens, wordsMin int) []ask {
 			body["n"] = 2
 		case 2:
 			body["presence_penalty"], body["stop"] = 1.5, []string{"qqq"}
+		}
+		if model != "" {
+			body["model"] = model
 		}
 		raw, err := json.Marshal(body)
 		if err != nil {
@@ -404,15 +433,16 @@ func TestARollingUpdateLosesNothing(t *testing.T) {
 // prefixes kept.
 func TestNodesJoinTheNextHub(t *testing.T) {
 	list := asks(t, 5, 4, 60)
-	hub := startHub(t, nil)
-	leaf := strings.TrimPrefix(hub.LeafURL(), "nats-leaf://")
+	leaf := fmt.Sprintf("127.0.0.1:%d", nettest.Ports(t, 1)[0])
+	at := func(o *Options) { o.Leaf = leaf }
+	hub := startHub(t, at)
 	startChild(t, hub, "r1")
 	askTogether(t, hub, list, func() {})
 	incarnation := reports(t, hub)["r1"].Incarnation
 	if err := hub.Close(); err != nil {
 		t.Fatal(err)
 	}
-	next := startHub(t, func(o *Options) { o.Leaf = leaf })
+	next := startHub(t, at)
 	waitFor(t, "the node has joined the next hub", func() bool { return reports(t, next)["r1"] != nil })
 	if reports(t, next)["r1"].Incarnation != incarnation {
 		t.Error("the node was restarted")

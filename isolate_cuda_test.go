@@ -50,8 +50,9 @@ func (f *faulty) Launch(op gpu.Op, args any) error {
 	return f.Device.Launch(op, args)
 }
 
-// A real fault of CUDA's, in the middle of streams: the process is replaced, a new one opens the GPU, and they go on.
-func TestStreamsOutliveAFaultOfCUDA(t *testing.T) {
+// needCUDA skips a test, loudly, where no CUDA device opens; TROUPE_REQUIRE_CUDA=1 makes that a failure.
+func needCUDA(t *testing.T) {
+	t.Helper()
 	d, err := OpenDevice(Options{Device: "cuda", Compute: "f32"})
 	if err != nil {
 		if os.Getenv("TROUPE_REQUIRE_CUDA") == "1" {
@@ -62,6 +63,11 @@ func TestStreamsOutliveAFaultOfCUDA(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A real fault of CUDA's, in the middle of streams: the process is replaced, a new one opens the GPU, and they go on.
+func TestStreamsOutliveAFaultOfCUDA(t *testing.T) {
+	needCUDA(t)
 	list := asks(t, 17, 8, 900) // on the GPU, too
 	e := openOn(t, network{supervise: supervise.Config{}, replicaCommand: func() *exec.Cmd {
 		cmd := replicaProcess()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -127,7 +128,7 @@ func TestLedgersAddUp(t *testing.T) {
 						"/v1/completions":      {"prompt": []string{"Once upon a time", "The king"}, "n": 2, "max_tokens": 60, "ignore_eos": true},
 						"/v1/chat/completions": {"messages": []any{map[string]any{"role": "user", "content": "Tell me a story."}}, "max_tokens": 120, "ignore_eos": true},
 						"/v1/responses":        {"input": "Tell me a story.", "max_output_tokens": 120, "seed": 3},
-						"/v1/embeddings":       {"input": strings.Repeat("Once upon a time ", 40)},
+						"/v1/embeddings":       {"input": slices.Repeat([]string{strings.Repeat("Once upon a time ", 40)}, 16)},
 					} {
 						if path == "/v1/embeddings" {
 							if stream {

@@ -34,7 +34,7 @@ type Options struct {
 	Node            string        `yaml:"node" doc:"name of this node among those that work together; default: a random one"`
 	ReplicaPhase    string        `yaml:"replica_phase" doc:"what requests a replica is for: both; prefill computes prompts, and hands their KV over to replicas with decode, which go on from there"`
 	KVListen        string        `yaml:"kv_listen" doc:"address at which a replica with replica_phase prefill hands KV over to other machines, host:port; none: through shared memory on this one alone"`
-	Routing         string        `yaml:"routing" doc:"how gateways choose between replicas: prefix, least-loaded, two-choices or round-robin"`
+	Routing         string        `yaml:"routing" doc:"how gateways choose between replicas: prefix, least-loaded, two-choices, round-robin, one of your own, or nats:NAME for one in another process"`
 	Credentials     string        `yaml:"credentials" doc:"file with the nkey seed to join other nodes with; see troupe keys"`
 	TLSCA           string        `yaml:"tls_ca" doc:"PEM file with the authority that other nodes' certificates must be of"`
 	TLSCert         string        `yaml:"tls_cert" doc:"PEM file with this node's certificate, for other nodes"`

@@ -85,7 +85,7 @@ type network struct {
 	attemptTimeMax time.Duration
 	stepTimeMax    time.Duration
 	stallTimeMax   time.Duration
-	kvByTCP        bool             // hand-overs do not go through shared memory
+	kvWay          string           // of hand-overs, the best that is used; "" is any
 	supervise      supervise.Config // limits of the replica's process
 	replicaCommand func() *exec.Cmd // default: this program's
 	chooseDevice   func(Options) (gpu.Device, string, error)
@@ -173,16 +173,16 @@ func (l *laps) begin() {
 // end ends the part of that name, which began where the one before ended.
 func (l *laps) end(part string) {
 	now := time.Now()
-	l.seconds.Float64(part, milliseconds(now.Sub(l.last)))
+	l.seconds.Float64(part, inSeconds(now.Sub(l.last)))
 	l.last = now
 }
 
 func (l *laps) log(log zerolog.Logger) {
-	log.Info().Dict("seconds", l.seconds).Float64("total", milliseconds(l.last.Sub(l.first))).Msg("started")
+	log.Info().Dict("seconds", l.seconds).Float64("total", inSeconds(l.last.Sub(l.first))).Msg("started")
 }
 
-// milliseconds is d in seconds, without more digits than that.
-func milliseconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }
+// inSeconds is d in seconds, to the millisecond.
+func inSeconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }
 
 // resumeStreams has schedulers make the checkpoints again that streams with limits need.
 func (e *Engine) resumeStreams(ctx context.Context) {
@@ -243,7 +243,7 @@ func (e *Engine) schedulerConfig(device profile.Origin) (replica.Config, error) 
 }
 
 func (e *Engine) startTokenizer() error {
-	t, err := tokenizer.New(e.node, tokenizer.Config{Instance: e.instance(tokenizerInstance), ModelName: e.model.Name, Files: e.model.Files}, e.log)
+	t, err := tokenizer.New(e.node, tokenizer.Config{Instance: e.instance(tokenizerInstance), ModelName: e.model.Name, Files: e.model.Files, Sampling: e.samplingDefaults()}, e.log)
 	if err != nil {
 		return err
 	}

@@ -33,11 +33,11 @@ func Roles() []Role {
 	credit := creditSubject("*")
 	roles := []Role{
 		{Name: "replica", Doc: "a node with a scheduler, a memory manager and a computation manager",
-			Publish:   append([]string{schemas.Tokens.Subject("*"), schemas.ReplicaReports.Subject(""), schemas.OfferKV.Subject("*")}, node.Publish...),
+			Publish:   append([]string{schemas.Tokens.Subject("*"), schemas.ReplicaReports.Subject(""), schemas.OfferKV.Subject("*"), schemas.Rank.Subject("*")}, node.Publish...),
 			Subscribe: slices.Concat(served("scheduler", "memory", "compute"), node.Subscribe)},
 		{Name: "scheduler", Doc: "a node with schedulers and memory managers, for computation managers on others",
 			Publish: append([]string{schemas.Tokens.Subject("*"), schemas.ReplicaReports.Subject(""), schemas.ClaimDevice.Subject("*"), schemas.Execute.Subject("*"),
-				schemas.ImportKV.Subject("*")}, node.Publish...),
+				schemas.ImportKV.Subject("*"), schemas.Rank.Subject("*")}, node.Publish...),
 			Subscribe: append(served("scheduler", "memory"), node.Subscribe...)},
 		{Name: "compute", Doc: "a node with a computation manager, for a scheduler on another",
 			Publish:   append([]string{schemas.StepDone.Subject("*"), schemas.FindKV.Subject("*"), schemas.AdoptKV.Subject("*"), schemas.OfferKV.Subject("*")}, node.Publish...),
@@ -49,7 +49,7 @@ func Roles() []Role {
 			Publish: slices.Concat([]string{schemas.Submit.Subject("*"), schemas.CancelSeqs.Subject("*"), schemas.Engine.Subject("*"), schemas.SchedulerInfo.Subject("*"),
 				schemas.Compile.Subject("*"), schemas.FetchKV.Subject("*"), schemas.ComputeInfo.Subject("*"), schemas.Prefixes.Subject("*"), schemas.MemoryInfo.Subject("*"),
 				schemas.Encode.Subject("*"), schemas.Decode.Subject("*"), schemas.CloseSessions.Subject("*"), schemas.TokenizerInfo.Subject("*"),
-				schemas.SubjectPrefix + "cancel.*"}, node.Publish),
+				schemas.Route.Subject("*"), schemas.SubjectPrefix + "cancel.*"}, node.Publish),
 			Subscribe: slices.Concat(served("gateway", "tokenizer"), offer, []string{schemas.ReplicaReports.Subject(""), credit}, node.Subscribe)},
 		{Name: "client", Doc: "a tenant: asks gateways, and sees the answers to its own questions",
 			Publish: append(ask, credit), Subscribe: []string{InboxPrefix + "client.>"}},

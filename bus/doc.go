@@ -15,6 +15,7 @@
 //	inbox.go    the requests that came over NATS, bounded
 //	outbox.go   batches to a receiver that may be slow
 //	ref.go      calling an endpoint, wherever it is; retries
+//	pipeline.go calling one in order, without waiting for the answers before
 //	tap.go      mirrors every delivery to tap.> and peek.>, if somebody listens
 //	stream.go   many answers to one request: sequence numbers, end marker, credit, cancel
 //	errors.go   errors as replies and headers

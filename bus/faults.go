@@ -346,9 +346,14 @@ func (f *faults) lost(ctx context.Context, wait time.Duration) error {
 
 // publish sends an announcement through the faults. It never waits.
 func (f *faults) publish(m *nats.Msg, send func(*nats.Msg) error) error {
-	d := f.fate(m.Subject, requestFaults)
+	return f.pass(m.Subject, requestFaults, func() error { return send(m) })
+}
+
+// pass lets a message through the faults of some kinds. It never waits: what is late is sent on another goroutine.
+func (f *faults) pass(subject string, kinds []schemas.FaultKind, send func() error) error {
+	d := f.fate(subject, kinds)
 	for _, after := range d.copies {
-		time.AfterFunc(after, func() { _ = send(m) })
+		time.AfterFunc(after, func() { _ = send() })
 	}
 	if d.drop || d.failure != nil {
 		d.passed()
@@ -361,12 +366,12 @@ func (f *faults) publish(m *nats.Msg, send func(*nats.Msg) error) error {
 		go func() {
 			defer d.passed()
 			d.patient(f.life, f.life)
-			_ = send(m)
+			_ = send()
 		}()
 		return nil
 	}
 	defer d.passed()
-	return send(m)
+	return send()
 }
 
 // LossyNetwork is a plan that drops, duplicates and delays everything that actors send each other, and their replies, each

@@ -68,6 +68,7 @@ type Node struct {
 	log  zerolog.Logger
 
 	server  *server.Server
+	routed  bool // the configuration makes it one of a NATS cluster
 	logger  natsLogger
 	account *server.Account
 	login   []nats.Option // how the process identifies itself to its own server
@@ -103,7 +104,7 @@ func Start(opts Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.login = login
+	n.login, n.routed = login, sopts.Cluster.Port != 0 || len(sopts.Routes) > 0
 	if sopts.JetStream && sopts.StoreDir != "" {
 		if n.store, err = lockStore(sopts.StoreDir); err != nil {
 			return nil, err
@@ -189,6 +190,9 @@ func (n *Node) connection(role string) (*nats.Conn, error) {
 	}
 	return conn, nil
 }
+
+// Routed reports whether the node's server is one of a NATS cluster, whose other nodes hear what this one's actors are told.
+func (n *Node) Routed() bool { return n.routed }
 
 // ID names the node.
 func (n *Node) ID() schemas.NodeID { return n.id }

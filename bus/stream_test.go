@@ -34,6 +34,9 @@ func streamTo(t *testing.T, n *Node, header nats.Header, write func(w *StreamWri
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = sub.Unsubscribe() })
+	if err := n.data.FlushTimeout(10 * time.Second); err != nil { // before a request comes on another connection
+		t.Fatal(err)
+	}
 	conn, err := n.Connection("reader")
 	if err != nil {
 		t.Fatal(err)

@@ -23,6 +23,9 @@ type ClaimRequest struct {
 	Renew     bool   `json:"renew,omitempty"`   // only if the claim is in force
 	Release   bool   `json:"release,omitempty"` // end it
 	Busy      int32  `json:"busy,omitempty"`    // sequences that the scheduler has for the device
+	// InOrder: it refuses results that come before the one that is due, and may get them without waiting for the
+	// acknowledgement of the one before.
+	InOrder bool `json:"in_order,omitempty"`
 }
 
 // claimDigits are those of a claim in the name of its replica; ClaimNodeMax bounds the name of a node with a device.
@@ -57,6 +60,7 @@ type ClaimReply struct {
 	BlockBytes    int64    `json:"block_bytes"`     // of one block, over all layers
 	EndTokens     I32      `json:"end_tokens"`
 	Draining      bool     `json:"draining,omitempty"` // it is to get no new requests
+	InOrder       bool     `json:"in_order,omitempty"` // it refuses plans that come before the one that they follow: see StepPlan.After
 }
 
 // Limits of a ClaimReply: what a scheduler and its memory are sized by, which a device elsewhere decides.

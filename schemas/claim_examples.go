@@ -2,7 +2,7 @@ package schemas
 
 // Example keeps a device for three sequences.
 func (*ClaimRequest) Example() *ClaimRequest {
-	return &ClaimRequest{Scheduler: "node-7f3a", Claim: 81985529216486895, Renew: true, Busy: 3}
+	return &ClaimRequest{Scheduler: "node-7f3a", Claim: 81985529216486895, Renew: true, Busy: 3, InOrder: true}
 }
 
 // Example is a small model on a CPU.

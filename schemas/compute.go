@@ -37,6 +37,10 @@ type StepPlan struct {
 	Blocks     I32 `json:"blocks"` // … by these, concatenated over rows
 
 	PlannedNs int64 `json:"planned_ns"` // when, in unix nanoseconds of the scheduler: for recordings
+
+	// After is the step before, of the same epoch, where plans are sent without waiting for the acknowledgement of the one
+	// before; 0 if there is none, or if the sender waits. While it is missing, compute refuses the plan with KindOutOfOrder.
+	After StepID `json:"after,omitempty"`
 }
 
 // What a row of a plan yields.

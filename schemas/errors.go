@@ -25,12 +25,13 @@ const (
 	KindReentrant    Kind = "reentrant_call"    // 500: an actor waited for itself
 	KindNoMemory     Kind = "out_of_memory"     // 507: names sizes and the setting to change
 	KindDeviceLost   Kind = "device_lost"       // 503: the device is gone until its process is restarted; Step names the one that lost it
+	KindOutOfOrder   Kind = "out_of_order"      // 409: a message before this one is missing; it is to be sent again, and then this one
 )
 
 var kindStatus = map[Kind]int{
 	KindInvalid: 400, KindUnauthorized: 401, KindNotFound: 404, KindTooLarge: 413,
 	KindUnsupported: 422, KindOverloaded: 429, KindCanceled: 499, KindInternal: 500,
-	KindUnavailable: 503, KindTimeout: 504, KindReentrant: 500, KindNoMemory: 507, KindDeviceLost: 503,
+	KindUnavailable: 503, KindTimeout: 504, KindReentrant: 500, KindNoMemory: 507, KindDeviceLost: 503, KindOutOfOrder: 409,
 }
 
 // HTTPStatus is the status code an error of this kind has over HTTP and in the
@@ -49,6 +50,8 @@ func KindOfStatus(status int) Kind {
 		return KindUnauthorized
 	case 404:
 		return KindNotFound
+	case 409:
+		return KindOutOfOrder
 	case 413:
 		return KindTooLarge
 	case 422:

@@ -51,7 +51,7 @@ func (*DeltaBatch) Example() *DeltaBatch {
 
 // Example is an idle tokenizer.
 func (*TokenizerState) Example() *TokenizerState {
-	return &TokenizerState{Model: "troupe-tiny", VocabSize: 4096, ChatReady: true, Encoded: 3, ToolFormat: "hermes"}
+	return &TokenizerState{Model: "troupe-tiny", VocabSize: 4096, ChatReady: true, Encoded: 3, ToolFormat: "hermes", Sampling: &SamplingParams{Temperature: 0.7, TopP: 0.9}}
 }
 
 // Example is a request for two sampled choices.

@@ -42,7 +42,7 @@ type KVFetchReply struct {
 	Held   int32  `json:"held"`   // blocks of the prefix that were there before
 	Blocks int32  `json:"blocks"` // blocks that came
 	Bytes  int64  `json:"bytes"`  // in them
-	Way    string `json:"way"`    // "shared memory", "tcp", or "" if nothing had to come
+	Way    string `json:"way"`    // "device memory", "shared memory", "tcp", or "" if nothing had to come
 	TookNs int64  `json:"took_ns"`
 }
 

@@ -221,6 +221,8 @@ type GatewayState struct {
 	Repeated   uint64         `json:"repeated"`  // rows that did not advance their sequence
 	Requests   []RequestState `json:"requests"`  // the first SeqStatesMax by id
 	More       int32          `json:"more"`      // how many were left out
+
+	Routing *RouteState `json:"routing,omitempty"` // how it chooses between replicas; nil if there is one
 }
 
 // RequestState is one running request in a GatewayState.

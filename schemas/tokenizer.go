@@ -131,5 +131,6 @@ type TokenizerState struct {
 	Encoded   uint64 `json:"encoded"`    // tokens, in total
 	Decoded   uint64 `json:"decoded"`
 
-	ToolFormat string `json:"tool_format,omitempty"` // of function calls, as the chat template has them; see package toolcalls
+	ToolFormat string          `json:"tool_format,omitempty"` // of function calls, as the chat template has them; see package toolcalls
+	Sampling   *SamplingParams `json:"sampling,omitempty"`    // the model's own, from generation_config.json; nil from programs that do not say
 }

@@ -98,6 +98,20 @@ jq -e -s '.[0].rank.answered > 100 and .[0].rank.late == 0 and .[0].ttft_ms.mean
   fail "python-sjf simulated: $(jq -c '{rank, ttft_ms}' "$work/sjf.json"), fcfs: $(jq -c .ttft_ms "$work/fcfs.json")"
 echo "in virtual time: mean TTFT $(jq '.ttft_ms.mean | round' "$work/fcfs.json") ms by fcfs, $(jq '.ttft_ms.mean | round' "$work/sjf.json") by python-sjf"
 
+# A routing policy of the same kind as the built-in one chooses as that does, a millisecond later.
+policy_start python-route python3 examples/policies/python/route.py
+routed() {
+  timeout 200 "$TROUPE_BIN" simulate --nats "$nats" --num-prompts 400 --request-rate 40 --replicas 4 --prefixes 12 --prefix-len 400 --input-len 64 --kv-blocks 600 \
+    --routing "$1" --quiet --json >"$work/$2" || fail "routing $1 cannot be simulated"
+}
+routed round-robin turns.json
+routed prefix prefix.json
+routed nats:python-route route.json
+jq -e -s 'def near(a; b): (a - b | fabs) < 0.03 * b; near(.[0].prefix_hit_rate; .[1].prefix_hit_rate) and .[0].prefix_hit_rate > 1.08 * .[2].prefix_hit_rate' \
+  "$work/route.json" "$work/prefix.json" "$work/turns.json" >/dev/null ||
+  fail "hit rates of python-route, prefix and round-robin: $(jq -c .prefix_hit_rate "$work/route.json" "$work/prefix.json" "$work/turns.json" | xargs)"
+echo "in virtual time: $(jq -rs 'map(.prefix_hit_rate * 1000 | round / 10 | "\(.) %") | join(", ")' "$work/turns.json" "$work/prefix.json" "$work/route.json") of prompts found by round-robin, prefix and python-route"
+
 # The same load under the built-in policy and under each of the others. The limit is long: here they share two cores
 # with the model.
 echo 'boundary tax:'

@@ -34,6 +34,9 @@ type Config struct {
 	Vocabulary func() (*guide.Vocabulary, error)
 	// SubmitKernels lets others submit kernels in source.
 	SubmitKernels bool
+	// ResultsAhead: the scheduler is on another node, and keeps the order of results: they go out without waiting for the one before
+	// to be acknowledged.
+	ResultsAhead bool
 	// Lost is told, once, when the device can no longer be used; the scheduler knows by then. nil: nobody is.
 	Lost func(*schemas.Error)
 }
@@ -45,8 +48,9 @@ type Actor struct {
 	done     *bus.Ref[schemas.StepResult, schemas.Ack]
 	exec     *executor
 	log      zerolog.Logger
-	inTurn   func(func()) // runs something as a message is; not at all when the actor has stopped
-	exchange *exchange    // nil: no KV is handed over
+	inTurn   func(func())                                   // runs something as a message is; not at all when the actor has stopped
+	exchange *exchange                                      // nil: no KV is handed over
+	results  *bus.Pipeline[schemas.StepResult, schemas.Ack] // nil: they go out one by one
 
 	// Owned by the mailbox's turn.
 	epoch schemas.Epoch
@@ -62,6 +66,7 @@ type Actor struct {
 	failed  *schemas.Error // why the last step did; nil if it did not
 	weights weightsDigest
 	stopped sync.WaitGroup
+	lost    sync.Once // Lost was told
 }
 
 // New prepares the computation manager that runs m on dev. It owns both from Start to Stop.
@@ -99,7 +104,11 @@ func New(node *bus.Node, mb bus.Mailbox, cfg Config, dev gpu.Device, m *model.Mo
 
 // Start makes the actor reachable and starts driving the device.
 func (a *Actor) Start() error {
+	if err := a.openResults(); err != nil {
+		return err
+	}
 	if err := a.actor.Start(); err != nil {
+		a.closeResults()
 		return err
 	}
 	a.stopped.Add(2)
@@ -130,10 +139,20 @@ func (a *Actor) Stop() {
 	a.cancel()
 	close(a.exec.queue)
 	a.stopped.Wait()
+	a.closeResults()
+	if a.exchange != nil && a.exchange.shares != nil {
+		a.exchange.shares.free() // nobody else uses the device now
+	}
 }
 
-// execute queues a plan. Plans of an epoch come in increasing steps; a repeat is acknowledged again.
+// execute queues a plan. Plans of an epoch come in increasing steps; a repeat is acknowledged again, and one that comes before the
+// plan that it follows is refused.
 func (a *Actor) execute(_ context.Context, p *schemas.StepPlan) (*schemas.PlanReply, error) {
+	if p.Epoch == a.epoch && p.After > a.step || p.Epoch > a.epoch && p.After > 0 {
+		err := schemas.Errorf(schemas.KindOutOfOrder, "execute", "the plan of step %d, which it follows, has yet to come", p.After).WithParam("after")
+		err.Step = p.Step
+		return nil, err
+	}
 	if p.Epoch != a.epoch {
 		if p.Epoch < a.epoch {
 			return nil, epochOver(p, a.epoch)
@@ -166,12 +185,11 @@ func (a *Actor) report() {
 		a.ledger.Add(r.Ledger)
 		a.ran, a.failed = r.Step, r.Error
 		a.mu.Unlock()
-		if err := a.deliver(a.ctx, a.send, r); err != nil && a.ctx.Err() == nil {
-			a.log.Error().Err(err).Uint64("step", uint64(r.Step)).Msg("a step's result could not be delivered")
-		}
-		if r.Error != nil && r.Error.Kind == schemas.KindDeviceLost && a.cfg.Lost != nil {
-			a.cfg.Lost(r.Error)
-			a.cfg.Lost = nil
+		switch {
+		case a.results == nil:
+			a.delivered(r, a.deliver(a.ctx, a.send, r))
+		case !a.results.Put(r):
+			a.delivered(r, schemas.Errorf(schemas.KindOverloaded, "deliver", "%d results wait for the scheduler already", bus.PipelineQueueMax))
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -21,11 +22,7 @@ func (a *Actor) deliver(ctx context.Context, send func(context.Context, *schemas
 	pause, until := resendFirst, time.Now().Add(resendTimeMax)
 	for {
 		err := send(ctx, r)
-		if err == nil || time.Now().After(until) || schemas.Epoch(a.exec.newest.Load()) > r.Epoch {
-			return err
-		}
-		switch e := schemas.AsError(err, "deliver"); e.Kind {
-		case schemas.KindInvalid, schemas.KindUnsupported, schemas.KindTooLarge:
+		if err == nil || time.Now().After(until) || !a.again(r, schemas.AsError(err, "deliver")) {
 			return err
 		}
 		select {
@@ -34,6 +31,41 @@ func (a *Actor) deliver(ctx context.Context, send func(context.Context, *schemas
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, resendEvery)
+	}
+}
+
+// again reports whether a result that was refused is to be sent again.
+func (a *Actor) again(r *schemas.StepResult, err *schemas.Error) bool {
+	switch err.Kind {
+	case schemas.KindInvalid, schemas.KindUnsupported, schemas.KindTooLarge:
+		return false
+	}
+	return schemas.Epoch(a.exec.newest.Load()) <= r.Epoch
+}
+
+// openResults prepares to send each result at once, whether or not those before have been acknowledged.
+func (a *Actor) openResults() (err error) {
+	if !a.cfg.ResultsAhead {
+		return nil
+	}
+	a.results, err = bus.NewPipeline(a.done, bus.PipelineConfig[schemas.StepResult, schemas.Ack]{WindowMax: 2 * QueuedMax, TimeMax: resendTimeMax,
+		Again: a.again, Done: func(r *schemas.StepResult, _ *schemas.Ack, err error) { a.delivered(r, err) }})
+	return err
+}
+
+func (a *Actor) closeResults() {
+	if a.results != nil {
+		a.results.Close()
+	}
+}
+
+// delivered takes note of what became of a result.
+func (a *Actor) delivered(r *schemas.StepResult, err error) {
+	if err != nil && a.ctx.Err() == nil {
+		a.log.Error().Err(err).Uint64("step", uint64(r.Step)).Msg("a step's result could not be delivered")
+	}
+	if r.Error != nil && r.Error.Kind == schemas.KindDeviceLost && a.cfg.Lost != nil {
+		a.lost.Do(func() { a.cfg.Lost(r.Error) })
 	}
 }
 

@@ -50,3 +50,39 @@ func TestErrorsOfQueuing(t *testing.T) {
 		t.Errorf("asked again when there is room: %v", err)
 	}
 }
+
+// TestPlansComeInOrder: a plan that says what it follows is taken after that one only.
+func TestPlansComeInOrder(t *testing.T) {
+	a := &Actor{exec: &executor{queue: make(chan *schemas.StepPlan, QueuedMax)}}
+	for i, c := range []struct {
+		epoch       schemas.Epoch
+		step, after schemas.StepID
+		early       bool
+	}{
+		{5, 2, 1, true}, // the first of an epoch is missing …
+		{5, 1, 0, false},
+		{5, 4, 2, true},
+		{5, 2, 1, false},
+		{5, 4, 2, false}, // … has come, and steps may be left out
+		{5, 2, 1, false}, // a repeat
+		{6, 7, 6, true},
+		{5, 5, 4, false}, // what was refused began no epoch
+		{6, 6, 0, false},
+		{6, 7, 6, false},
+		{6, 9, 0, false}, // whose sender waits for acknowledgements
+	} {
+		_, err := a.execute(t.Context(), &schemas.StepPlan{Epoch: c.epoch, Step: c.step, After: c.after})
+		if early := errors.Is(err, &schemas.Error{Kind: schemas.KindOutOfOrder}); early != c.early || !early && err != nil {
+			t.Errorf("plan %d, step %d of epoch %d: %v", i, c.step, c.epoch, err)
+		}
+	}
+	want := []schemas.StepID{1, 2, 4, 5, 6, 7, 9}
+	if len(a.exec.queue) != len(want) {
+		t.Fatalf("%d plans are queued; expected %v", len(a.exec.queue), want)
+	}
+	for _, step := range want {
+		if p := <-a.exec.queue; p.Step != step {
+			t.Errorf("step %d is queued where %d was expected", p.Step, step)
+		}
+	}
+}

@@ -23,7 +23,7 @@ type Handover struct {
 	Listen   string      // where to hand over by TCP; see handover.ServerConfig
 	TLS      *tls.Config // of both
 	Insecure bool
-	TCPOnly  bool // no shared memory, for tests
+	Way      string // the best that may be used, of handover's, for tests; "" is any
 	// Identity names the weights, and everything else that decides what keys and values are. It is asked for once, and may take
 	// its time: until it is there nothing is handed over.
 	Identity func(context.Context) (string, error)
@@ -45,6 +45,7 @@ type exchange struct {
 	adopt  *bus.Ref[schemas.KVAdoptRequest, schemas.KVAdoptReply]
 	server *handover.Server // of a replica that hands over
 	client handover.Client
+	shares *sharing        // nil: the device's memory is its own
 	ctx    context.Context // ends before the actor does
 	cancel context.CancelFunc
 	asked  sync.WaitGroup
@@ -62,7 +63,7 @@ type exchange struct {
 
 // staged is what came and waits to be filled into blocks.
 type staged struct {
-	payload []byte
+	payload handover.Payload
 	count   int
 	queued  bool
 	done    chan struct{} // closed when the device has it
@@ -75,6 +76,7 @@ func newExchange(node *bus.Node, mb bus.Mailbox, a *Actor) *exchange {
 		staged: map[uint64]*staged{}, unknown: errors.New("the weights' digest is being computed")}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.client = handover.Client{BlockBytes: a.exec.blockBytes(), TLS: h.cfg.TLS}
+	h.shares = newSharing(h)
 	if h.cfg.Phase == schemas.PhasePrefill {
 		bus.Handle(a.actor, schemas.OfferKV, bus.NewPool(offersAtOnce), h.offer)
 		return h
@@ -87,7 +89,11 @@ func newExchange(node *bus.Node, mb bus.Mailbox, a *Actor) *exchange {
 // start listens, where there is something to hand over. Nothing is offered before it is known what: by then server is there.
 func (h *exchange) start() (err error) {
 	if h.cfg.Phase == schemas.PhasePrefill {
-		h.server, err = handover.Serve(handover.ServerConfig{Listen: h.cfg.Listen, TLS: h.cfg.TLS, Insecure: h.cfg.Insecure, TCPOnly: h.cfg.TCPOnly, BlockBytes: h.client.BlockBytes, Read: h.read, Log: h.log})
+		cfg := handover.ServerConfig{Listen: h.cfg.Listen, TLS: h.cfg.TLS, Insecure: h.cfg.Insecure, TCPOnly: h.cfg.Way == handover.WayTCP, BlockBytes: h.client.BlockBytes, Read: h.readToHost, Log: h.log}
+		if h.shares != nil {
+			cfg.Lender = h.shares
+		}
+		h.server, err = handover.Serve(cfg)
 	}
 	if err == nil {
 		h.asked.Go(h.identify)
@@ -149,9 +155,14 @@ func (h *exchange) offer(ctx context.Context, req *schemas.KVOfferRequest) (*sch
 	return h.server.Offer(&handover.Offer{Tokens: req.Tokens[:len(found.Blocks)*h.blockSize()], Salt: req.Salt, First: int(req.First), Blocks: len(found.Blocks) - int(req.First)})
 }
 
-// read copies blocks of an offer to dst. Nothing keeps them in the pool meanwhile: if they have the same names before and after
+// readToHost copies blocks of an offer to dst.
+func (h *exchange) readToHost(ctx context.Context, o *handover.Offer, first, count int, dst []byte) error {
+	return h.read(ctx, o, first, count, func(blocks []int32) (func() error, error) { return h.a.exec.export(blocks, dst) })
+}
+
+// read has blocks of an offer copied. Nothing keeps them in the pool meanwhile: if they have the same names before and after
 // the copy, none was given to another in between.
-func (h *exchange) read(ctx context.Context, o *handover.Offer, first, count int, dst []byte) error {
+func (h *exchange) read(ctx context.Context, o *handover.Offer, first, count int, start func(blocks []int32) (wait func() error, err error)) error {
 	prefix := &schemas.KVFindRequest{Tokens: o.Tokens[:(first+count)*h.blockSize()], Salt: o.Salt}
 	for range copyTriesMax {
 		before, err := h.find.Call(ctx, prefix)
@@ -161,7 +172,7 @@ func (h *exchange) read(ctx context.Context, o *handover.Offer, first, count int
 		if len(before.Blocks) < first+count {
 			return fmt.Errorf("%d blocks of the prefix are left; %d were offered", len(before.Blocks), first+count)
 		}
-		if err := h.a.exportAfter(before.Epoch, before.Step, before.Blocks[first:], dst); retried(ctx, err) {
+		if err := h.a.exportAfter(before.Epoch, before.Step, func() (func() error, error) { return start(before.Blocks[first : first+count]) }); retried(ctx, err) {
 			continue
 		} else if err != nil {
 			return err
@@ -194,48 +205,65 @@ func retried(ctx context.Context, err error) bool {
 // fetch takes over what another replica has of a prefix, as far as it is not here.
 func (h *exchange) fetch(ctx context.Context, req *schemas.KVFetchRequest) (*schemas.KVFetchReply, error) {
 	began := time.Now()
-	identity, err := h.known()
-	if err != nil {
-		return nil, err
-	}
 	if req.From == "" || req.From == h.a.cfg.Replica {
 		return nil, schemas.Errorf(schemas.KindInvalid, "fetch", "from is %q; expected another replica", req.From).WithParam("from")
 	}
 	ctx, cancel := context.WithTimeout(ctx, schemas.FetchKV.Timeout)
 	defer cancel()
 	defer context.AfterFunc(h.ctx, cancel)()
-	found, err := h.find.Call(ctx, &schemas.KVFindRequest{Tokens: req.Tokens, Salt: req.Salt})
-	if err != nil {
-		return nil, err
-	}
-	held, whole := len(found.Blocks), len(req.Tokens)/h.blockSize()
-	reply := &schemas.KVFetchReply{Held: int32(held)}
-	if held == whole {
-		return reply, nil
-	}
-	offer, err := bus.NewRef(h.a.actor.Node(), schemas.OfferKV, req.From).Call(ctx, &schemas.KVOfferRequest{Tokens: req.Tokens[:whole*h.blockSize()], Salt: req.Salt, First: int32(held), Identity: identity})
-	if err != nil {
-		return nil, err
-	}
-	if int(offer.Blocks) > whole-held {
-		return nil, schemas.Errorf(schemas.KindInvalid, "fetch", "%s offers %d blocks; %d were asked for", req.From, offer.Blocks, whole-held)
-	}
-	if offer.Blocks > 0 {
-		reply.Way, err = h.client.Fetch(ctx, offer, func(first, count int, payload []byte) error {
-			took, err := h.adoptBlocks(ctx, req, held+first, count, payload)
-			reply.Blocks, reply.Bytes = reply.Blocks+took, reply.Bytes+int64(took)*int64(h.client.BlockBytes)
-			return err
-		})
+	reply := &schemas.KVFetchReply{Held: -1}
+	borrower := h.shares.borrower(ctx, req.From)
+	err := h.fetchInto(ctx, req, reply, borrower)
+	if errors.Is(err, handover.ErrBorrowed) && ctx.Err() == nil {
+		borrower.Refused(err)
+		err = h.fetchInto(ctx, req, reply, nil)
 	}
 	reply.TookNs = time.Since(began).Nanoseconds()
+	if _, told := err.(*schemas.Error); err != nil && !told {
+		err = schemas.Errorf(schemas.KindUnavailable, "fetch", "%d blocks came from %s, the rest has to be computed: %v", reply.Blocks, req.From, err)
+	}
 	if err != nil {
-		return nil, schemas.Errorf(schemas.KindUnavailable, "fetch", "%d of %d blocks came from %s, the rest has to be computed: %v", reply.Blocks, offer.Blocks, req.From, err)
+		return nil, err
 	}
 	return reply, nil
 }
 
+// fetchInto adds to a reply what comes.
+func (h *exchange) fetchInto(ctx context.Context, req *schemas.KVFetchRequest, reply *schemas.KVFetchReply, borrower handover.Borrower) error {
+	identity, err := h.known()
+	if err != nil {
+		return err
+	}
+	found, err := h.find.Call(ctx, &schemas.KVFindRequest{Tokens: req.Tokens, Salt: req.Salt})
+	if err != nil {
+		return err
+	}
+	held, whole := len(found.Blocks), len(req.Tokens)/h.blockSize()
+	if reply.Held < 0 {
+		reply.Held = int32(held)
+	}
+	if held == whole {
+		return nil
+	}
+	offer, err := bus.NewRef(h.a.actor.Node(), schemas.OfferKV, req.From).Call(ctx, &schemas.KVOfferRequest{Tokens: req.Tokens[:whole*h.blockSize()], Salt: req.Salt, First: int32(held), Identity: identity})
+	if err != nil || offer.Blocks == 0 {
+		return err
+	}
+	if int(offer.Blocks) > whole-held {
+		return schemas.Errorf(schemas.KindInvalid, "fetch", "%s offers %d blocks; %d were asked for", req.From, offer.Blocks, whole-held)
+	}
+	client := h.client
+	client.Borrower = borrower
+	reply.Way, err = client.Fetch(ctx, offer, func(first, count int, payload handover.Payload) error {
+		took, err := h.adoptBlocks(ctx, req, held+first, count, payload)
+		reply.Blocks, reply.Bytes = reply.Blocks+took, reply.Bytes+int64(took)*int64(client.BlockBytes)
+		return err
+	})
+	return err
+}
+
 // adoptBlocks makes a frame of blocks a cached prefix. It returns when the device has them.
-func (h *exchange) adoptBlocks(ctx context.Context, req *schemas.KVFetchRequest, first, count int, payload []byte) (adopted int32, err error) {
+func (h *exchange) adoptBlocks(ctx context.Context, req *schemas.KVFetchRequest, first, count int, payload handover.Payload) (adopted int32, err error) {
 	for range copyTriesMax {
 		ticket, s := h.stage(payload, count)
 		reply, err := h.adopt.Call(ctx, &schemas.KVAdoptRequest{Tokens: req.Tokens[:(first+count)*h.blockSize()], Salt: req.Salt, First: int32(first), Count: int32(count), Ticket: ticket})
@@ -256,7 +284,7 @@ func (h *exchange) adoptBlocks(ctx context.Context, req *schemas.KVFetchRequest,
 	return 0, cmp.Or[error](ctx.Err(), notYet())
 }
 
-func (h *exchange) stage(payload []byte, count int) (uint64, *staged) {
+func (h *exchange) stage(payload handover.Payload, count int) (uint64, *staged) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.tickets++
@@ -302,7 +330,7 @@ func (h *exchange) fill(_ context.Context, req *schemas.KVImportRequest) (*schem
 	}
 	if err := a.queueJob(job{do: func() {
 		defer close(s.done)
-		if s.failed = recovered(func() error { return a.exec.fill(req.Blocks, s.payload) }); s.failed != nil {
+		if s.failed = recovered(func() error { return a.exec.fill(req.Blocks, s.count, s.payload) }); s.failed != nil {
 			a.exec.spoil(req.Epoch, s.failed)
 		}
 	}}); err != nil {

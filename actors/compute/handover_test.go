@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
@@ -31,14 +32,25 @@ type side struct {
 	finds atomic.Int32
 	adopt func(*schemas.KVAdoptRequest) schemas.I32 // blocks for what is on offer
 	count uint64                                    // of adoptions
+	stop  func()
 }
 
 func startSide(t *testing.T, node *bus.Node, name schemas.Instance, kv gpu.DType, h Handover) *side {
+	t.Helper()
+	return startSideOn(t, openCPU(t), node, name, kv, h)
+}
+
+func openCPU(t *testing.T) gpu.Device {
 	t.Helper()
 	dev, err := cpu.Open(cpu.Options{Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return dev
+}
+
+func startSideOn(t *testing.T, dev gpu.Device, node *bus.Node, name schemas.Instance, kv gpu.DType, h Handover) *side {
+	t.Helper()
 	seed := uint64(1)
 	m, err := model.Load(dev, fstest.MapFS{"config.json": {Data: []byte(`{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 300,
 		"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -55,6 +67,12 @@ func startSide(t *testing.T, node *bus.Node, name schemas.Instance, kv gpu.DType
 			t.Fatal(err)
 		}
 	}
+	return startSideWith(t, dev, m, node, name, h)
+}
+
+// startSideWith owns the device and the model.
+func startSideWith(t testing.TB, dev gpu.Device, m *model.Model, node *bus.Node, name schemas.Instance, h Handover) *side {
+	t.Helper()
 	s := &side{dev: dev, find: func() *schemas.KVFindReply { return &schemas.KVFindReply{} }}
 	h.Listen = "127.0.0.1:0"
 	if h.Identity == nil {
@@ -64,9 +82,12 @@ func startSide(t *testing.T, node *bus.Node, name schemas.Instance, kv gpu.DType
 	s.Actor = New(node, group, Config{Replica: name, Handover: &h}, dev, m, zerolog.Nop())
 	memory := bus.NewActor(node, "memory", name, "Says what a test wants.")
 	fill := bus.NewRef(node, schemas.ImportKV, name)
-	bus.Handle(memory, schemas.FindKV, group, func(context.Context, *schemas.KVFindRequest) (*schemas.KVFindReply, error) {
+	bus.Handle(memory, schemas.FindKV, group, func(_ context.Context, req *schemas.KVFindRequest) (*schemas.KVFindReply, error) {
 		s.finds.Add(1)
-		return s.find(), nil
+		r := *s.find()
+		n := min(len(r.Blocks), len(req.Tokens)/blockSizeTest)
+		r.Blocks, r.Serials = r.Blocks[:n], r.Serials[:n]
+		return &r, nil
 	})
 	bus.Handle(memory, schemas.AdoptKV, group, func(ctx context.Context, r *schemas.KVAdoptRequest) (*schemas.KVAdoptReply, error) {
 		s.count++
@@ -78,9 +99,12 @@ func startSide(t *testing.T, node *bus.Node, name schemas.Instance, kv gpu.DType
 			t.Fatal(err)
 		}
 	}
-	t.Cleanup(func() {
+	s.stop = sync.OnceFunc(func() {
 		s.Stop()
 		memory.Stop()
+	})
+	t.Cleanup(func() {
+		s.stop()
 		if err := m.Close(); err != nil {
 			t.Error(err)
 		}
@@ -100,7 +124,7 @@ func startSide(t *testing.T, node *bus.Node, name schemas.Instance, kv gpu.DType
 func (s *side) block(t *testing.T, b int32) []byte {
 	t.Helper()
 	out := make([]byte, s.exec.blockBytes())
-	if err := s.exportAfter(0, 0, []int32{b}, out); err != nil {
+	if err := s.exportAfter(0, 0, func() (func() error, error) { return s.exec.export([]int32{b}, out) }); err != nil {
 		t.Fatal(err)
 	}
 	return out
@@ -238,7 +262,7 @@ func TestOnlyTheSameModel(t *testing.T) {
 // that was overtaken names blocks that may be another's by now.
 func TestFillsThatComeTooLate(t *testing.T) {
 	d := startSide(t, startNode(t), "d", gpu.F32, Handover{Phase: schemas.PhaseDecode})
-	payload := make([]byte, d.exec.blockBytes())
+	payload := handover.Payload{Host: make([]byte, d.exec.blockBytes())}
 	d.epoch, d.step = 7, 3
 	for _, c := range []struct {
 		name   string

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/troupe-engine/troupe/gpu"
+	"github.com/troupe-engine/troupe/internal/handover"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -121,11 +122,15 @@ func (x *executor) export(blocks []int32, dst []byte) (wait func() error, err er
 	}, nil
 }
 
-// fill copies src, as export makes it, to blocks.
-func (x *executor) fill(blocks []int32, src []byte) error {
-	for _, p := range x.blockPools(len(src) / x.blockBytes()) {
+// fill copies count blocks, as export makes them, to blocks.
+func (x *executor) fill(blocks []int32, count int, src handover.Payload) error {
+	if src.Host == nil {
+		to, from := x.pieces(blocks, src.Device)
+		return x.dev.(gpu.Sharer).Copy(to, from)
+	}
+	for _, p := range x.blockPools(count) {
 		err := runs(blocks, func(i, n, b int) error {
-			return x.dev.Upload(p.pool.Slice(b, b+n), src[p.from+i*p.size:][:n*p.size])
+			return x.dev.Upload(p.pool.Slice(b, b+n), src.Host[p.from+i*p.size:][:n*p.size])
 		})
 		if err != nil {
 			return err
@@ -151,40 +156,45 @@ func notYet() *schemas.Error {
 	return schemas.Errorf(schemas.KindUnavailable, "copy KV", "steps that memory has granted are not queued yet, or more are")
 }
 
-// exportAfter copies blocks to dst as the steps up to one of an epoch leave them.
-func (a *Actor) exportAfter(epoch schemas.Epoch, step schemas.StepID, blocks []int32, dst []byte) error {
-	var refused *schemas.Error
+// exportAfter has a copy of blocks started as the steps up to one of an epoch leave them, and waits for it.
+func (a *Actor) exportAfter(epoch schemas.Epoch, step schemas.StepID, start func() (wait func() error, err error)) error {
 	var wait func() error
-	var failed error
-	done := make(chan struct{})
-	queued := false
-	a.inTurn(func() {
+	failed := a.doJob(job{reads: true, epoch: epoch, step: step}, func() *schemas.Error {
 		if a.epoch != epoch || a.step < step {
-			refused = notYet()
-			return
+			return notYet()
 		}
-		refused = a.queueJob(job{reads: true, epoch: epoch, step: step, do: func() {
-			defer close(done)
-			failed = recovered(func() (err error) {
-				wait, err = a.exec.export(blocks, dst)
-				return err
-			})
-		}})
-		queued = refused == nil
+		return nil
+	}, func() (err error) {
+		wait, err = start()
+		return err
 	})
-	switch {
-	case refused != nil:
-		return refused
-	case !queued:
-		return schemas.Errorf(schemas.KindUnavailable, "copy KV", "compute is stopping")
-	}
-	<-done // not less: it writes to dst
 	if failed == nil {
 		failed = wait()
 	}
 	if failed == nil && a.exec.failed.Load() == uint64(epoch)+1 { // asked when the steps before are launched, or done
 		failed = schemas.Errorf(schemas.KindInternal, "copy KV", "a step of epoch %d failed: its blocks may not hold what they should", epoch)
 	}
+	return failed
+}
+
+// doJob has a job do f, if admit, in the mailbox's turn, lets it, and waits for that.
+func (a *Actor) doJob(j job, admit func() *schemas.Error, f func() error) error {
+	refused := schemas.Errorf(schemas.KindUnavailable, "copy KV", "compute is stopping")
+	var failed error
+	done := make(chan struct{})
+	j.do = func() {
+		defer close(done)
+		failed = recovered(f)
+	}
+	a.inTurn(func() {
+		if refused = admit(); refused == nil {
+			refused = a.queueJob(j)
+		}
+	})
+	if refused != nil {
+		return refused
+	}
+	<-done // not less: f may write to what the caller has
 	return failed
 }
 

@@ -24,6 +24,8 @@ type answer struct {
 	extra *schemas.Extra // what only this engine offers; nil until the end, and if it was not asked for
 
 	grammar *guide.Grammar // of the job's guide, once it is asked whether a text is complete
+
+	events []event // the last step's, for reuse
 }
 
 // shape turns what happens to an answer's choices into the objects of one API.
@@ -95,8 +97,10 @@ func (a *answer) opening() []event {
 }
 
 // step takes rows, at most one per choice, and returns the events they make in a stream. The error is
-// the reason why the answer cannot be completed.
+// the reason why the answer cannot be completed. The events are valid until the next call.
 func (a *answer) step(rows []row) (events []event, err *schemas.Error) {
+	events = a.events[:0]
+	defer func() { a.events = events }()
 	for i := range rows {
 		r := &rows[i]
 		c := &a.choices[r.choice]

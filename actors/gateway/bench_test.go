@@ -57,7 +57,7 @@ func BenchmarkDeliver256Rows(b *testing.B) {
 	g, _ := startGateway(b, e, nil)
 	batch := batchOf()
 	for range 256 {
-		j := &job{api: completionAPI, n: 1, prompts: make([]schemas.EncodeRequest, 1)}
+		j := &job{api: completionAPI, serving: g.models.own, n: 1, prompts: make([]schemas.EncodeRequest, 1)}
 		f := g.newFlight(context.Background(), g.newRequestID(), j)
 		if err := g.requests.admit(f); err != nil {
 			b.Fatal(err)
@@ -72,7 +72,7 @@ func BenchmarkDeliver256Rows(b *testing.B) {
 		for i := range batch.Tokens {
 			batch.Tokens[i]++
 		}
-		ack, err := g.requests.deliver(batch, time.Now(), g.metrics)
+		ack, err := g.requests.deliver(batch, time.Now())
 		if err != nil || len(ack.Forgotten) > 0 {
 			b.Fatal(err, ack)
 		}

@@ -19,9 +19,9 @@ import (
 type Config struct {
 	Instance  schemas.Instance // of this gateway; default "gateway0"
 	Scheduler schemas.Instance // the replica: also the instance of its memory and compute
-	Tokenizer schemas.Instance // its own; "" uses those of a pool, nodes of the cluster with tokenizers
+	Tokenizer schemas.Instance // its own, for its own model; "" uses those of a pool, nodes of the cluster with tokenizers, as for other models
 
-	ModelName  string                 // default: what the engine calls its model
+	ModelName  string                 // its own, which requests get that name none; default: what the engine calls its model
 	Aliases    []string               // more names that requests may use
 	ToolFormat toolcalls.Format       // how the model writes calls; default: what its chat template speaks of, or else Hermes
 	Defaults   schemas.SamplingParams // from generation_config; a zero TopP means temperature 1, top_p 1
@@ -105,8 +105,10 @@ func (c *Config) Validate() *schemas.Error {
 	switch {
 	case c.Scheduler == "":
 		return bad("Scheduler", `""`, "the instance name of a scheduler")
-	case c.Tokenizer == "" && (c.Cluster == nil || c.ModelName == ""):
-		return bad("Tokenizer", `""`, "the instance name of a tokenizer, or a Cluster and a ModelName whose tokenizers to use")
+	case c.Cluster != nil && c.ModelName == "":
+		return bad("ModelName", `""`, "a name, by which replicas are known")
+	case c.Tokenizer == "" && c.Cluster == nil:
+		return bad("Tokenizer", `""`, "the instance name of a tokenizer, or a Cluster whose tokenizers to use")
 	}
 	for _, f := range []struct {
 		param string

@@ -215,13 +215,13 @@ func (g *Gateway) debugInstance(service string) schemas.Instance {
 	case "gateway":
 		return g.cfg.Instance
 	case "tokenizer":
-		if t, err := g.tokenizers.pick(nil); err == nil {
+		if t, err := g.tokenizers.pick(g.models.own, nil); err == nil {
 			return t.name
 		}
 		return g.cfg.Tokenizer
 	}
 	if g.replicas != nil {
-		if engine, err := g.replicas.engine(); err == nil {
+		if engine, err := g.replicas.engine(g.models.own); err == nil {
 			return engine.Replica
 		}
 	}

@@ -59,7 +59,7 @@ func TestMetrics(t *testing.T) {
 	}
 	text := readAll(resp)
 	for _, line := range []string{
-		`troupe_generation_tokens_total 10`,
+		`troupe_generation_tokens_total{model_name="fake"} 10`,
 		`vllm:generation_tokens_total{model_name="fake"} 10`,
 		`vllm:prompt_tokens_total{model_name="fake"} 3`,
 		`vllm:request_success_total{finished_reason="length",model_name="fake"} 2`,

@@ -305,7 +305,7 @@ func startGateway(t testing.TB, e *engine, change func(*Config)) (*Gateway, *htt
 		g.Close()
 		server.Close()
 	})
-	eventually(t, "the gateway is ready", func() bool { _, err := g.ready(); return err == nil })
+	eventually(t, "the gateway is ready", func() bool { return g.ready() == nil })
 	return g, server
 }
 

@@ -63,14 +63,14 @@ type sink interface {
 
 // begin admits a job, encodes its prompts and submits them. The caller must call end.
 func (g *Gateway) begin(parent context.Context, id schemas.RequestID, j *job) (*flight, *schemas.Error) {
-	err := g.admissible()
-	if err != nil {
+	var err *schemas.Error
+	if j.serving, j.model, err = g.chosen(j.model); err != nil {
 		return nil, err
 	}
-	if j.model, err = g.servedModel(j.model); err != nil {
+	if err := g.admissible(j.serving); err != nil {
 		return nil, err
 	}
-	if err := j.useTools(g.toolFormat()); err != nil {
+	if err := j.useTools(g.toolFormat(j.serving)); err != nil {
 		return nil, err
 	}
 	f := g.newFlight(parent, id, j)
@@ -183,7 +183,7 @@ func (f *flight) submitMore() *schemas.Error {
 		if err != nil {
 			return err
 		}
-		f.g.metrics.admitted(f.requests[next])
+		f.job.serving.metrics().admitted(f.requests[next])
 	}
 	return nil
 }

@@ -175,7 +175,7 @@ func TestNotReadyUntilTheEngineAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer g.Close()
-	_, refused := g.ready()
+	refused := g.ready()
 	if refused == nil || refused.Kind != schemas.KindUnavailable || !strings.Contains(refused.Detail, "replica0 has not answered") {
 		t.Fatalf("got %v", refused)
 	}

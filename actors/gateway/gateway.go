@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,7 +14,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/troupe-engine/troupe/bus"
-	"github.com/troupe-engine/troupe/internal/toolcalls"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -42,12 +40,11 @@ type Gateway struct {
 	home       *replica  // cfg.Scheduler, which a gateway without replicas works with
 	replicas   *replicas // nil outside of a cluster
 
-	engine    atomic.Pointer[schemas.EngineInfo] // nil until the engine has answered
-	tools     atomic.Value                       // of toolcalls.Format: what the chat template speaks of
-	silence   atomic.Pointer[schemas.Error]      // why it is not ready although it once was
-	readers   chan struct{}                      // bounds bodies being parsed
-	uploads   uploads                            // and those being read
-	prefix    uint32                             // of request ids; its low 24 bits count
+	models    *models
+	silence   atomic.Pointer[schemas.Error] // why its engine is not ready although it once was
+	readers   chan struct{}                 // bounds bodies being parsed
+	uploads   uploads                       // and those being read
+	prefix    uint32                        // of request ids; its low 24 bits count
 	counter   atomic.Uint32
 	startedAt time.Time
 
@@ -79,8 +76,12 @@ func New(node *bus.Node, cfg Config) (*Gateway, error) {
 			return nil, err
 		}
 	}
+	g.models = newModels(g)
 	g.tokenizers = newTokenizers(g)
 	g.metrics = newMetrics(g)
+	if cfg.ModelName != "" {
+		g.models.own.metrics() // to be seen from the start
+	}
 	g.actor = bus.NewActor(node, "gateway", cfg.Instance, "Takes requests over HTTP and NATS and streams the answers.")
 	bus.Handle(g.actor, schemas.Deltas, bus.NewGroup(), g.deltas)
 	looks := bus.NewPool(stateAsksMax)
@@ -127,10 +128,9 @@ func (g *Gateway) watchEngine() {
 		wait := engineAskEvery
 		switch {
 		case err == nil:
-			if g.engine.Swap(info) == nil {
+			if g.models.own.engine.Swap(info) == nil {
 				g.log.Info().Str("model", info.Model).Str("device", info.Device).Int32("context_max", info.ContextMax).Msg("the engine is ready")
 			}
-			g.requests.setSlots(g.slots(info))
 			g.silence.Store(nil)
 			silences = 0
 		default:
@@ -138,6 +138,11 @@ func (g *Gateway) watchEngine() {
 				g.silence.Store(schemas.AsError(err, "ask engine"))
 			}
 			wait = engineRetryEvery
+		}
+		for _, m := range g.models.all() {
+			if engine := m.engine.Load(); engine != nil {
+				g.requests.setSlots(m, g.slots(m, engine))
+			}
 		}
 		select {
 		case <-g.stop:
@@ -147,130 +152,49 @@ func (g *Gateway) watchEngine() {
 	}
 }
 
-// askVocabulary asks a tokenizer what its chat template speaks of.
+// askVocabulary asks the gateway's own tokenizer what its chat template speaks of.
 func (g *Gateway) askVocabulary(ctx context.Context) {
-	t, none := g.tokenizers.pick(nil)
-	if none != nil {
-		return
-	}
-	if state, err := t.vocab.Call(ctx, &schemas.InfoRequest{}); err == nil {
-		g.tools.Store(toolcalls.Format(state.ToolFormat))
+	if t := g.tokenizers.own; t != nil {
+		if said, err := t.vocab.Call(ctx, &schemas.InfoRequest{}); err == nil {
+			g.models.own.speech.Store(said)
+		}
 	}
 }
 
-// askEngine asks what is served, by the one replica or by any.
+// askEngine asks what is served of the gateway's own model, by the one replica or by any.
 func (g *Gateway) askEngine(ctx context.Context) (*schemas.EngineInfo, error) {
 	if g.replicas == nil {
 		return g.home.ask.Call(ctx, &schemas.InfoRequest{})
 	}
-	info, err := g.replicas.engine()
+	info, err := g.replicas.engine(g.models.own)
 	if err != nil {
 		return nil, err
 	}
 	return info, nil
 }
 
-// slots counts the sequences that run at once, here or at all replicas.
-func (g *Gateway) slots(engine *schemas.EngineInfo) int {
+// slots counts the sequences of a model that run at once, here or at all replicas.
+func (g *Gateway) slots(m *model, engine *schemas.EngineInfo) int {
 	n := 0
 	for _, r := range g.Replicas() {
-		n += int(r.SequencesMax)
+		if r.Model == m.name {
+			n += int(r.SequencesMax)
+		}
 	}
 	return cmp.Or(n, int(engine.SequencesMax))
-}
-
-// ready returns what the engine serves, or why requests cannot be taken.
-func (g *Gateway) ready() (*schemas.EngineInfo, *schemas.Error) {
-	wait := func(format string, args ...any) *schemas.Error {
-		e := schemas.Errorf(schemas.KindUnavailable, "admit", format, args...).WithHint("try again later")
-		e.RetryAfterMs = retryAfterMs
-		return e
-	}
-	if closed := g.requests.refusal(); closed != nil {
-		return nil, closed
-	}
-	if g.replicas != nil { // which know at once who comes and goes
-		engine, err := g.replicas.engine()
-		if err != nil {
-			if why := g.replicas.coming(); why != "" {
-				return nil, wait("%s: %s", err.Detail, why)
-			}
-			return nil, wait("%s", err.Detail)
-		}
-		return engine, nil
-	}
-	engine := g.engine.Load()
-	if engine == nil {
-		return nil, wait("the engine %s has not answered yet", g.cfg.Scheduler)
-	}
-	if silence := g.silence.Load(); silence != nil {
-		return nil, wait("the engine %s does not answer: %s", g.cfg.Scheduler, silence.Detail)
-	}
-	return engine, nil
-}
-
-// toolFormat is how the model writes calls.
-func (g *Gateway) toolFormat() toolcalls.Format {
-	if g.cfg.ToolFormat != "" {
-		return g.cfg.ToolFormat
-	}
-	if f, _ := g.tools.Load().(toolcalls.Format); f != "" {
-		return f
-	}
-	return toolcalls.Hermes
-}
-
-// modelName is what the served model is called, "" if that is not known yet.
-func (g *Gateway) modelName() string {
-	if g.cfg.ModelName != "" {
-		return g.cfg.ModelName
-	}
-	if engine := g.engine.Load(); engine != nil {
-		return engine.Model
-	}
-	return ""
-}
-
-// servedModel checks the model that a request names, and returns the name to answer with.
-func (g *Gateway) servedModel(name string) (string, *schemas.Error) {
-	served := g.modelName()
-	if name == "" || name == served {
-		return served, nil
-	}
-	if slices.Contains(g.cfg.Aliases, name) {
-		return name, nil
-	}
-	return "", schemas.Errorf(schemas.KindNotFound, schemas.OpModel, "there is no model %q here", clip(name)).
-		WithParam("model").WithHint("this server has %q", served)
-}
-
-// models lists the names under which the model is served.
-func (g *Gateway) models() *schemas.ModelList {
-	list := &schemas.ModelList{Object: "list", Data: []schemas.ModelCard{}}
-	engine := g.engine.Load()
-	if engine == nil {
-		return list
-	}
-	root := ""
-	for _, name := range append([]string{g.modelName()}, g.cfg.Aliases...) {
-		list.Data = append(list.Data, schemas.ModelCard{ID: name, Object: "model", Created: g.startedAt.Unix(), OwnedBy: "troupe",
-			Root: root, MaxModelLen: engine.ContextMax})
-		root = g.modelName() // of the aliases that follow
-	}
-	return list
 }
 
 func (g *Gateway) newRequestID() schemas.RequestID {
 	return schemas.NewRequestID(g.prefix, g.counter.Add(1))
 }
 
-// cancelByID ends a request of this gateway and reports whether there was one.
+// cancelByID ends a request of this gateway and reports whether there was one that had not ended.
 func (g *Gateway) cancelByID(id schemas.RequestID) bool {
 	f := g.requests.find(id)
 	if f == nil {
 		f = g.requests.publicFlight(id)
 	}
-	if f == nil {
+	if f == nil || f.ctx.Err() != nil {
 		return false
 	}
 	e := schemas.Errorf(schemas.KindCanceled, "cancel", "the request was cancelled")
@@ -285,8 +209,14 @@ func (g *Gateway) Running() int32 { return int32(g.requests.count()) }
 func (g *Gateway) state(context.Context, *schemas.InfoRequest) (*schemas.GatewayState, error) {
 	s := g.requests.state(time.Now())
 	s.Ready = true
-	if _, err := g.ready(); err != nil {
+	if err := g.ready(); err != nil {
 		s.Ready, s.Reason = false, err.Detail
+	}
+	if rs := g.replicas; rs != nil {
+		rs.mu.Lock()
+		routes := rs.router.State()
+		rs.mu.Unlock()
+		s.Routing = &routes
 	}
 	return s, nil
 }
@@ -345,7 +275,7 @@ func (g *Gateway) report(f *flight, err *schemas.Error) {
 	usage := f.answer.counts()
 	took := time.Since(f.began)
 	if f.submitted.Load() > 0 { // otherwise it was refused, which is counted where it is answered
-		g.metrics.ended(f, usage, err, took)
+		f.job.serving.metrics().ended(f, usage, err, took)
 	}
 	line := g.log.Info()
 	if err != nil {

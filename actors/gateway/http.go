@@ -40,7 +40,7 @@ func (g *Gateway) HTTPServer() *http.Server {
 
 // Handler serves the HTTP API. Bodies are limited in size and time by itself; headers by HTTPServer.
 func (g *Gateway) Handler() http.Handler {
-	metrics := promhttp.HandlerFor(mirrored{g.cfg.Registry, g.modelName}, promhttp.HandlerOpts{ErrorLog: stdlog.New(g.log, "", 0)})
+	metrics := promhttp.HandlerFor(mirrored{g.cfg.Registry, g.models.own.title}, promhttp.HandlerOpts{ErrorLog: stdlog.New(g.log, "", 0)})
 	mux := http.NewServeMux()
 	for path, methods := range map[string]map[string]http.HandlerFunc{
 		"/v1/chat/completions":    {"POST": g.serveJob(chatAPI)},
@@ -190,7 +190,7 @@ func (g *Gateway) readJob(w http.ResponseWriter, r *http.Request, a *api) (j *jo
 	var arrived time.Time
 	ok = g.readFields(w, r, func(f fields, at time.Time) (err *schemas.Error) {
 		arrived = at
-		j, err = a.read(f, &g.cfg)
+		j, err = g.read(a, f)
 		return err
 	})
 	if ok {
@@ -321,12 +321,12 @@ func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool
 }
 
 func (g *Gateway) serveModels(w http.ResponseWriter, _ *http.Request) {
-	g.writeJSON(w, http.StatusOK, g.models())
+	g.writeJSON(w, http.StatusOK, g.list())
 }
 
 func (g *Gateway) serveModel(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
-	list := g.models()
+	list := g.list()
 	for _, card := range list.Data {
 		if card.ID == id {
 			g.writeJSON(w, http.StatusOK, card)
@@ -338,7 +338,7 @@ func (g *Gateway) serveModel(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	g.writeError(w, schemas.Errorf(schemas.KindNotFound, schemas.OpModel, "there is no model %q here", clip(id)).
-		WithParam("model").WithHint("this server has %q", g.modelName()))
+		WithParam("model").WithHint("this server has %s", g.names()))
 }
 
 func (g *Gateway) serveHealth(w http.ResponseWriter, _ *http.Request) {
@@ -352,11 +352,11 @@ func (g *Gateway) serveHealth(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (g *Gateway) serveReady(w http.ResponseWriter, _ *http.Request) {
-	if _, err := g.ready(); err != nil {
+	if err := g.ready(); err != nil {
 		g.writeError(w, err)
 		return
 	}
-	g.writeJSON(w, http.StatusOK, map[string]string{"status": "ready", "model": g.modelName()})
+	g.writeJSON(w, http.StatusOK, map[string]string{"status": "ready", "model": g.models.own.title()})
 }
 
 func (g *Gateway) writeError(w http.ResponseWriter, e *schemas.Error) {

@@ -34,6 +34,7 @@ type job struct {
 	api     *api
 	fields  fields                  // as the client sent them, for the journal
 	model   string                  // as the client named it
+	serving *model                  // that it names; nil before it is admitted
 	prompts []schemas.EncodeRequest // without request id and session
 	n       int                     // choices per prompt
 	detok   schemas.DetokSpec       // without addresses
@@ -43,6 +44,7 @@ type job struct {
 	usage   bool      // a streamed answer ends with its usage
 	trace   string    // the client's trace id, for the log
 	session string    // the client's: its requests prefer one replica
+	version string    // of the program of replicas that may run it; "" is any
 	stays   bool      // once tokens have come, it must not go on elsewhere
 	key     string    // whose request it is, for the limit per API key; "" if there are no keys
 

@@ -102,7 +102,7 @@ func TestDrainLetsStreamsFinish(t *testing.T) {
 	seq := (<-e.submitted).Request.Seq(0)
 	drained := make(chan error)
 	go func() { drained <- g.Drain(context.Background()) }()
-	eventually(t, "new requests are refused", func() bool { _, err := g.ready(); return err != nil })
+	eventually(t, "new requests are refused", func() bool { return g.ready() != nil })
 	for _, path := range []string{"/v1/completions", "/v1/chat/completions"} {
 		resp, body := post(t, server, path, map[string]string{"/v1/completions": `{"prompt":"a"}`, "/v1/chat/completions": `{` + hello + `}`}[path])
 		if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(string(body), "shutting down") {

@@ -19,6 +19,7 @@ import (
 const (
 	prefixOurs    = "troupe_"
 	prefixVLLM    = "vllm:"
+	labelModel    = "model_name"           // as vLLM has it
 	scrapeTimeMax = 500 * time.Millisecond // for scheduler and memory to answer a scrape
 )
 
@@ -29,10 +30,10 @@ var (
 
 // metrics are what the gateway counts itself. What scheduler and memory count is asked at each scrape.
 type metrics struct {
-	prompt, generation               prometheus.Counter
-	firstToken, interToken, endToEnd prometheus.Histogram
-	promptTokens, outputTokens, n    prometheus.Histogram
-	success                          *prometheus.CounterVec // by finished_reason
+	prompt, generation               *prometheus.CounterVec // by model, as all up to success
+	firstToken, interToken, endToEnd *prometheus.HistogramVec
+	promptTokens, outputTokens, n    *prometheus.HistogramVec
+	success                          *prometheus.CounterVec // and by finished_reason
 	refused                          *prometheus.CounterVec // by kind
 	running                          prometheus.GaugeFunc
 	connectionsRefused               prometheus.Counter
@@ -43,38 +44,33 @@ type metrics struct {
 }
 
 func newMetrics(g *Gateway) *metrics {
-	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
-		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: prefixOurs + name, Help: help, Buckets: buckets})
+	histogram := func(name, help string, buckets []float64) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: prefixOurs + name, Help: help, Buckets: buckets}, []string{labelModel})
 	}
-	counter := func(name, help string) prometheus.Counter {
-		return prometheus.NewCounter(prometheus.CounterOpts{Name: prefixOurs + name, Help: help})
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefixOurs + name, Help: help}, labels)
 	}
 	m := &metrics{
-		prompt:       counter("prompt_tokens_total", "Prompt tokens of admitted requests."),
-		generation:   counter("generation_tokens_total", "Output tokens."),
+		prompt:       counter("prompt_tokens_total", "Prompt tokens of admitted requests.", labelModel),
+		generation:   counter("generation_tokens_total", "Output tokens.", labelModel),
 		firstToken:   histogram("time_to_first_token_seconds", "From a request's arrival to the first token of each of its choices.", secondsBuckets),
 		interToken:   histogram("inter_token_latency_seconds", "Between two tokens of one choice.", secondsBuckets),
 		endToEnd:     histogram("e2e_request_latency_seconds", "From a request's arrival to its end.", secondsBuckets),
 		promptTokens: histogram("request_prompt_tokens", "Prompt tokens of a request.", tokenBuckets),
 		outputTokens: histogram("request_generation_tokens", "Output tokens of a request.", tokenBuckets),
 		n:            histogram("request_params_n", "Choices a request asks for.", tokenBuckets[:7]),
-		success: prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefixOurs + "request_success_total",
-			Help: "Choices that ended, by reason; abort is the client's doing or the server's shutdown."}, []string{"finished_reason"}),
-		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefixOurs + "gateway_errors_total",
-			Help: "Requests that got an error, by kind."}, []string{"kind"}),
+		success:      counter("request_success_total", "Choices that ended, by reason; abort is the client's doing or the server's shutdown.", labelModel, "finished_reason"),
+		refused:      counter("gateway_errors_total", "Requests that got an error, by kind.", "kind"),
 		running: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefixOurs + "gateway_requests_running",
 			Help: "Client requests in the gateway."}, func() float64 { return float64(g.requests.count()) }),
-		connectionsRefused: counter("gateway_connections_refused_total", "TCP connections closed because there were too many: silent ones, to make room, or new ones."),
+		connectionsRefused: counter("gateway_connections_refused_total", "TCP connections closed because there were too many: silent ones, to make room, or new ones.").WithLabelValues(),
 		process:            collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		runtime:            collectors.NewGoCollector(collectors.WithGoCollectorMemStatsMetricsDisabled()),
 		wait: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefixOurs + "gateway_expected_wait_seconds",
-			Help: "How long a request that comes now would wait for its turn."}, func() float64 { return g.requests.wait().Seconds() }),
+			Help: "How long a request that comes now would wait for its turn, for the model where that is longest."}, func() float64 { return g.requests.waitsMax().Seconds() }),
 		engine: newEngineCollector(g.node, g.cfg.Scheduler),
 		bus: busCollector{g.node, prometheus.NewDesc(prefixOurs+"bus_refused_total",
 			"What the node's bus refused, by reason: publish or subscribe beyond a role, credentials, certificate, oversized, malformed.", []string{"reason"}, nil)},
-	}
-	for _, reason := range []string{"stop", "length", "abort", "error"} {
-		m.success.WithLabelValues(reason)
 	}
 	g.cfg.Registry.MustRegister(m.collectors()...)
 	return m
@@ -91,15 +87,36 @@ func (m *metrics) unregister(r *prometheus.Registry) {
 	}
 }
 
+// modelMetrics are those of one model.
+type modelMetrics struct {
+	prompt, generation                                              prometheus.Counter
+	firstToken, interToken, endToEnd, promptTokens, outputTokens, n prometheus.Observer
+	success                                                         *prometheus.CounterVec // by finished_reason
+}
+
+// modelLabel is a model's name in metrics, which refuse what is no text: a directory may be called anything.
+func modelLabel(name string) string { return strings.ToValidUTF8(name, "�") }
+
+// of are the metrics of a model.
+func (m *metrics) of(model string) *modelMetrics {
+	o := &modelMetrics{prompt: m.prompt.WithLabelValues(model), generation: m.generation.WithLabelValues(model), firstToken: m.firstToken.WithLabelValues(model),
+		interToken: m.interToken.WithLabelValues(model), endToEnd: m.endToEnd.WithLabelValues(model), promptTokens: m.promptTokens.WithLabelValues(model),
+		outputTokens: m.outputTokens.WithLabelValues(model), n: m.n.WithLabelValues(model), success: m.success.MustCurryWith(prometheus.Labels{labelModel: model})}
+	for _, reason := range []string{"stop", "length", "abort", "error"} {
+		o.success.WithLabelValues(reason)
+	}
+	return o
+}
+
 // admitted counts a prompt that the scheduler has taken.
-func (m *metrics) admitted(r *schemas.SubmitRequest) {
+func (m *modelMetrics) admitted(r *schemas.SubmitRequest) {
 	m.prompt.Add(float64(len(r.Tokens)))
 	m.promptTokens.Observe(float64(len(r.Tokens)))
 	m.n.Observe(float64(r.Choices))
 }
 
 // advanced counts tokens of a choice, which came together.
-func (m *metrics) advanced(tokens int32, first bool, since time.Duration) {
+func (m *modelMetrics) advanced(tokens int32, first bool, since time.Duration) {
 	m.generation.Add(float64(tokens))
 	if first {
 		m.firstToken.Observe(since.Seconds())
@@ -114,7 +131,7 @@ func (m *metrics) advanced(tokens int32, first bool, since time.Duration) {
 const interTokenSamplesMax = 64
 
 // ended counts a request that was admitted.
-func (m *metrics) ended(f *flight, usage *schemas.Usage, err *schemas.Error, took time.Duration) {
+func (m *modelMetrics) ended(f *flight, usage *schemas.Usage, err *schemas.Error, took time.Duration) {
 	m.endToEnd.Observe(took.Seconds())
 	m.outputTokens.Observe(float64(usage.CompletionTokens))
 	reason := "error"
@@ -241,7 +258,7 @@ var shared = map[string]bool{"num_requests_running": true, "num_requests_waiting
 	"request_generation_tokens": true, "request_params_n": true, "request_success_total": true}
 
 // mirrored gathers a registry and adds the families that vLLM has too under vLLM's names, each sample with
-// the model's name as vLLM labels it.
+// a model's name as vLLM labels it: its own, or the gateway's.
 type mirrored struct {
 	prometheus.Gatherer
 	model func() string
@@ -250,7 +267,7 @@ type mirrored struct {
 // Gather implements prometheus.Gatherer.
 func (m mirrored) Gather() ([]*dto.MetricFamily, error) {
 	families, err := m.Gatherer.Gather()
-	label, model := "model_name", m.model()
+	label, model := labelModel, m.model()
 	out := families
 	for _, f := range families {
 		name, ours := strings.CutPrefix(f.GetName(), prefixOurs)
@@ -260,7 +277,10 @@ func (m mirrored) Gather() ([]*dto.MetricFamily, error) {
 		name = prefixVLLM + name
 		copied := &dto.MetricFamily{Name: &name, Help: f.Help, Type: f.Type, Unit: f.Unit}
 		for _, s := range f.Metric {
-			labels := append([]*dto.LabelPair{{Name: &label, Value: &model}}, s.Label...)
+			labels := slices.Clone(s.Label)
+			if !slices.ContainsFunc(labels, func(l *dto.LabelPair) bool { return l.GetName() == label }) {
+				labels = append(labels, &dto.LabelPair{Name: &label, Value: &model})
+			}
 			slices.SortFunc(labels, func(a, b *dto.LabelPair) int { return strings.Compare(a.GetName(), b.GetName()) })
 			copied.Metric = append(copied.Metric, &dto.Metric{Label: labels,
 				Gauge: s.Gauge, Counter: s.Counter, Histogram: s.Histogram, Summary: s.Summary, Untyped: s.Untyped})

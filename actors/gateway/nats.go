@@ -180,7 +180,7 @@ func (x *exchange) begin(a *api) (*flight, *schemas.Error) {
 	if err != nil {
 		return nil, err
 	}
-	j, err := a.read(f, &x.g.cfg)
+	j, err := x.g.read(a, f)
 	if err != nil {
 		return nil, err
 	}
@@ -345,7 +345,7 @@ func (g *Gateway) natsAsk(answer ask) micro.HandlerFunc {
 func (g *Gateway) natsModels(r micro.Request) {
 	g.natsExchange(r, func(x *exchange) {
 		<-g.readers
-		x.reply(g.models())
+		x.reply(g.list())
 	})
 }
 

@@ -16,7 +16,7 @@ import (
 func BenchmarkRefusal(b *testing.B) {
 	e := startEngine(b, nil)
 	g, _ := startGateway(b, e, func(c *Config) { c.RequestsMax = 1 })
-	f := g.newFlight(b.Context(), g.newRequestID(), &job{api: completionAPI, n: 1, prompts: make([]schemas.EncodeRequest, 1)})
+	f := g.newFlight(b.Context(), g.newRequestID(), &job{api: completionAPI, serving: g.models.own, n: 1, prompts: make([]schemas.EncodeRequest, 1)})
 	if err := g.requests.admit(f); err != nil {
 		b.Fatal(err)
 	}

@@ -1,8 +1,8 @@
 package gateway
 
 import (
-	"cmp"
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -47,7 +47,8 @@ type replica struct {
 	fetch   *bus.Ref[schemas.KVFetchRequest, schemas.KVFetchReply]
 	gone    context.Context // ends when it is given up, with the reason; nil if it never is
 
-	// Of a cluster. Guarded by replicas.mu, but for numerics, phase and incarnation, which do not change.
+	// Of a cluster. Guarded by replicas.mu, but for model, numerics, phase and incarnation, which do not change.
+	model       *model
 	numerics    string // see schemas.ReplicaReport
 	phase       string // likewise
 	incarnation uint64
@@ -105,14 +106,18 @@ type replicas struct {
 	mu     sync.Mutex
 	router *routing.Router
 	known  map[schemas.Instance]*replica
-	came   chan struct{}                                    // closed when one can take requests again, and replaced
-	odd    map[schemas.Instance]int                         // reports that were refused, by sender
-	stuck  map[schemas.Instance]uint64                      // progress of those that were given up for having made none
-	moved  uint64                                           // requests that went on elsewhere
-	handed struct{ requests, failed, blocks, bytes uint64 } // from prefill to decode
-	phased int                                              // known replicas that are for one phase alone
+	came   chan struct{}               // closed when one can take requests again, and replaced
+	odd    map[schemas.Instance]int    // reports that were refused, by sender
+	stuck  map[schemas.Instance]uint64 // progress of those that were given up for having made none
+	moved  uint64                      // requests that went on elsewhere
+	handed struct {                    // from prefill to decode
+		requests, failed, blocks, bytes uint64
+		ways                            map[string]uint64 // hand-overs of which something came, by the way it came
+	}
+	phased int // known replicas that are for one phase alone
 	closed bool
-	losses uint64 // replicas that were given up
+	losses uint64    // replicas that were given up
+	warned time.Time // that a routing policy in another process has failed
 
 	suspects chan struct{} // holds the turn of the one that is computed
 }
@@ -193,8 +198,9 @@ func (rs *replicas) hear(from schemas.Instance, m *schemas.ReplicaReport, now ti
 	if err := checkReport(from, m); err != nil {
 		return err
 	}
-	if served := rs.g.modelName(); m.Model != served {
-		return nil // another gateway's business
+	served := rs.g.models.of(m.Model)
+	if served == nil {
+		return schemas.Errorf(schemas.KindOverloaded, "hear report", "%d models are known already", modelsMax)
 	}
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -202,7 +208,7 @@ func (rs *replicas) hear(from schemas.Instance, m *schemas.ReplicaReport, now ti
 		return nil
 	}
 	r := rs.known[from]
-	if r != nil && (r.incarnation != m.Incarnation || r.numerics != m.Numerics || r.phase != m.Phase || m.Leaving) {
+	if r != nil && (r.incarnation != m.Incarnation || r.model != served || r.numerics != m.Numerics || r.phase != m.Phase || m.Leaving) {
 		reason := "it was restarted"
 		if m.Leaving {
 			reason = "it is leaving"
@@ -224,7 +230,7 @@ func (rs *replicas) hear(from schemas.Instance, m *schemas.ReplicaReport, now ti
 			return schemas.Errorf(schemas.KindOverloaded, "hear report", "%d replicas are known already", len(rs.known))
 		}
 		r = newReplica(rs.g.node, from)
-		r.incarnation, r.numerics, r.phase, r.progressed = m.Incarnation, m.Numerics, m.Phase, now
+		r.model, r.incarnation, r.numerics, r.phase, r.progressed = served, m.Incarnation, m.Numerics, m.Phase, now
 		if r.phase != "" {
 			rs.phased++
 		}
@@ -251,6 +257,8 @@ func checkReport(from schemas.Instance, m *schemas.ReplicaReport) *schemas.Error
 	switch {
 	case m.Replica != from:
 		return bad("replica", m.Replica, "the sender, "+string(from))
+	case !isModelName(m.Model):
+		return bad("model", fmt.Sprintf("%q", clip(m.Model)), fmt.Sprintf("1 to %d bytes of UTF-8", modelNameMax))
 	case m.BlockSize < 1:
 		return bad("block_size", m.BlockSize, "at least 1")
 	case m.Phase != "" && m.Phase != schemas.PhasePrefill && m.Phase != schemas.PhaseDecode:
@@ -275,11 +283,11 @@ func (rs *replicas) inquire(r *replica) {
 			return // its next report asks again
 		}
 		r.info, r.asking = info, false // its prefixes may be asked for
-		rs.g.engine.Store(info)
+		r.model.engine.Store(info)
 		rs.note(r)
 		close(rs.came)
 		rs.came = make(chan struct{})
-		rs.g.log.Info().Str("replica", string(r.name)).Str("node", string(r.report.Node)).Str("device", info.Device).Msg("a replica has come")
+		rs.g.log.Info().Str("replica", string(r.name)).Str("node", string(r.report.Node)).Str("model", r.model.name).Str("device", info.Device).Msg("a replica has come")
 	})
 }
 
@@ -381,18 +389,18 @@ func (rs *replicas) drop(r *replica, reason string) {
 	r.giveUp(schemas.Errorf(schemas.KindUnavailable, "run", "the replica %s was given up: %s", r.name, reason))
 }
 
-// engine describes what the cluster serves, as one of its replicas does, or says why it serves nothing.
-func (rs *replicas) engine() (*schemas.EngineInfo, *schemas.Error) {
+// engine describes what the cluster serves of a model, as one of its replicas does, or says why that is nothing.
+func (rs *replicas) engine(m *model) (*schemas.EngineInfo, *schemas.Error) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	var found *replica
 	for _, r := range rs.known {
-		if r.info != nil && (found == nil || r.name == rs.g.cfg.Scheduler || r.name < found.name && found.name != rs.g.cfg.Scheduler) {
+		if r.model == m && r.info != nil && (found == nil || r.name == rs.g.cfg.Scheduler || r.name < found.name && found.name != rs.g.cfg.Scheduler) {
 			found = r // this node's own, or else the first
 		}
 	}
 	if found == nil {
-		return nil, schemas.Errorf(schemas.KindUnavailable, "ask replicas", "no replica of %s is there", cmp.Or(rs.g.modelName(), "any model")).
+		return nil, schemas.Errorf(schemas.KindUnavailable, "ask replicas", "no replica of %s is there", m.name).
 			WithHint("`troupe nodes` lists who is")
 	}
 	return found.info, nil

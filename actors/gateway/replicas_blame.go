@@ -156,7 +156,7 @@ func (rs *replicas) paused(r *replica, now time.Time) bool {
 		return false
 	}
 	for _, other := range rs.known {
-		if other != r && other.info != nil && !other.report.Draining && !now.Before(other.pausedUntil) {
+		if other != r && other.report.Model == r.report.Model && other.info != nil && !other.report.Draining && !now.Before(other.pausedUntil) {
 			return true
 		}
 	}

@@ -184,7 +184,7 @@ func TestNewRequestsWaitForAReplicaThatIsComing(t *testing.T) {
 	leaving := report("a")
 	leaving.Leaving = true
 	f.hear(leaving, time.Now())
-	if _, err := f.g.ready(); err == nil || !strings.Contains(err.Detail, "it is started again") {
+	if err := f.g.ready(); err == nil || !strings.Contains(err.Detail, "it is started again") {
 		t.Errorf("not ready: %v", err)
 	}
 	f.g.replicas.cfg.MoveWaitMax = time.Hour

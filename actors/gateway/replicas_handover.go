@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	kv "github.com/troupe-engine/troupe/internal/handover"
 	"github.com/troupe-engine/troupe/internal/routing"
 	"github.com/troupe-engine/troupe/schemas"
 )
@@ -56,11 +57,7 @@ func (f *flight) passOn(i int) *schemas.Error {
 // handOver has a replica for decode take over what the part's replica has computed of a prompt.
 func (rs *replicas) handOver(f *flight, p *part, r *schemas.SubmitRequest) {
 	p.tries++
-	q := &routing.Request{Prompt: int32(len(r.Tokens)), Session: f.job.session, Avoid: p.avoid}
-	if q.BlockSize = rs.blockSize(); q.BlockSize > 0 {
-		q.Keys = routing.BlockKeys(nil, r.Tokens, q.BlockSize, r.CacheSalt)
-	}
-	to, ticket := rs.receiver(q, p.replica)
+	to, ticket := rs.receiver(rs.request(f, p, r.Tokens, r.CacheSalt), p.replica)
 	if to == nil {
 		return // it stays where it is
 	}
@@ -81,6 +78,7 @@ func (rs *replicas) handOver(f *flight, p *part, r *schemas.SubmitRequest) {
 		defer rs.mu.Unlock()
 		switch {
 		case err == nil:
+			rs.cameBy(reply)
 			rs.handed.blocks, rs.handed.bytes = rs.handed.blocks+uint64(reply.Blocks), rs.handed.bytes+uint64(reply.Bytes)
 		case f.ctx.Err() == nil:
 			rs.handed.failed++
@@ -88,17 +86,26 @@ func (rs *replicas) handOver(f *flight, p *part, r *schemas.SubmitRequest) {
 	})
 }
 
+// cameBy counts a hand-over by its way, if that is one that there is.
+func (rs *replicas) cameBy(reply *schemas.KVFetchReply) {
+	if reply.Blocks == 0 || !slices.Contains(kv.Ways, reply.Way) {
+		return
+	}
+	if rs.handed.ways == nil {
+		rs.handed.ways = map[string]uint64{}
+	}
+	rs.handed.ways[reply.Way]++
+}
+
 // receiver chooses a replica for decode that computes the same tokens as from; nil if there is none.
 func (rs *replicas) receiver(q *routing.Request, from *replica) (*replica, *routing.Ticket) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	q.Avoid = slices.Clip(q.Avoid)
-	for name, r := range rs.known {
-		if r.phase != schemas.PhaseDecode || r.numerics != from.numerics {
-			q.Avoid = append(q.Avoid, name)
-		}
-	}
-	ticket, err := rs.router.Route(q)
+	ticket, err := rs.decide(func() *routing.Request {
+		in := *q
+		in.Avoid = rs.others(q.Avoid, func(r *replica) bool { return r.phase == schemas.PhaseDecode && r.numerics == from.numerics })
+		return &in
+	})
 	if err != nil {
 		return nil, nil
 	}
@@ -153,6 +160,16 @@ func (rs *replicas) release(t *routing.Ticket) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rs.router.Done(t)
+}
+
+// HandedOverBy counts the hand-overs that came by a way.
+func (g *Gateway) HandedOverBy(way string) uint64 {
+	if g.replicas == nil {
+		return 0
+	}
+	g.replicas.mu.Lock()
+	defer g.replicas.mu.Unlock()
+	return g.replicas.handed.ways[way]
 }
 
 // HandedOver counts the requests that went on at a replica for decode, those whose KV could not be handed over, and the KV blocks

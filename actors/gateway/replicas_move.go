@@ -13,6 +13,7 @@ import (
 const (
 	headerSession  = "Troupe-Session"  // requests with the same value prefer one replica
 	headerFailover = "Troupe-Failover" // "none": do not go on elsewhere once tokens have come
+	headerVersion  = "Troupe-Version"  // of the program: only replicas that run it
 	sessionMax     = 256               // bytes of a session's name that count
 )
 
@@ -20,6 +21,7 @@ const (
 func (j *job) route(header func(string) string) {
 	j.session = clipped(header(headerSession), sessionMax)
 	j.stays = header(headerFailover) == "none"
+	j.version = header(headerVersion)
 }
 
 func clipped(s string, n int) string { return s[:min(len(s), n)] }
@@ -29,12 +31,9 @@ func (f *flight) place(p *part, tokens schemas.I32, salt uint64, numerics string
 	rs := f.g.replicas
 	if rs == nil {
 		f.g.requests.setReplica(p, f.g.home, nil)
-		return f.g.engine.Load(), nil
+		return f.job.serving.engine.Load(), nil
 	}
-	q := &routing.Request{Prompt: int32(len(tokens)), Session: f.job.session, Avoid: p.avoid}
-	if q.BlockSize = rs.blockSize(); q.BlockSize > 0 {
-		q.Keys = routing.BlockKeys(nil, tokens, q.BlockSize, salt)
-	}
+	q := rs.request(f, p, tokens, salt)
 	r, engine, ticket, err := rs.choose(q, numerics)
 	if err != nil {
 		return nil, err
@@ -44,22 +43,44 @@ func (f *flight) place(p *part, tokens schemas.I32, salt uint64, numerics string
 	return engine, nil
 }
 
-// choose asks the router, among the replicas with the same numerics unless that is "".
+// request is what the choice of a replica for a part depends on.
+func (rs *replicas) request(f *flight, p *part, tokens schemas.I32, salt uint64) *routing.Request {
+	q := &routing.Request{Model: f.job.serving.name, Version: f.job.version, Prompt: int32(len(tokens)), Session: f.job.session, Avoid: p.avoid}
+	if q.BlockSize = rs.blockSize(q.Model); q.BlockSize > 0 {
+		q.Keys = routing.BlockKeys(nil, tokens, q.BlockSize, salt)
+	}
+	return q
+}
+
+// choose asks the router, among the replicas with the same numerics unless that is "". It prefers replicas that are for the phase in
+// which the request is: its prompt is to be computed, or it goes on.
 func (rs *replicas) choose(q *routing.Request, numerics string) (*replica, *schemas.EngineInfo, *routing.Ticket, *schemas.Error) {
+	phase := schemas.PhasePrefill
+	if numerics != "" {
+		phase = schemas.PhaseDecode
+	}
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	if numerics != "" {
-		q.Avoid = slices.Clone(q.Avoid)
-		for name, r := range rs.known {
-			if r.numerics != numerics {
-				q.Avoid = append(q.Avoid, name)
+	ticket, err := rs.decide(func() *routing.Request {
+		in := *q
+		if numerics != "" {
+			in.Avoid = rs.others(q.Avoid, func(r *replica) bool { return r.numerics == numerics })
+		}
+		if rs.phased > 0 {
+			phased := in
+			if phased.Phase = phase; rs.router.Takes(&phased) {
+				return &phased
 			}
 		}
-	}
-	ticket, err := rs.route(q, numerics != "")
+		return &in
+	})
 	if err != nil {
-		if len(rs.router.Replicas()) == 0 {
-			err = schemas.Errorf(schemas.KindUnavailable, "route", "no replica is there").WithHint("try again later; `troupe nodes` lists who is")
+		if err.Kind == schemas.KindNotFound { // the gateway knows the model
+			what := q.Model
+			if q.Version != "" {
+				what += " with version " + clip(q.Version)
+			}
+			err = schemas.Errorf(schemas.KindUnavailable, "route", "no replica of %s is there", what).WithHint("try again later; `troupe nodes` lists who is")
 		}
 		err.RetryAfterMs = retryAfterMs
 		return nil, nil, nil, err
@@ -68,30 +89,54 @@ func (rs *replicas) choose(q *routing.Request, numerics string) (*replica, *sche
 	return r, r.info, ticket, nil
 }
 
-// route prefers replicas that are for the phase in which a request is: its prompt is to be computed, or it goes on.
-func (rs *replicas) route(q *routing.Request, goesOn bool) (*routing.Ticket, *schemas.Error) {
-	if rs.phased > 0 {
-		inPhase := *q
-		if inPhase.Phase = schemas.PhasePrefill; goesOn {
-			inPhase.Phase = schemas.PhaseDecode
-		}
-		if ticket, err := rs.router.Route(&inPhase); err == nil {
-			return ticket, nil
+// others are replicas to avoid: those that are already, and all that are not wanted. Guarded by mu.
+func (rs *replicas) others(avoid []schemas.Instance, wanted func(r *replica) bool) []schemas.Instance {
+	avoid = slices.Clip(avoid)
+	for name, r := range rs.known {
+		if !wanted(r) {
+			avoid = append(avoid, name)
 		}
 	}
+	return avoid
+}
+
+// decide routes what request makes. A policy in another process is asked before, without mu, which is held otherwise: what was known
+// may have changed then, so the request is made anew.
+func (rs *replicas) decide(request func() *routing.Request) (*routing.Ticket, *schemas.Error) {
+	q := request()
+	question := rs.router.Question(q, time.Now().UnixNano())
+	if question == nil {
+		return rs.router.Route(q)
+	}
+	rs.mu.Unlock()
+	answer := routing.Ask(context.Background(), rs.g.node.Conn(), question) // whether the client waits or not: it is short
+	rs.mu.Lock()
+	chosen, failed := rs.router.Answer(question, answer, time.Now().UnixNano())
+	if failed != nil && time.Since(rs.warned) > policyWarnEvery {
+		rs.warned = time.Now()
+		rs.g.log.Warn().Err(failed).Str("warning", "policy_fallback").Str("policy", rs.router.Policy()).Msg("the routing policy does not answer; its fallback chooses")
+	}
+	q = request()
+	q.Chosen = chosen
 	return rs.router.Route(q)
 }
 
+// policyWarnEvery is between two warnings that a policy in another process has failed.
+const policyWarnEvery = 10 * time.Second
+
 // blockSize is the one to name prompts' blocks by; 0 if there is nothing to choose between.
-func (rs *replicas) blockSize() int32 {
+func (rs *replicas) blockSize(model string) int32 {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	if len(rs.known) < 2 {
-		return 0
-	}
-	size := int32(0)
+	size, choice := int32(0), 0
 	for _, r := range rs.known {
-		size = max(size, r.report.BlockSize)
+		if r.report.Model == model {
+			size = max(size, r.report.BlockSize)
+			choice++
+		}
+	}
+	if choice < 2 {
+		return 0
 	}
 	return size
 }

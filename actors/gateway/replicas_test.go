@@ -78,7 +78,7 @@ func (f *fleet) known() int { return len(f.g.Replicas()) }
 func TestReplicasComeAndGo(t *testing.T) {
 	f := startFleet(t, recite, "a", "b")
 	now := time.Now()
-	if _, err := f.g.ready(); err == nil || !strings.Contains(err.Detail, "no replica of fake is there") {
+	if err := f.g.ready(); err == nil || !strings.Contains(err.Detail, "no replica of fake is there") {
 		t.Errorf("without replicas: %v", err)
 	}
 	other := report("other")
@@ -150,6 +150,9 @@ func TestAStuckReplicaIsGivenUpUntilItMoves(t *testing.T) {
 func TestReportsThatCannotBeAreRefused(t *testing.T) {
 	for want, spoil := range map[string]func(*schemas.ReplicaReport){
 		"replica is x":        func(r *schemas.ReplicaReport) { r.Replica = "x" },
+		"model is \"\"":       func(r *schemas.ReplicaReport) { r.Model = "" },
+		"bytes of UTF-8":      func(r *schemas.ReplicaReport) { r.Model = "\xff" },
+		"1 to 256 bytes":      func(r *schemas.ReplicaReport) { r.Model = strings.Repeat("x", 257) },
 		"block_size is 0":     func(r *schemas.ReplicaReport) { r.BlockSize = 0 },
 		"sequences_max is -1": func(r *schemas.ReplicaReport) { r.SequencesMax = -1 },
 		"load is":             func(r *schemas.ReplicaReport) { r.QueuedTokens = -1 },

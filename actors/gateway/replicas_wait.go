@@ -17,10 +17,10 @@ func (rs *replicas) coming() string {
 	return rs.cfg.Coming()
 }
 
-// admissible says why a request cannot be taken, or nil: it runs at once, or waits for a replica.
-func (g *Gateway) admissible() *schemas.Error {
-	_, err := g.ready()
-	if err == nil || g.replicas == nil || g.requests.refusal() != nil || g.engine.Load() == nil || g.replicas.coming() == "" {
+// admissible says why a request for a model cannot be taken, or nil: it runs at once, or waits for a replica.
+func (g *Gateway) admissible(m *model) *schemas.Error {
+	_, err := g.available(m)
+	if err == nil || g.replicas == nil || g.requests.refusal() != nil || m.engine.Load() == nil || g.replicas.coming() == "" {
 		return err
 	}
 	return nil

@@ -20,9 +20,9 @@ type requests struct {
 	limit   int
 	keys    map[string]int // flights of each API key
 	perKey  int            // limit of each; 0 is none
-	turns   turns
-	waitMax time.Duration // how long a new flight may be expected to wait for its turn; 0 is no limit
-	idle    chan struct{} // closed when the last flight ends after drain
+	models  []*model       // each with its turns
+	waitMax time.Duration  // how long a new flight may be expected to wait for its turn; 0 is no limit
+	idle    chan struct{}  // closed when the last flight ends after drain
 
 	started, finished, forgotten, repeated uint64
 }
@@ -42,24 +42,52 @@ type part struct {
 	handover // the flight's own, for its ledger
 }
 
+// turns are those of the model that the part is for.
+func (p *part) turns() *turns { return &p.flight.job.serving.turns }
+
 func newRequests(cfg *Config) *requests {
 	return &requests{parts: map[schemas.RequestID]*part{}, flights: map[*flight]struct{}{}, limit: cfg.RequestsMax, keys: map[string]int{},
 		perKey: cfg.KeyRequestsMax, waitMax: cfg.WaitMax}
 }
 
-// setSlots says how many choices the engine runs at once.
-func (q *requests) setSlots(n int) {
+// know adds a model, for good.
+func (q *requests) know(m *model) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.turns.advance(time.Now())
-	q.turns.slots = n
+	q.models = append(q.models, m)
 }
 
-// wait is how long a request that comes now would wait for its turn.
-func (q *requests) wait() time.Duration {
+// setSlots says how many choices of a model run at once.
+func (q *requests) setSlots(m *model, n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.turns.wait(time.Now())
+	m.turns.advance(time.Now())
+	m.turns.slots = n
+}
+
+// waitsMax is how long a request that comes now would wait for its turn, for the model where that is longest.
+func (q *requests) waitsMax() (longest time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, m := range q.models {
+		longest = max(longest, m.turns.wait(time.Now()))
+	}
+	return longest
+}
+
+// wait is how long a request for a model, or, if that is nil, for the one where that is shortest, would wait for its turn.
+func (q *requests) wait(m *model) time.Duration {
+	now := time.Now()
+	if m != nil {
+		return m.turns.wait(now)
+	}
+	shortest := time.Duration(-1)
+	for _, m := range q.models {
+		if wait := m.turns.wait(now); m.turns.slots > 0 && (shortest < 0 || wait < shortest) {
+			shortest = wait
+		}
+	}
+	return max(shortest, 0)
 }
 
 // refuse says why no request with an API key ("" for none) may start now, or nil. Asked before a body is read, it
@@ -67,10 +95,11 @@ func (q *requests) wait() time.Duration {
 func (q *requests) refuse(key string) *schemas.Error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.why(key)
+	return q.why(key, nil)
 }
 
-func (q *requests) why(key string) *schemas.Error {
+// why is why no request may start: for a model, or, if that is nil, for whichever.
+func (q *requests) why(key string, m *model) *schemas.Error {
 	switch {
 	case q.closed != nil:
 		return q.closed
@@ -79,7 +108,7 @@ func (q *requests) why(key string) *schemas.Error {
 	case key != "" && q.perKey > 0 && q.keys[key] >= q.perKey:
 		return tooBusy("%d requests with this API key are running already; the limit is %d", q.keys[key], q.perKey)
 	case q.waitMax > 0:
-		if wait := q.turns.wait(time.Now()); wait > q.waitMax {
+		if wait := q.wait(m); wait > q.waitMax {
 			err := tooBusy("this request would wait %s for its turn; the limit is %s", wait.Round(time.Millisecond), q.waitMax)
 			err.RetryAfterMs = max(err.RetryAfterMs, (wait - q.waitMax).Milliseconds())
 			return err
@@ -93,7 +122,7 @@ func (q *requests) admit(f *flight) *schemas.Error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	key := f.job.key
-	if err := q.why(key); err != nil {
+	if err := q.why(key, f.job.serving); err != nil {
 		return err
 	}
 	if key != "" && q.perKey > 0 {
@@ -139,7 +168,7 @@ func (q *requests) remove(f *flight) {
 			going += len(p.unfinished())
 		}
 	}
-	q.turns.change(-going, time.Now())
+	f.job.serving.turns.change(-going, time.Now())
 	q.finished++
 	q.signalIdle()
 }
@@ -191,7 +220,7 @@ func (q *requests) queue(p *part) {
 	defer q.mu.Unlock()
 	if !p.queued {
 		p.queued = true
-		q.turns.change(len(p.unfinished()), time.Now())
+		p.turns().change(len(p.unfinished()), time.Now())
 	}
 }
 
@@ -206,7 +235,7 @@ func (q *requests) setPrompts(f *flight) {
 
 // deliver routes a batch. It neither waits nor keeps the batch. The bus may repeat a batch, and a
 // tokenizer may have been told twice what it says: a row that does not advance its sequence is ignored.
-func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time, m *metrics) (*schemas.Ack, *schemas.Error) {
+func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time) (*schemas.Ack, *schemas.Error) {
 	if err := checkBatch(b); err != nil {
 		return nil, err
 	}
@@ -233,9 +262,9 @@ func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time, m *metrics) (*s
 		}
 		if gained > 0 {
 			if p.tokens[c] == 0 {
-				q.turns.begin(now)
+				p.turns().begin(now)
 			}
-			m.advanced(gained, p.tokens[c] == 0, now.Sub(p.arrived[c]))
+			p.flight.job.serving.metrics().advanced(gained, p.tokens[c] == 0, now.Sub(p.arrived[c]))
 			p.follow(c, gained, b.IDs[i])
 			p.tokens[c], p.arrived[c] = b.Tokens[i], now
 		}
@@ -243,7 +272,7 @@ func (q *requests) deliver(b *schemas.DeltaBatch, now time.Time, m *metrics) (*s
 		if finish != schemas.FinishNone {
 			p.ended[c] = true
 			if p.queued {
-				q.turns.change(-1, now)
+				p.turns().change(-1, now)
 			}
 			if r.err = errorFor(b, id); r.err != nil && convicts(r.err) && p.output != nil {
 				r.err = r.err.WithHint(convictedHint, p.strikes+1)
@@ -329,7 +358,7 @@ func (q *requests) state(now time.Time) *schemas.GatewayState {
 
 // deltas serves schemas.Deltas.
 func (g *Gateway) deltas(_ context.Context, b *schemas.DeltaBatch) (*schemas.Ack, error) {
-	ack, err := g.requests.deliver(b, time.Now(), g.metrics)
+	ack, err := g.requests.deliver(b, time.Now())
 	if err != nil {
 		return nil, err
 	}

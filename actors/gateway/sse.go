@@ -21,7 +21,8 @@ type eventStream struct {
 	control *http.ResponseController
 	flight  *flight
 	buffer  bytes.Buffer
-	broken  bool // a write failed: the client cannot be told anything
+	encode  *json.Encoder // into buffer
+	broken  bool          // a write failed: the client cannot be told anything
 
 	mu        sync.Mutex    // orders the write deadlines of writer and abort
 	patience  time.Duration // for one write; 0 once the handler is done with the connection
@@ -31,6 +32,7 @@ type eventStream struct {
 
 func newEventStream(w http.ResponseWriter, f *flight) *eventStream {
 	s := &eventStream{w: w, control: http.NewResponseController(w), flight: f, patience: f.g.cfg.WriteTimeMax}
+	s.encode = json.NewEncoder(&s.buffer)
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-cache")
@@ -82,26 +84,28 @@ func (s *eventStream) idle() error {
 	return s.flush()
 }
 
+// send writes events, but the last ones: nothing is waited for between them and close, which writes them with what ends the stream.
 func (s *eventStream) send(_ context.Context, events []event) error {
 	for _, e := range events {
 		s.add(e)
+	}
+	if s.flight.answer.done() {
+		return nil
 	}
 	return s.flush()
 }
 
 func (s *eventStream) add(v any) {
-	body, err := json.Marshal(v)
-	if err != nil {
-		panic("gateway: event: " + err.Error()) // our own types always marshal
-	}
 	if named, ok := v.(interface{ EventName() string }); ok {
 		s.buffer.WriteString("event: ")
 		s.buffer.WriteString(named.EventName())
 		s.buffer.WriteByte('\n')
 	}
 	s.buffer.WriteString("data: ")
-	s.buffer.Write(body)
-	s.buffer.WriteString("\n\n")
+	if err := s.encode.Encode(v); err != nil { // ends the line
+		panic("gateway: event: " + err.Error()) // our own types always marshal
+	}
+	s.buffer.WriteByte('\n')
 }
 
 // flush writes what was added in one piece.

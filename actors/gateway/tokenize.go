@@ -20,7 +20,11 @@ func (g *Gateway) tokenize(ctx context.Context, f fields) (any, *schemas.Error) 
 	if hasPrompt == (r.Messages != nil) {
 		return nil, invalid("prompt", "expected either prompt or messages")
 	}
-	engine, err := g.admitModel(r.Model)
+	m, _, err := g.chosen(r.Model)
+	if err != nil {
+		return nil, err
+	}
+	engine, err := g.available(m)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +35,7 @@ func (g *Gateway) tokenize(ctx context.Context, f fields) (any, *schemas.Error) 
 		}
 		q.Tools, q.TemplateArgs, q.Continue = r.Tools, r.TemplateArgs, r.AddGenerationPrompt != nil && !*r.AddGenerationPrompt
 	}
-	t, none := g.tokenizers.pick(nil)
+	t, none := g.tokenizers.pick(m, nil)
 	if none != nil {
 		return nil, none
 	}
@@ -51,10 +55,14 @@ func (g *Gateway) detokenize(ctx context.Context, f fields) (any, *schemas.Error
 	if r.Tokens == nil {
 		return nil, invalid("tokens", "tokens is missing; expected an array of token ids")
 	}
-	if _, err := g.admitModel(r.Model); err != nil {
+	m, _, wrong := g.chosen(r.Model)
+	if wrong != nil {
+		return nil, wrong
+	}
+	if _, err := g.available(m); err != nil {
 		return nil, err
 	}
-	t, none := g.tokenizers.pick(nil)
+	t, none := g.tokenizers.pick(m, nil)
 	if none != nil {
 		return nil, none
 	}
@@ -63,14 +71,4 @@ func (g *Gateway) detokenize(ctx context.Context, f fields) (any, *schemas.Error
 		return nil, schemas.AsError(err, "decode")
 	}
 	return &schemas.DetokenizeReply{Prompt: reply.Text}, nil
-}
-
-// admitModel returns what the engine serves if that is the model a request names.
-func (g *Gateway) admitModel(name string) (*schemas.EngineInfo, *schemas.Error) {
-	engine, err := g.ready()
-	if err != nil {
-		return nil, err
-	}
-	_, err = g.servedModel(name)
-	return engine, err
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,11 +22,14 @@ type tokenizer struct {
 
 	gone context.Context // ends when it is given up, with the reason; nil if it never is
 
-	// Of a pool. Guarded by tokenizers.mu, but for incarnation.
+	// Of a pool. Guarded by tokenizers.mu, but for model and incarnation, which do not change.
+	model       *model
 	incarnation uint64
 	giveUp      context.CancelCauseFunc
 	heard       time.Time // of the last report
 	parts       int       // of requests that have their sessions there
+	ready       bool      // it has said what it speaks: it gets no request before
+	asking      bool      // for that
 }
 
 func newTokenizer(node *bus.Node, name schemas.Instance) *tokenizer {
@@ -55,10 +59,10 @@ const encodeTriesMax = 3
 // tokenizersMax bounds the pool.
 const tokenizersMax = 1024
 
-// tokenizers are those that a gateway can use.
+// tokenizers are those that a gateway can use: one of its own, for its own model, and a pool for all others.
 type tokenizers struct {
 	g   *Gateway
-	own *tokenizer // nil with a pool
+	own *tokenizer // nil if its own model's are the pool's, too
 	sub *bus.Subscription
 
 	mu     sync.Mutex
@@ -76,7 +80,7 @@ func newTokenizers(g *Gateway) *tokenizers {
 
 // start hears who is there, until the gateway stops.
 func (ts *tokenizers) start() (err error) {
-	if ts.own != nil {
+	if ts.g.replicas == nil {
 		return nil
 	}
 	if ts.sub, err = bus.Subscribe(ts.g.node, schemas.NodeReports, "", func(_ schemas.Instance, m *schemas.NodeReport) { ts.hear(m, time.Now()) }); err != nil {
@@ -98,31 +102,62 @@ func (ts *tokenizers) close() {
 
 // hear takes a node's report.
 func (ts *tokenizers) hear(m *schemas.NodeReport, now time.Time) {
-	if m.Model != ts.g.modelName() || !bus.Compatible(m.Version, bus.BuildVersion) {
+	if !isModelName(m.Model) || !bus.Compatible(m.Version, bus.BuildVersion) || !slices.ContainsFunc(m.Actors, isTokenizer) {
+		return
+	}
+	model := ts.g.models.of(m.Model)
+	if model == nil || model.own && ts.own != nil {
 		return
 	}
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	for _, a := range m.Actors {
-		if a.Service != "tokenizer" || ts.closed {
+		if !isTokenizer(a) || ts.closed {
 			continue
 		}
 		t := ts.known[a.Instance]
-		if t != nil && t.incarnation != m.Incarnation {
+		if t != nil && (t.incarnation != m.Incarnation || t.model != model) {
 			ts.drop(t, "it was restarted")
 			t = nil
 		}
 		if t == nil && !m.Draining && len(ts.known) < tokenizersMax {
 			t = newTokenizer(ts.g.node, a.Instance)
-			t.incarnation = m.Incarnation
+			t.model, t.incarnation = model, m.Incarnation
 			t.gone, t.giveUp = context.WithCancelCause(context.Background())
 			ts.known[a.Instance] = t
-			ts.g.log.Info().Str("tokenizer", string(a.Instance)).Str("node", string(m.Node)).Msg("a tokenizer has come")
 		}
 		if t != nil {
 			t.heard = now
+			ts.inquire(t)
 		}
 	}
+}
+
+func isTokenizer(a schemas.ActorReport) bool { return a.Service == "tokenizer" }
+
+// inquire asks a new tokenizer what it speaks. Until it answers it gets no request.
+func (ts *tokenizers) inquire(t *tokenizer) {
+	if t.ready || t.asking {
+		return
+	}
+	t.asking = true
+	ts.g.background.Go(func() {
+		ctx, cancel := context.WithTimeout(t.gone, replicaAskTimeMax)
+		defer cancel()
+		said, err := t.vocab.Call(ctx, &schemas.InfoRequest{})
+		ts.mu.Lock()
+		defer ts.mu.Unlock()
+		t.asking = false
+		if err != nil || ts.known[t.name] != t {
+			return // its next report asks again
+		}
+		if said.Sampling != nil && said.Sampling.Validate() != nil { // a model's odd defaults are not the client's mistake
+			said.Sampling = nil
+		}
+		t.ready = true
+		t.model.speech.Store(said)
+		ts.g.log.Info().Str("tokenizer", string(t.name)).Str("model", t.model.name).Msg("a tokenizer has come")
+	})
 }
 
 // look gives up those that are silent or cut off.
@@ -146,22 +181,25 @@ func (ts *tokenizers) drop(t *tokenizer, reason string) {
 	t.giveUp(schemas.Errorf(schemas.KindUnavailable, "detokenize", "the tokenizer %s was given up: %s", t.name, reason))
 }
 
-// pick chooses the one with the least to do. avoid, which may be nil, is taken only if there is no other.
-func (ts *tokenizers) pick(avoid *tokenizer) (*tokenizer, *schemas.Error) {
-	if ts.own != nil {
+// pick chooses the one of a model with the least to do. avoid, which may be nil, is taken only if there is no other.
+func (ts *tokenizers) pick(m *model, avoid *tokenizer) (*tokenizer, *schemas.Error) {
+	if m.own && ts.own != nil {
 		return ts.own, nil
 	}
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	var best *tokenizer
 	for _, t := range ts.known {
+		if t.model != m || !t.ready {
+			continue
+		}
 		if best == nil || best == avoid || t != avoid && cmp.Or(cmp.Compare(t.parts, best.parts), cmp.Compare(t.name, best.name)) < 0 {
 			best = t
 		}
 	}
 	if best == nil {
-		e := schemas.Errorf(schemas.KindUnavailable, "encode", "no tokenizer of %s is there", cmp.Or(ts.g.modelName(), "any model")).
-			WithHint("start one with `troupe attach --actors tokenizer`, or let the gateway have its own (--tokenizers own)")
+		e := schemas.Errorf(schemas.KindUnavailable, "encode", "no tokenizer of %s is there", m.name).
+			WithHint("start one with `troupe attach --actors tokenizer` and that model")
 		e.RetryAfterMs = retryAfterMs
 		return nil, e
 	}
@@ -218,7 +256,7 @@ func (f *flight) encodePart(p *part, r *schemas.EncodeRequest) (*schemas.EncodeR
 	ts := f.g.tokenizers
 	var avoid *tokenizer
 	for tries := 1; ; tries++ {
-		t, none := ts.pick(avoid)
+		t, none := ts.pick(f.job.serving, avoid)
 		if none != nil {
 			return nil, none
 		}
@@ -229,7 +267,7 @@ func (f *flight) encodePart(p *part, r *schemas.EncodeRequest) (*schemas.EncodeR
 		ctx, cancel := t.while(f.ctx)
 		reply, err := f.encode(ctx, t, r)
 		cancel()
-		if err == nil || ts.own != nil || f.ctx.Err() != nil || t == avoid || tries == encodeTriesMax {
+		if err == nil || t == ts.own || f.ctx.Err() != nil || t == avoid || tries == encodeTriesMax {
 			return reply, err
 		}
 		if k := schemas.AsError(err, "encode").Kind; t.lost() == nil && k != schemas.KindUnavailable && k != schemas.KindTimeout {
@@ -247,13 +285,19 @@ func (f *flight) wakeLost() {
 	}
 }
 
-// Tokenizers counts those that requests can use.
+// Tokenizers counts those that requests can use, of all models.
 func (g *Gateway) Tokenizers() int {
 	ts := g.tokenizers
-	if ts.own != nil {
-		return 1
-	}
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	return len(ts.known)
+	count := 0
+	if ts.own != nil {
+		count++
+	}
+	for _, t := range ts.known {
+		if t.ready {
+			count++
+		}
+	}
+	return count
 }

@@ -102,8 +102,8 @@ func TestToolChoiceIsEnforced(t *testing.T) {
 	e := startEngine(t, say("x"))
 	e.toolFormat = string(toolcalls.Mistral)
 	g, server := startGateway(t, e, nil)
-	if g.toolFormat() != toolcalls.Mistral {
-		t.Fatalf("the format is %s", g.toolFormat())
+	if g.toolFormat(g.models.own) != toolcalls.Mistral {
+		t.Fatalf("the format is %s", g.toolFormat(g.models.own))
 	}
 	for extra, want := range map[string]string{
 		`"tool_choice":"required"`:                                                                        `root ::= "[TOOL_CALLS][" call (", " call)* "]"` + "\n" + `call ::= "{\"name\": \"f\", \"arguments\": " %json {"type":"object"} "}"`,

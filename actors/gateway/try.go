@@ -38,23 +38,23 @@ func (g *Gateway) try(a *api, message json.RawMessage) (*asked, *schemas.Error) 
 	if err != nil {
 		return nil, err
 	}
-	j, err := a.read(f, &g.cfg)
+	j, err := g.read(a, f)
 	if err != nil {
 		return nil, err
 	}
-	model, err := g.servedModel(j.model)
+	m, name, err := g.chosen(j.model)
 	if err != nil {
 		return nil, err
 	}
-	if err := j.useTools(g.toolFormat()); err != nil {
+	if err := j.useTools(g.toolFormat(m)); err != nil {
 		return nil, err
 	}
-	return &asked{Model: model, Stream: j.stream, Encode: j.prompts, Submit: j.template()}, nil
+	return &asked{Model: name, Stream: j.stream, Encode: j.prompts, Submit: j.template()}, nil
 }
 
 // ailments says why the gateway takes no requests.
 func (g *Gateway) ailments() []string {
-	if _, err := g.ready(); err != nil {
+	if err := g.ready(); err != nil {
 		return []string{err.Detail}
 	}
 	return nil

@@ -66,7 +66,7 @@ func TestLongWaitsAreRefused(t *testing.T) {
 	first := (<-e.submitted).Request.Seq(0)
 	second := (<-e.submitted).Request.Seq(0)
 	e.send(delta{seq: first, text: "a", tokens: 1})
-	eventually(t, "the wait is too long", func() bool { return g.requests.wait() > 5*time.Second || g.requests.refuse("") != nil })
+	eventually(t, "the wait is too long", func() bool { return g.requests.waitsMax() > 5*time.Second || g.requests.refuse("") != nil })
 	resp, body := post(t, server, "/v1/completions", `{"prompt":"a"}`)
 	after, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
 	if resp.StatusCode != http.StatusTooManyRequests || after < 1 || !strings.Contains(string(body), "for its turn; the limit is 20ms") {

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/vmihailenco/msgpack/v5"
@@ -223,14 +224,21 @@ func decodeInto(f fields, request any) *schemas.Error {
 	return nil
 }
 
+// fieldIndexes are those of the request types, each made once: as much work as decoding a small request.
+var fieldIndexes sync.Map // reflect.Type to map[string][]int
+
 // fieldIndex maps JSON names to the fields of a struct type, embedded structs included.
 func fieldIndex(t reflect.Type) map[string][]int {
+	if index, known := fieldIndexes.Load(t); known {
+		return index.(map[string][]int)
+	}
 	index := map[string][]int{}
 	for _, f := range reflect.VisibleFields(t) {
 		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" {
 			index[name] = f.Index
 		}
 	}
+	fieldIndexes.Store(t, index)
 	return index
 }
 

@@ -38,8 +38,10 @@ type Actor struct {
 	outboxes *bus.Outboxes[Emission]
 	ledger   schemas.Ledger
 	host     hostTime
+	called   time.Time                  // when the latest measured call of memory or compute ended
 	accounts map[schemas.SeqID]*account // whose time is followed
 	again    repeatedCheckpoint
+	early    earlyResults
 
 	stop    chan struct{}
 	stopped sync.WaitGroup
@@ -74,9 +76,6 @@ func New(node *bus.Node, group *bus.Group, cfg Config, log zerolog.Logger) (*Act
 		start:   began, accounts: map[schemas.SeqID]*account{},
 		stop: make(chan struct{})}
 	a.asking, a.stopAsking = context.WithCancel(context.Background())
-	if cfg.ComputeElsewhere {
-		a.launcher = &launcher{a: a, plans: make(chan *schemas.StepPlan, launchesMax)}
-	}
 	a.outboxes = bus.NewOutboxes(outboxRowsMax, a.sender)
 	a.actor = bus.NewActor(node, "scheduler", cfg.Replica, "Decides what runs in the next step.")
 	bus.Handle(a.actor, schemas.Submit, group, a.submit)
@@ -100,7 +99,14 @@ func New(node *bus.Node, group *bus.Group, cfg Config, log zerolog.Logger) (*Act
 
 // Start makes the scheduler reachable and starts its clock.
 func (a *Actor) Start() error {
+	if ahead := a.core.cfg.PlansAhead; ahead > 0 {
+		var err error
+		if a.launcher, err = newLauncher(a, ahead); err != nil {
+			return err
+		}
+	}
 	if err := a.actor.Start(); err != nil {
+		a.closeLauncher()
 		return err
 	}
 	var first Event = More{} // memory hears of the epoch: what it learns from now on, it keeps
@@ -110,10 +116,13 @@ func (a *Actor) Start() error {
 	bus.Run(a.group, a.actor, func(ctx context.Context) { a.step(ctx, first) })
 	a.stopped.Add(1)
 	go a.tick()
-	if a.launcher != nil {
-		a.stopped.Go(a.launcher.run)
-	}
 	return nil
+}
+
+func (a *Actor) closeLauncher() {
+	if a.launcher != nil {
+		a.launcher.pipeline.Close()
+	}
 }
 
 // Stop ends the clock and the outboxes. Sequences that still run are abandoned; drain first.
@@ -121,6 +130,7 @@ func (a *Actor) Stop() {
 	close(a.stop)
 	a.stopAsking()
 	a.stopped.Wait()
+	a.closeLauncher()
 	a.actor.Stop()
 	a.outboxes.Close()
 }
@@ -148,6 +158,9 @@ func (a *Actor) cancel(ctx context.Context, req *schemas.CancelRequest) (*schema
 }
 
 func (a *Actor) stepDone(ctx context.Context, r *schemas.StepResult) (*schemas.Ack, error) {
+	if err := a.early.refuse(r, a.core.missing(r), time.Now()); err != nil {
+		return nil, err
+	}
 	a.ledger.Add(r.Ledger)
 	a.step(ctx, Done{r})
 	return &schemas.Ack{}, nil

@@ -1,17 +1,10 @@
 package scheduler
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
-	"io"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/micro"
 	"github.com/rs/zerolog"
 
 	"github.com/troupe-engine/troupe/bus"
@@ -19,9 +12,6 @@ import (
 )
 
 const (
-	contentType = "Content-Type"
-	jsonType    = "application/json"
-	msgpackType = "application/msgpack"
 	// Bounds of an answer: a row's index takes at most rankReplyRowBytes, in JSON with some spaces.
 	rankReplyBytes    = 4096
 	rankReplyRowBytes = 16
@@ -33,75 +23,13 @@ const (
 // it returns is unchecked but for its size and form: CheckOrder does that.
 func Ask(ctx context.Context, conn *nats.Conn, q *Question) *schemas.RankOutcome {
 	began := time.Now()
-	reply, err := ask(ctx, conn, q)
+	reply, err := bus.AskOutside[schemas.RankRequest, schemas.RankReply](ctx, conn, bus.Outside{Op: "rank", Subject: q.Subject, JSON: q.JSON, Limit: q.Limit,
+		ReplyBytesMax: rankReplyBytes + rankReplyRowBytes*len(q.Request.Seq)}, q.Request)
 	o := &schemas.RankOutcome{Number: q.Request.Number, Reply: reply, TripNs: time.Since(began).Nanoseconds(), Shadow: q.Shadow}
 	if err != nil {
 		o.Reply, o.Error = nil, err
 	}
 	return o
-}
-
-func ask(ctx context.Context, conn *nats.Conn, q *Question) (*schemas.RankReply, *schemas.Error) {
-	const op = "rank"
-	m := nats.NewMsg(q.Subject)
-	var err error
-	if q.JSON {
-		m.Header.Set(contentType, jsonType)
-		m.Data, err = json.Marshal(q.Request)
-	} else {
-		m.Header.Set(contentType, msgpackType)
-		m.Data, err = schemas.MarshalMap(q.Request)
-	}
-	if err != nil {
-		return nil, schemas.Errorf(schemas.KindInternal, op, "encode the question: %v", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, q.Limit)
-	defer cancel()
-	reply, err := conn.RequestMsgWithContext(ctx, m)
-	switch {
-	case errors.Is(err, nats.ErrNoResponders):
-		return nil, schemas.Errorf(schemas.KindUnavailable, op, "nobody answers on %s", q.Subject)
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
-		return nil, schemas.Errorf(schemas.KindTimeout, op, "no answer on %s within %s", q.Subject, q.Limit)
-	case err != nil:
-		return nil, schemas.Errorf(schemas.KindUnavailable, op, "%s: %v", q.Subject, err)
-	}
-	return decodeRankReply(reply, len(q.Request.Seq))
-}
-
-// decodeRankReply reads an answer for n rows, or the error it is.
-func decodeRankReply(m *nats.Msg, n int) (*schemas.RankReply, *schemas.Error) {
-	if code := m.Header.Get(micro.ErrorCodeHeader); code != "" || m.Header.Get(micro.ErrorHeader) != "" {
-		status, err := strconv.Atoi(code)
-		if err != nil {
-			status = 500
-		}
-		kind := schemas.KindOfStatus(status)
-		if kind == schemas.KindTimeout || kind == schemas.KindUnavailable { // these are said of it, not by it
-			kind = schemas.KindInternal
-		}
-		return nil, schemas.Errorf(kind, "rank", "the policy answers with error %.20s: %.200s", code, m.Header.Get(micro.ErrorHeader))
-	}
-	if limit := rankReplyBytes + rankReplyRowBytes*n; len(m.Data) > limit {
-		return nil, schemas.Errorf(schemas.KindInvalid, "rank", "the answer is %d bytes; expected at most %d for %d rows", len(m.Data), limit, n)
-	}
-	r := &schemas.RankReply{}
-	var err error
-	if kind := m.Header.Get(contentType); strings.Contains(kind, "json") || kind == "" && bytes.HasPrefix(bytes.TrimSpace(m.Data), []byte("{")) {
-		d := json.NewDecoder(bytes.NewReader(m.Data))
-		d.DisallowUnknownFields()
-		if err = d.Decode(r); err == nil {
-			if _, end := d.Token(); end != io.EOF {
-				err = errors.New("there is data after the message")
-			}
-		}
-	} else {
-		err = bus.Unmarshal(m.Data, r)
-	}
-	if err != nil {
-		return nil, schemas.Errorf(schemas.KindInvalid, "rank", "the answer cannot be read: %.200v", err)
-	}
-	return r, nil
 }
 
 // askPolicy has a question answered while the engine goes on; the answer comes as an event.

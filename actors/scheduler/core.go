@@ -28,8 +28,9 @@ type Config struct {
 	RecentlyDoneMax int   // finished requests remembered, so that a late repeat is not run again
 	// Costs are what steps are expected to take, for policies that are CostAware; nil: nothing is known.
 	Costs *schemas.StepCosts
-	// ComputeElsewhere: compute is on another node. No decision depends on it.
-	ComputeElsewhere bool
+	// PlansAhead: compute is on another node, and so many plans may be on their way there that it has not acknowledged; 0: it
+	// is on this one. No decision depends on it.
+	PlansAhead int
 	// Stopwatch reads nanoseconds, to measure what policies cost. No decision depends on it; nil measures nothing.
 	Stopwatch func() int64
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/troupe-engine/troupe/bus"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -122,28 +123,9 @@ func parseExternal(rest string) (*External, error) {
 	return e, nil
 }
 
-// RankSubject is where a policy is asked: inf.v1.policy.rank.NAME for a plain name, otherwise the subject itself. It
-// must not be one on which others listen.
+// RankSubject is where a policy is asked, see bus.OutsideSubject.
 func RankSubject(name string) (string, error) {
-	subject := name
-	if !strings.Contains(subject, ".") {
-		subject = schemas.RankSubjectPrefix + name
-	}
-	tail, ours := strings.CutPrefix(subject, schemas.RankSubjectPrefix)
-	why := ""
-	switch {
-	case name == "" || ours && tail == "":
-		why = "is empty"
-	case strings.ContainsAny(subject, "*> \t\r\n\x00") || strings.Contains(subject, "..") || strings.HasPrefix(subject, ".") || strings.HasSuffix(subject, "."):
-		why = "is no plain subject"
-	case !ours && (strings.HasPrefix(subject, "inf.") || strings.HasPrefix(subject, "tap.") || strings.HasPrefix(subject, "peek.") ||
-		strings.HasPrefix(subject, "$") || strings.HasPrefix(subject, "_")):
-		why = "belongs to others"
-	default:
-		return subject, nil
-	}
-	return "", schemas.Errorf(schemas.KindInvalid, "policy", "the policy's subject %.80q %s", name, why).WithParam("policy").
-		WithHint("choose a NAME, for %sNAME, or a subject of your own", schemas.RankSubjectPrefix)
+	return bus.OutsideSubject(schemas.RankSubjectPrefix, name, "policy")
 }
 
 // Name is how the policy was chosen.

@@ -29,7 +29,12 @@ type account struct {
 	beganNs, atNs     int64
 	host              hostTime         // of the actor, at atNs
 	steps             []schemas.StepID // that it is in and that have no result
-	wire              int64            // of Bus: the latest planning's calls under way
+
+	// What the device may have been at work in already, the earliest first.
+	handed int64 // of Launch: what the latest planning's plan was in compute
+	wire   int64 // of Bus: its calls' ways
+	after  int64 // of Schedule: what came after the last of them
+	behind int64 // of Queue: until the result of another's step was known
 }
 
 // hostTime is what the calls of all planning have taken so far, in nanoseconds.
@@ -44,7 +49,9 @@ func timed[Req, Resp any](ctx context.Context, a *Actor, ref *bus.Ref[Req, Resp]
 		*own += time.Since(began).Nanoseconds()
 		return resp, err
 	}
+	began := time.Now()
 	resp, t, err := ref.Measure(ctx, req)
+	a.called = began.Add(t.Serialize + t.Service + t.Bus)
 	*own += t.Service.Nanoseconds()
 	a.host.serialize += t.Serialize.Nanoseconds()
 	a.host.bus += t.Bus.Nanoseconds()
@@ -60,13 +67,13 @@ func (c *account) until(nowNs int64, part *int64, host hostTime) {
 	c.host = host
 }
 
-// planned counts the time to nowNs as planning.
-func (c *account) planned(nowNs int64, host hostTime) {
+// planned counts the time to nowNs as planning, whose last call ended at calledNs.
+func (c *account) planned(calledNs, nowNs int64, host hostTime) {
 	memory, launch := host.memory-c.host.memory, host.launch-c.host.launch
 	serialize, wire := host.serialize-c.host.serialize, host.bus-c.host.bus
 	c.Memory, c.Launch, c.Serialize, c.Bus = c.Memory+memory, c.Launch+launch, c.Serialize+serialize, c.Bus+wire
-	c.wire = wire
 	c.atNs += memory + launch + serialize + wire
+	c.wire, c.handed, c.after = wire, launch, max(0, nowNs-max(calledNs, c.atNs))
 	c.until(nowNs, &c.Schedule, host)
 }
 
@@ -90,6 +97,7 @@ func (a *Actor) beginStep(event Event, nowNs int64) {
 		case done.Result.Step == c.steps[0]:
 			c.computed(done.Result, nowNs, a.host)
 		default:
+			c.behind += max(0, nowNs-c.atNs)
 			c.until(nowNs, &c.Queue, a.host)
 		}
 	}
@@ -97,10 +105,14 @@ func (a *Actor) beginStep(event Event, nowNs int64) {
 
 // computed counts a step that the sequence was in, by compute's own clock readings as far as they fit in between.
 func (c *account) computed(r *schemas.StepResult, nowNs int64, host hostTime) {
-	if early := max(0, min(c.atNs-r.BeganNs, c.wire)); r.BeganNs > 0 { // the device was at work when the answer to the plan was still under way
-		c.Bus, c.atNs = c.Bus-early, c.atNs-early
+	if r.BeganNs > 0 { // the device may have been at work before its actor could say so, or who handed the plan over could go on
+		early := max(0, c.atNs-r.BeganNs)
+		for _, x := range []struct{ part, latest *int64 }{{&c.Queue, &c.behind}, {&c.Schedule, &c.after}, {&c.Bus, &c.wire}, {&c.Launch, &c.handed}} {
+			n := min(early, *x.latest)
+			*x.part, c.atNs, early = *x.part-n, c.atNs-n, early-n
+		}
 	}
-	c.wire = 0
+	c.behind, c.after, c.wire, c.handed = 0, 0, 0, 0
 	began := min(max(r.BeganNs, c.atNs), nowNs)
 	done := min(max(r.DoneNs, began), nowNs)
 	c.until(began, &c.Launch, host)
@@ -122,7 +134,7 @@ func (a *Actor) launchedPlan(p *schemas.StepPlan) {
 	for _, id := range p.Seq {
 		if c := a.accounts[schemas.SeqID(id)]; c != nil {
 			if len(c.steps) == 0 {
-				c.planned(nowNs, a.host)
+				c.planned(a.unix(a.called), nowNs, a.host)
 			}
 			c.steps = append(c.steps, p.Step)
 		}
@@ -150,7 +162,7 @@ func (a *Actor) ledgerOf(e *Emission, nowNs int64) *schemas.SeqLedger {
 		return nil // it ended without a result
 	}
 	so := *c // the sequence's own time goes on with its next step
-	so.planned(nowNs, a.host)
+	so.planned(nowNs, nowNs, a.host)
 	so.Span = nowNs - c.beganNs
 	return &so.SeqLedger
 }

@@ -27,6 +27,7 @@ type Config struct {
 	Instance  schemas.Instance
 	ModelName string
 	Files     fs.FS
+	Sampling  schemas.SamplingParams // the model's own; gateways without its files ask for them
 }
 
 // Actor is the tokenizer's shell. Encoding and decoding run concurrently on the callers' goroutines;
@@ -74,7 +75,7 @@ func New(node *bus.Node, cfg Config, log zerolog.Logger) (*Actor, error) {
 		defer a.mu.Unlock()
 		return &schemas.TokenizerState{Model: cfg.ModelName, VocabSize: int32(text.VocabSize()), ChatReady: text.ChatReady(),
 			Sessions: int32(len(a.core.sessions)), Encoded: a.encoded.Load(), Decoded: a.core.decoded,
-			ToolFormat: string(text.ToolFormat())}, nil
+			ToolFormat: string(text.ToolFormat()), Sampling: &cfg.Sampling}, nil
 	})
 	bus.HandleTry(a.actor, pool, map[string]bus.Trial{
 		"encode": bus.TrialOf(func(r *schemas.EncodeRequest) (bus.Tried, error) {

@@ -172,7 +172,7 @@ func chatTemplates(raw json.RawMessage, sources map[string]string) error {
 }
 
 // VocabSize is one more than the largest token id.
-func (t *Text) VocabSize() int { return t.vocabulary.VocabSize() }
+func (t *Text) VocabSize() int { return t.vocabulary.IDsMax() }
 
 // bytes is what a token adds to a text, nil for what is no token.
 func (t *Text) bytes(id int32) []byte {

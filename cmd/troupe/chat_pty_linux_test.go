@@ -188,11 +188,11 @@ func TestChatGivesTheTerminalBackAtASignal(t *testing.T) {
 }
 
 func TestBatchProgressOnATerminal(t *testing.T) {
-	in, out := batchInput(t, 300, 16, nil)
+	in, out := batchInput(t, 1500, 16, nil)
 	p := startPTY(t, "batch", in, "-o", out)
 	p.wait("\r\x1b[K")
-	p.wait("/300 lines · ")
+	p.wait("/1,500 lines · ")
 	p.wait("tok/s")
-	p.wait("answered  300 of 300 lines")
+	p.wait("answered  1,500 of 1,500 lines")
 	p.end(0)
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -40,8 +39,9 @@ func (c *clusterCommand) routing() *cobra.Command {
 		}
 		policy := ""
 		if len(args) == 1 {
-			if policy = args[0]; !slices.Contains(routing.Policies(), policy) {
-				return usageError{fmt.Errorf("there is no policy %.40q; policies are %v", policy, routing.Policies())}
+			policy = args[0]
+			if _, err := routing.NewPolicy(policy, 0); err != nil {
+				return usageError{err}
 			}
 		}
 		return c.do(cmd, cluster.KeyRouting, policy)

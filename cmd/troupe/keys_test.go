@@ -110,7 +110,8 @@ func TestClusterDecisions(t *testing.T) {
 		want string
 	}{
 		{"", 0, "nothing is decided"},
-		{"routing nosuch", 2, "policies are"},
+		{"routing nosuch", 2, "choose one of least-loaded, prefix"},
+		{"routing nats:x?limit=1h", 2, "up to 1s"},
 		{"routing", 2, "expected a policy or --reset"},
 		{"routing least-loaded", 0, "routing"},
 		{"place a troupe-tiny", 0, "place a"},

@@ -47,15 +47,22 @@ func byArrival(t *testing.T, url, name string) {
 	}
 }
 
-func TestPolicyCommands(t *testing.T) {
+// engineByArrival is an engine beside which a process serves the policy arrival.
+func engineByArrival(t *testing.T) *troupe.Engine {
+	t.Helper()
 	opts := troupe.DefaultOptions()
 	opts.HTTP, opts.NATSListen = "none", "127.0.0.1:0"
 	engine, err := troupe.Open(t.Context(), opts, zerolog.Nop(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer engine.Close()
+	t.Cleanup(func() { engine.Close() })
 	byArrival(t, engine.NATSURL(), "arrival")
+	return engine
+}
+
+func TestPolicyCommands(t *testing.T) {
+	engine := engineByArrival(t)
 	for _, c := range []struct {
 		args []string
 		code int

@@ -251,7 +251,7 @@ func printProfile(w io.Writer, p *profile.Profile) error {
 	if err := table(w, rows); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\n%d shapes of steps; fit off by %.1f %% on average (median %.1f, p90 %.1f %%),\n%.1f %% for shapes that were left out; misfit %.1f %%, noise %.1f %% (single steps of a\nshape differ by %.0f %%); %.2f ms around a lone request\n",
-		p.Fit.Points, 100*p.Fit.Mean, 100*p.Fit.Median, 100*p.Fit.P90, 100*p.Fit.HeldOut, 100*p.Fit.Misfit, 100*p.Fit.Repeat, 100*p.Fit.Spread, p.Serving.RequestNs/1e6)
+	_, err := fmt.Fprintf(w, "\n%d shapes of steps; fit off by %.1f %% on average (median %.1f, p90 %.1f %%),\n%.1f %% for shapes that were left out; misfit %.1f %%, noise %.1f %% (single steps of a\nshape differ by %.0f %%); %.2f ms around a lone request\nand %.2f µs for each token of its prompt\n",
+		p.Fit.Points, 100*p.Fit.Mean, 100*p.Fit.Median, 100*p.Fit.P90, 100*p.Fit.HeldOut, 100*p.Fit.Misfit, 100*p.Fit.Repeat, 100*p.Fit.Spread, p.Serving.RequestNs/1e6, p.Serving.PromptNs/1e3)
 	return err
 }

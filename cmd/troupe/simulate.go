@@ -15,6 +15,7 @@ import (
 
 	"github.com/troupe-engine/troupe/actors/scheduler"
 	"github.com/troupe-engine/troupe/internal/profile"
+	"github.com/troupe-engine/troupe/internal/routing"
 	"github.com/troupe-engine/troupe/internal/simulate"
 	"github.com/troupe-engine/troupe/internal/traces"
 	"github.com/troupe-engine/troupe/schemas"
@@ -78,7 +79,7 @@ func (s *simulateCommand) addFlags(cmd *cobra.Command) {
 	f.StringVar(&s.profile, "profile", "", "what steps cost: a file of troupe profile, or a built-in one: "+strings.Join(profile.Builtins(), ", "))
 	for name, v := range map[string]struct{ value, doc string }{
 		"replicas":        {strconv.Itoa(base.Replicas), "engines that share the requests"},
-		"routing":         {base.Routing, "how they share them: round-robin, least-loaded, two-choices or prefix"},
+		"routing":         {base.Routing, "how they share them: round-robin, least-loaded, two-choices or prefix; nats:NAME as with --policy"},
 		"policy":          {base.Policy, "scheduling policy; nats:NAME is in another process, which answers on the server at --nats"},
 		"policy-time":     {base.PolicyTime.String(), "virtual time that an answer of such a policy takes, or measured: what it really takes, and then runs differ"},
 		"eviction":        {base.Eviction, "which cached blocks go first: lru, lfu, fifo, priority, or belady, which knows the future"},
@@ -126,6 +127,7 @@ func (s *simulateCommand) run(cmd *cobra.Command) error {
 		}
 		defer conn.Close()
 		cfg.Ask = askOver(conn)
+		cfg.AskRoute = func(ctx context.Context, q *routing.Question) *routing.Answer { return routing.Ask(ctx, conn, q) }
 	}
 	began := time.Now()
 	outcomes, err := simulate.RunAll(cmd.Context(), cfg, t, sweeps, func(values []string) {
@@ -216,18 +218,23 @@ func (s *simulateCommand) configure(cmd *cobra.Command, t *traces.Trace) (cfg si
 
 // asksOthers says whether a policy in another process is simulated.
 func asksOthers(cfg simulate.Config, sweeps []simulate.Sweep) bool {
+	policies, routings := []string{cfg.Policy}, []string{cfg.Routing}
 	for _, s := range sweeps {
-		if s.Name != "policy" {
-			continue
+		switch s.Name {
+		case "policy":
+			policies = s.Values
+		case "routing":
+			routings = s.Values
 		}
-		for _, cfg.Policy = range s.Values {
-			if cfg.External() {
+	}
+	for _, cfg.Policy = range policies {
+		for _, cfg.Routing = range routings {
+			if cfg.External() || cfg.ExternalRouting() {
 				return true
 			}
 		}
-		return false
 	}
-	return cfg.External()
+	return false
 }
 
 // askOver asks policies in other processes over a connection.

@@ -15,7 +15,7 @@ import (
 // against are the flags of --against-live.
 type against struct {
 	on     bool
-	model  string
+	engine troupe.Options // its Model, Device, Compute and RandomWeights
 	loads  []float64
 	rounds int
 	others float64
@@ -31,7 +31,11 @@ const (
 
 func (a *against) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&a.on, "against-live", false, "serve a sample of --trace with a live engine in this process, too, and compare")
-	f.StringVar(&a.model, "model", "", "with --against-live, what that engine serves; default: the model that ships with troupe")
+	usual := troupe.DefaultOptions()
+	f.StringVar(&a.engine.Model, "model", usual.Model, "with --against-live, what that engine serves; default: the model that ships with troupe")
+	f.StringVar(&a.engine.Device, "device", usual.Device, "with --against-live, what it computes on: auto, cpu or cuda")
+	f.StringVar(&a.engine.Compute, "compute", usual.Compute, "with --against-live, in which type: f32 or bf16")
+	f.Int64Var(&a.engine.RandomWeights, "random-weights", usual.RandomWeights, "with --against-live, draw its weights from this seed; 0 reads them")
 	f.Float64SliceVar(&a.loads, "loads", []float64{0.3, 0.6, 0.8}, "with --against-live, loads as parts of what the engine can do")
 	f.IntVar(&a.rounds, "rounds", againstRounds, "with --against-live, how often each load runs")
 	f.Float64Var(&a.others, "others-max", againstOthers, "with --against-live, what runs while others use more of the processors than this share runs again, twice at most")
@@ -47,7 +51,8 @@ func (a *against) run(cmd *cobra.Command, s *simulateCommand) error {
 		return err
 	}
 	opts := &settings{Options: troupe.DefaultOptions()}
-	opts.HTTP, opts.NATSListen, opts.LogLevel, opts.Model = "none", "none", "warn", a.model
+	opts.HTTP, opts.NATSListen, opts.LogLevel = "none", "none", "warn"
+	opts.Model, opts.Device, opts.Compute, opts.RandomWeights = a.engine.Model, a.engine.Device, a.engine.Compute, a.engine.RandomWeights
 	e, err := opts.open(cmd)
 	if err != nil {
 		return err

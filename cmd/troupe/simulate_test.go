@@ -9,9 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/rs/zerolog"
-
-	"github.com/troupe-engine/troupe"
 	"github.com/troupe-engine/troupe/internal/simulate"
 )
 
@@ -57,14 +54,7 @@ func TestSimulateSweeps(t *testing.T) {
 
 // TestSimulateAPolicyInAnotherProcess: virtual time waits for it.
 func TestSimulateAPolicyInAnotherProcess(t *testing.T) {
-	opts := troupe.DefaultOptions()
-	opts.HTTP, opts.NATSListen = "none", "127.0.0.1:0"
-	engine, err := troupe.Open(t.Context(), opts, zerolog.Nop(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer engine.Close()
-	byArrival(t, engine.NATSURL(), "arrival")
+	engine := engineByArrival(t)
 	args := []string{"simulate", "--num-prompts", "40", "--request-rate", "100", "--sequences-max", "4", "--sweep", "policy=fcfs,nats:arrival?wait", "--policy-time", "1ns", "--json", "--quiet"}
 	var out, errs bytes.Buffer
 	if code := run(t.Context(), append(args, "--nats", engine.NATSURL()), &out, &errs); code != 0 {

@@ -94,7 +94,7 @@ func (s *Schedulers) look(device schemas.Instance) {
 	for {
 		pause := ReportEvery
 		if !s.member.draining.Load() {
-			request := &schemas.ClaimRequest{Scheduler: s.member.node.ID(), Claim: claim}
+			request := &schemas.ClaimRequest{Scheduler: s.member.node.ID(), Claim: claim, InOrder: true}
 			if reply, err := ask.Call(s.ctx, request); err == nil {
 				pause, claim = s.serve(device, ask, request, reply), draw()
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/internal/nettest"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -108,7 +108,7 @@ func TestDecisionsOfOneServer(t *testing.T) {
 // Of three servers, one may be lost without a consequence. With two of them lost, decisions cannot be made, and what was
 // decided is still known; when one comes back, all is well.
 func TestDecisionsOutliveAMinority(t *testing.T) {
-	dirs, ports := make([]string, 3), freePorts(t, 3)
+	dirs, ports := make([]string, 3), nettest.Ports(t, 3)
 	start := func(i int) *bus.Node {
 		t.Helper()
 		if dirs[i] == "" {
@@ -160,17 +160,4 @@ func TestDecisionsOutliveAMinority(t *testing.T) {
 	start(1)
 	set("two-choices")
 	f.waitFor(t, KeyRouting, "two-choices")
-}
-
-func freePorts(t *testing.T, n int) (ports []int) {
-	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports
 }

@@ -5,19 +5,23 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"net"
 	"time"
 
+	"github.com/troupe-engine/troupe/gpu"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
 // Ways in which blocks come.
 const (
+	WayDevice = "device memory"
 	WayShared = "shared memory"
 	WayTCP    = "tcp"
 )
+
+// Ways are all of them, the best first.
+var Ways = []string{WayDevice, WayShared, WayTCP}
 
 const dialTimeMax = 2 * time.Second
 
@@ -25,32 +29,62 @@ const dialTimeMax = 2 * time.Second
 type Client struct {
 	BlockBytes int         // of a KV block over all layers
 	TLS        *tls.Config // for TCP; nil: in the clear
+	Borrower   Borrower    // of memory on devices; nil: blocks come through the host
 }
 
-// Fetch gets what was offered and gives it to take, in order and in whole blocks: block first of the offer, counted from
-// zero, and those after it. The payload is valid during the call. An error says why not all of it came; what take has had is
-// good. ctx must end.
-func (c *Client) Fetch(ctx context.Context, offer *schemas.KVOfferReply, take func(first, count int, payload []byte) error) (way string, err error) {
+// Payload is a frame's blocks: bytes of the host, or a tensor of as many on a device.
+type Payload struct {
+	Host   []byte
+	Device gpu.Tensor
+}
+
+// Take gets blocks in order and whole: block first of an offer, counted from zero, and those after it. The payload is valid
+// during the call.
+type Take func(first, count int, payload Payload) error
+
+// Fetch gets what was offered and gives it to take. An error says why not all of it came; what take has had is good. ctx must
+// end.
+func (c *Client) Fetch(ctx context.Context, offer *schemas.KVOfferReply, take Take) (way string, err error) {
 	if len(offer.Token) != tokenBytes || offer.Blocks < 1 {
 		return "", fmt.Errorf("handover: an offer of %d blocks with a token of %d bytes", offer.Blocks, len(offer.Token))
 	}
-	conn, way, err := c.dial(ctx, offer)
+	way, hungUp, err := c.fetch(ctx, offer, c.Borrower, take)
+	if hungUp {
+		c.Borrower.Refused(errors.New("the sender hung up on that wish: it may be of an older version"))
+		way, _, err = c.fetch(ctx, offer, nil, take)
+	}
 	if err != nil {
-		return "", err
+		err = reason(ctx, err)
+	}
+	return way, err
+}
+
+// fetch is one connection. hungUp: it ended before a word was said, as older senders end one of a borrower's.
+func (c *Client) fetch(ctx context.Context, offer *schemas.KVOfferReply, borrower Borrower, take Take) (way string, hungUp bool, err error) {
+	conn, way, err := c.dial(ctx, offer, borrower)
+	if err != nil {
+		return "", false, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })() // ends reads and writes
-	if _, err := conn.Write(append([]byte(magic), offer.Token...)); err != nil {
-		return way, reason(ctx, err)
-	}
 	r := receiver{conn: conn, blockBytes: c.BlockBytes, blocks: int(offer.Blocks), take: take}
 	defer r.close()
-	for !r.ended {
-		if err := r.next(); err != nil {
-			return way, reason(ctx, err)
+	hello := append([]byte(magic), offer.Token...)
+	if way == WayShared && borrower != nil {
+		if places, err := borrower.Places(); err != nil {
+			borrower.Refused(err)
+		} else {
+			hello, r.borrower = wish(offer.Token, places), borrower
 		}
 	}
-	return way, nil
+	_, err = conn.Write(hello)
+	for err == nil && !r.ended {
+		err = r.next()
+	}
+	if r.borrowed != nil {
+		way = WayDevice
+	}
+	return way, err != nil && r.borrower != nil && ctx.Err() == nil, err
 }
 
 // reason prefers that the time is up over what came of it.
@@ -65,12 +99,15 @@ func reason(ctx context.Context, err error) error {
 }
 
 // dial prefers shared memory. The socket of another container of this machine is not seen: then TCP is left.
-func (c *Client) dial(ctx context.Context, offer *schemas.KVOfferReply) (net.Conn, string, error) {
+func (c *Client) dial(ctx context.Context, offer *schemas.KVOfferReply, borrower Borrower) (net.Conn, string, error) {
 	var errs []error
 	if offer.Socket != "" && offer.Machine == machine() {
 		conn, err := dialLocal(ctx, offer.Socket)
 		if err == nil {
 			return conn, WayShared, nil
+		}
+		if borrower != nil {
+			borrower.Refused(err)
 		}
 		errs = append(errs, err)
 	}
@@ -94,9 +131,9 @@ func (c *Client) dial(ctx context.Context, offer *schemas.KVOfferReply) (net.Con
 		errs = append(errs, err)
 	}
 	if len(errs) == 0 {
-		return nil, "", errors.New("handover: the offer names no way that this machine can go")
+		return nil, "", errors.New("the offer names no way that this machine can go")
 	}
-	return nil, "", fmt.Errorf("handover: %w", errors.Join(errs...))
+	return nil, "", errors.Join(errs...)
 }
 
 // receiver is one connection's.
@@ -104,18 +141,25 @@ type receiver struct {
 	conn       net.Conn
 	blockBytes int
 	blocks     int // on offer
-	take       func(first, count int, payload []byte) error
+	take       Take
+	borrower   Borrower // of one that says so at the beginning, until the sender has answered
 
-	came   int // blocks
-	frames int
-	shared *segment
-	buffer []byte
-	ended  bool
+	came       int // blocks
+	frames     int
+	shared     *segment
+	borrowed   Borrowed
+	slotBlocks int  // of what is borrowed
+	bad        bool // it was not what it should be
+	buffer     []byte
+	ended      bool
 }
 
 func (r *receiver) close() {
 	if r.shared != nil {
 		r.shared.close()
+	}
+	if r.borrowed != nil {
+		r.borrowed.Return(!r.bad)
 	}
 }
 
@@ -125,9 +169,13 @@ func (r *receiver) next() error {
 	if err != nil {
 		return err
 	}
+	borrower := r.borrower
+	r.borrower = nil // the sender has answered
 	switch h.kind {
-	case kindBlocks, kindSlot:
+	case kindBlocks, kindSlot, kindMark:
 		return r.some(h)
+	case kindLoan:
+		return r.borrow(h, borrower)
 	case kindShared:
 		return nil // header took it
 	case kindEnd:
@@ -149,7 +197,7 @@ func (r *receiver) next() error {
 func (r *receiver) header() (header, error) {
 	var b [headerBytes]byte
 	local, ok := r.conn.(*net.UnixConn)
-	if !ok || r.shared != nil {
+	if !ok || r.shared != nil || r.borrowed != nil {
 		if _, err := io.ReadFull(r.conn, b[:]); err != nil {
 			return header{}, err
 		}
@@ -180,47 +228,49 @@ func (r *receiver) header() (header, error) {
 // some takes blocks.
 func (r *receiver) some(h header) error {
 	count := int64(h.count)
-	if int(h.first) != r.came || count < 1 || count > int64(r.blocks-r.came) || count > int64(frameBlocks(r.blockBytes)) || int64(h.length) != count*int64(r.blockBytes) {
-		return fmt.Errorf("a frame of %d bytes for blocks [%d, %d) of %d, of which %d came before", h.length, h.first, int64(h.first)+count, r.blocks, r.came)
+	if int(h.first) != r.came || count < 1 || count > int64(r.blocks-r.came) {
+		return fmt.Errorf("a frame for blocks [%d, %d) of %d, of which %d came before", h.first, int64(h.first)+count, r.blocks, r.came)
 	}
-	var payload []byte
-	if h.kind == kindSlot {
-		if r.shared == nil {
-			return errors.New("a slot without a segment")
-		}
-		payload = r.shared.slot(r.frames)[:h.length]
+	var err error
+	if h.kind == kindMark {
+		err = r.someOnDevice(h)
 	} else {
-		var err error
-		if payload, err = r.payload(h, int(h.length)); err != nil {
-			return err
-		}
+		err = r.someOnHost(h)
 	}
-	if err := r.take(r.came, int(count), payload); err != nil {
+	if err != nil {
 		return err
 	}
 	r.came += int(count)
 	r.frames++
-	if h.kind == kindSlot {
-		_, err := r.conn.Write([]byte{1})
-		return err
-	}
 	return nil
 }
 
+// someOnHost takes blocks that are in a frame, or in a slot of memory of the host.
+func (r *receiver) someOnHost(h header) error {
+	count := int64(h.count)
+	if count > int64(frameBlocks(r.blockBytes)) || int64(h.length) != count*int64(r.blockBytes) {
+		return fmt.Errorf("a frame of %d bytes for %d blocks", h.length, count)
+	}
+	if h.kind == kindBlocks {
+		payload, err := r.payload(h, int(h.length))
+		if err != nil {
+			return err
+		}
+		return r.take(r.came, int(count), Payload{Host: payload})
+	}
+	if r.shared == nil {
+		return errors.New("a slot without a segment")
+	}
+	if err := r.take(r.came, int(count), Payload{Host: r.shared.slot(r.frames)[:h.length]}); err != nil {
+		return err
+	}
+	_, err := r.conn.Write([]byte{1})
+	return err
+}
+
 // payload reads a frame's, of at most so many bytes, into the buffer.
-func (r *receiver) payload(h header, most int) ([]byte, error) {
-	if int64(h.length) > int64(most) {
-		return nil, fmt.Errorf("a payload of %d bytes; at most %d are expected", h.length, most)
-	}
-	if cap(r.buffer) < int(h.length) {
-		r.buffer = make([]byte, h.length)
-	}
-	b := r.buffer[:h.length]
-	if _, err := io.ReadFull(r.conn, b); err != nil {
-		return nil, err
-	}
-	if crc32.Checksum(b, castagnoli) != h.crc {
-		return nil, fmt.Errorf("the checksum of %d bytes is wrong", len(b))
-	}
-	return b, nil
+func (r *receiver) payload(h header, most int) (b []byte, err error) {
+	b, err = readPayload(r.conn, h, most, r.buffer)
+	r.buffer = b[:cap(b)]
+	return b, err
 }

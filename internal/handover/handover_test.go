@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -95,7 +96,8 @@ func fetch(t testing.TB, o *schemas.KVOfferReply, first int) (blocks int, way st
 func fetchUntil(ctx context.Context, t testing.TB, o *schemas.KVOfferReply, first int, came func(blocks int)) (blocks int, way string, err error) {
 	t.Helper()
 	c := Client{BlockBytes: blockBytesTest}
-	way, err = c.Fetch(ctx, o, func(at, count int, payload []byte) error {
+	way, err = c.Fetch(ctx, o, func(at, count int, p Payload) error {
+		payload := p.Host
 		if at != blocks || len(payload) != count*blockBytesTest {
 			t.Errorf("blocks [%d, %d) come in %d bytes after %d blocks", at, at+count, len(payload), blocks)
 		}
@@ -399,7 +401,7 @@ func TestTLS(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), fetchTimeMax)
 		got := 0
 		client := Client{BlockBytes: blockBytesTest, TLS: c.tls}
-		_, err := client.Fetch(ctx, offer(t, s, 0, 50, "127.0.0.1:"+port), func(_, count int, _ []byte) error {
+		_, err := client.Fetch(ctx, offer(t, s, 0, 50, "127.0.0.1:"+port), func(_, count int, _ Payload) error {
 			got += count
 			return nil
 		})
@@ -415,6 +417,8 @@ func FuzzFrames(f *testing.F) {
 	var b [headerBytes]byte
 	f.Add(bytes.Clone((&header{kind: kindBlocks, count: 1, length: 8, crc: 0x8c28b28a}).encode(&b)), byte(3))
 	f.Add(bytes.Clone((&header{kind: kindSorry, length: 4}).encode(&b)), byte(0))
+	loan := []byte(`{"key":"k","slot_blocks":2,"shared":{"Handle":"AQ==","DType":4,"Dims":[2,8]}}`)
+	f.Add(append((&header{kind: kindLoan, length: uint32(len(loan)), crc: crc32.Checksum(loan, castagnoli)}).encode(&b), loan...), byte(1))
 	f.Fuzz(func(t *testing.T, says []byte, resum byte) {
 		if len(says) >= headerBytes && resum > 0 { // else hardly any header is read
 			h := header{kind: says[4], first: binary.LittleEndian.Uint32(says[8:]), count: binary.LittleEndian.Uint32(says[12:]), length: binary.LittleEndian.Uint32(says[16:]),
@@ -426,9 +430,10 @@ func FuzzFrames(f *testing.F) {
 			_, _ = far.Write(says)
 			_ = far.Close()
 		}()
-		r := receiver{conn: near, blockBytes: 8, blocks: 4, take: func(first, count int, payload []byte) error {
-			if first+count > 4 || len(payload) != 8*count {
-				t.Errorf("%d blocks from %d in %d bytes", count, first, len(payload))
+		go func() { _, _ = io.Copy(io.Discard, far) }() // answers
+		r := receiver{conn: near, blockBytes: 8, blocks: 4, borrower: &board{}, take: func(first, count int, payload Payload) error {
+			if first+count > 4 || len(payload.Host) != 8*count {
+				t.Errorf("%d blocks from %d in %d bytes", count, first, len(payload.Host))
 			}
 			return nil
 		}}
@@ -462,8 +467,8 @@ func BenchmarkFetch(b *testing.B) {
 				o := offer(b, s, 0, blocks, way)
 				c := Client{BlockBytes: blockBytesTest}
 				ctx, cancel := context.WithTimeout(context.Background(), fetchTimeMax)
-				if _, err := c.Fetch(ctx, o, func(first, count int, payload []byte) error {
-					copy(to[first*blockBytesTest:], payload)
+				if _, err := c.Fetch(ctx, o, func(first, count int, payload Payload) error {
+					copy(to[first*blockBytesTest:], payload.Host)
 					return nil
 				}); err != nil {
 					b.Fatal(err)

@@ -33,8 +33,9 @@ type ServerConfig struct {
 	TCPOnly    bool        // no shared memory, for tests
 	BlockBytes int         // of a KV block over all layers
 	// Read copies blocks [first, first+count) of what was offered to dst, which has BlockBytes for each.
-	Read func(ctx context.Context, o *Offer, first, count int, dst []byte) error
-	Log  zerolog.Logger
+	Read   func(ctx context.Context, o *Offer, first, count int, dst []byte) error
+	Lender Lender // of memory on a device that processes of this machine can map; nil: there is none
+	Log    zerolog.Logger
 }
 
 // Offer is a prefix of which another replica may fetch blocks.
@@ -212,12 +213,18 @@ func (s *Server) serve(conn net.Conn) error {
 	if _, err := io.ReadFull(conn, hello[:]); err != nil {
 		return fmt.Errorf("handover: no hello: %w", err)
 	}
-	if string(hello[:len(magic)]) != magic {
+	said := string(hello[:len(magic)])
+	if said != magic && said != deviceMagic {
 		return errors.New("handover: somebody speaks another protocol")
 	}
 	o := s.take([tokenBytes]byte(hello[len(magic):]))
 	if o == nil {
-		return errors.New("handover: a token that is not known, not any more, or was used before")
+		err := errors.New("handover: a token that is not known, not any more, or was used before")
+		if said == deviceMagic { // whom a sender of an older version hangs up on
+			_, _ = readPlaces(conn) // else the reset for what was not read could overtake the answer
+			_ = writeFrame(conn, header{kind: kindSorry}, []byte(err.Error()))
+		}
+		return err
 	}
 	_ = conn.SetReadDeadline(time.Time{})
 	if ctx.Err() != nil { // the deadline that ends reads may have been taken back just now
@@ -225,7 +232,13 @@ func (s *Server) serve(conn net.Conn) error {
 	}
 	send := sender{s: s, conn: conn, offer: o}
 	defer send.close()
-	err := send.all(ctx)
+	var err error
+	if _, local := conn.(*net.UnixConn); local && said == deviceMagic {
+		err = send.lend()
+	}
+	if err == nil {
+		err = send.all(ctx)
+	}
 	last, text := header{kind: kindEnd}, ""
 	if err != nil {
 		last.kind, text = kindSorry, err.Error()
@@ -242,11 +255,15 @@ type sender struct {
 	s      *Server
 	conn   net.Conn
 	offer  *Offer
-	shared *segment
-	buffer []byte // without a segment
+	lent   Lent     // on the device, or …
+	shared *segment // … on the host, or …
+	buffer []byte   // … neither
 }
 
 func (d *sender) close() {
+	if d.lent != nil {
+		d.lent.Return()
+	}
 	if d.shared != nil {
 		d.shared.close()
 	}
@@ -255,7 +272,9 @@ func (d *sender) close() {
 func (d *sender) all(ctx context.Context) error {
 	size := d.s.cfg.BlockBytes
 	most := min(frameBlocks(size), d.offer.Blocks)
-	if local, ok := d.conn.(*net.UnixConn); ok {
+	if d.lent != nil {
+		most = d.lent.Loan().SlotBlocks
+	} else if local, ok := d.conn.(*net.UnixConn); ok {
 		var err error
 		if d.shared, err = newSegment(most * size); err != nil {
 			return err
@@ -280,16 +299,19 @@ func (d *sender) all(ctx context.Context) error {
 func (d *sender) frame(ctx context.Context, number, at, n int) error {
 	h := header{kind: kindBlocks, first: uint32(at), count: uint32(n)}
 	bytes := n * d.s.cfg.BlockBytes
-	if d.shared == nil {
+	if d.shared == nil && d.lent == nil {
 		if err := d.s.cfg.Read(ctx, d.offer, d.offer.First+at, n, d.buffer[:bytes]); err != nil {
 			return err
 		}
 		return writeFrame(d.conn, h, d.buffer[:bytes])
 	}
-	if number >= segmentSlots { // the slot must have been taken
+	if number >= segmentSlots { // both kinds of segments have as many: the slot must have been taken
 		if _, err := io.ReadFull(d.conn, make([]byte, 1)); err != nil {
 			return err
 		}
+	}
+	if d.lent != nil {
+		return d.frameOnDevice(ctx, number%DeviceSlots, at, n)
 	}
 	if err := d.s.cfg.Read(ctx, d.offer, d.offer.First+at, n, d.shared.slot(number)[:bytes]); err != nil {
 		return err

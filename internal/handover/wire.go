@@ -25,6 +25,9 @@ const (
 	kindShared                 // a segment of count slots of length bytes each; comes with its file descriptor
 	kindEnd                    // all blocks have come
 	kindSorry                  // payload: why no more come
+	kindPlaces                 // payload: after a borrower's hello, the memories that it can map
+	kindLoan                   // payload: a segment on a device; the receiver answers with a byte of 1 if it has mapped it, else 0
+	kindMark                   // blocks in the next slot of that segment; payload: their mark
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -66,6 +69,24 @@ func writeFrame(w io.Writer, h header, payload []byte) error {
 	}
 	_, err := w.Write(payload)
 	return err
+}
+
+// readPayload reads a frame's, of at most so many bytes, into a buffer or, if that is too small, a new one.
+func readPayload(conn io.Reader, h header, most int, buffer []byte) ([]byte, error) {
+	if int64(h.length) > int64(most) {
+		return buffer, fmt.Errorf("a payload of %d bytes; at most %d are expected", h.length, most)
+	}
+	if cap(buffer) < int(h.length) {
+		buffer = make([]byte, h.length)
+	}
+	b := buffer[:h.length]
+	if _, err := io.ReadFull(conn, b); err != nil {
+		return b, err
+	}
+	if crc32.Checksum(b, castagnoli) != h.crc {
+		return b, fmt.Errorf("the checksum of %d bytes is wrong", len(b))
+	}
+	return b, nil
 }
 
 // frameBlocks is how many blocks travel in one frame.

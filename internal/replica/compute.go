@@ -40,7 +40,7 @@ type Compute struct {
 	actor  *bus.Actor // answers claims
 	log    zerolog.Logger
 
-	newCompute func(cfg *Config) *compute.Actor
+	newCompute func(cfg *Config, resultsAhead bool) *compute.Actor
 	mu         sync.Mutex            // whoever begins or ends a claim has it
 	closed     bool                  // guarded by mu
 	claim      atomic.Pointer[claim] // nil: none
@@ -83,8 +83,8 @@ func OpenCompute(node *bus.Node, dev gpu.Device, cfg Config, part ComputeConfig,
 	}
 	c.cfg = cfg
 	vocabulary := cfg.vocabulary(c.loaded.spec)
-	c.newCompute = func(cfg *Config) *compute.Actor {
-		return cfg.newCompute(node, bus.NewGroup(), vocabulary, dev, c.loaded.model, log)
+	c.newCompute = func(cfg *Config, resultsAhead bool) *compute.Actor {
+		return cfg.newCompute(node, bus.NewGroup(), resultsAhead, vocabulary, dev, c.loaded.model, log)
 	}
 	c.actor = bus.NewActor(node, "device", schemas.Instance(node.ID()), "Executes the steps of one scheduler on another node.")
 	bus.Handle(c.actor, schemas.ClaimDevice, bus.NewGroup(), c.claimed)
@@ -133,7 +133,7 @@ func (c *Compute) present(held *claim) bool {
 func (c *Compute) begin(r *schemas.ClaimRequest) (*schemas.ClaimReply, error) {
 	cfg := c.cfg
 	cfg.Name = r.Replica(c.actor.Instance())
-	now := &claim{number: r.Claim, scheduler: r.Scheduler, replica: cfg.Name, compute: c.newCompute(&cfg)}
+	now := &claim{number: r.Claim, scheduler: r.Scheduler, replica: cfg.Name, compute: c.newCompute(&cfg, r.InOrder)}
 	if err := now.compute.Start(); err != nil {
 		return nil, err
 	}
@@ -154,7 +154,7 @@ func (c *Compute) reply(held *claim) *schemas.ClaimReply {
 	o, info := c.loaded.model.Options(), c.dev.Info()
 	return &schemas.ClaimReply{Replica: held.replica, Node: c.node.ID(), Model: c.cfg.ModelName, Numerics: c.part.Numerics, Phase: c.part.Phase, Device: info.Name, Description: info.Description,
 		VocabSize: int32(c.loaded.spec.VocabSize), ContextMax: int32(o.ContextMax), SequencesMax: int32(o.SequencesMax), TokensStepMax: int32(o.TokensPerStepMax),
-		BlockSize: int32(o.BlockSize), Blocks: int32(o.KVBlocks), BlockBytes: c.loaded.blockBytes, EndTokens: c.loaded.spec.Generation.EOS, Draining: c.draining.Load()}
+		BlockSize: int32(o.BlockSize), Blocks: int32(o.KVBlocks), BlockBytes: c.loaded.blockBytes, EndTokens: c.loaded.spec.Generation.EOS, Draining: c.draining.Load(), InOrder: true}
 }
 
 // Busy counts the sequences that the scheduler has for the device, as it said last.

@@ -177,19 +177,21 @@ func load(dev gpu.Device, cfg *Config, log zerolog.Logger) (*loaded, error) {
 
 func (r *Replica) start(node *bus.Node, cfg Config, l *loaded, log zerolog.Logger) error {
 	group := bus.NewGroup()
-	forMemory, forCompute := group, group
+	forMemory, forCompute, plansAhead := group, group, 0
 	if cfg.Apart {
-		forMemory, forCompute = bus.NewGroup(), bus.NewGroup()
+		forMemory, forCompute, plansAhead = bus.NewGroup(), bus.NewGroup(), scheduler.PlansAheadMax
 	}
 	var err error
 	r.newMemory = func() (*bus.Actor, error) { return cfg.newMemory(node, forMemory, l.blockBytes) }
 	vocabulary := cfg.vocabulary(l.spec)
-	r.newCompute = func() *compute.Actor { return cfg.newCompute(node, forCompute, vocabulary, r.dev, r.Model, log) }
+	r.newCompute = func() *compute.Actor {
+		return cfg.newCompute(node, forCompute, cfg.Apart, vocabulary, r.dev, r.Model, log)
+	}
 	if r.memory, err = r.newMemory(); err != nil {
 		return err
 	}
 	r.compute = r.newCompute()
-	if r.scheduler, err = cfg.newScheduler(node, group, r.dev.Info().Name, cfg.Apart, int32(l.spec.VocabSize), l.spec.Generation.EOS, log); err != nil {
+	if r.scheduler, err = cfg.newScheduler(node, group, r.dev.Info().Name, plansAhead, int32(l.spec.VocabSize), l.spec.Generation.EOS, log); err != nil {
 		return err
 	}
 	for _, start := range []func() error{r.memory.Start, r.compute.Start, r.scheduler.Start} {
@@ -206,13 +208,13 @@ func (c *Config) newMemory(node *bus.Node, mb bus.Mailbox, blockBytes int64) (*b
 		PrefixCacheOff: c.PrefixCacheOff, Eviction: c.Eviction, BytesPerBlock: blockBytes})
 }
 
-func (c *Config) newCompute(node *bus.Node, mb bus.Mailbox, vocabulary func() (*guide.Vocabulary, error), dev gpu.Device, m *model.Model, log zerolog.Logger) *compute.Actor {
+func (c *Config) newCompute(node *bus.Node, mb bus.Mailbox, resultsAhead bool, vocabulary func() (*guide.Vocabulary, error), dev gpu.Device, m *model.Model, log zerolog.Logger) *compute.Actor {
 	return compute.New(node, mb, compute.Config{Replica: c.Name, ModelName: c.ModelName, Observe: c.Observe, Vocabulary: vocabulary, Weights: c.Weights,
-		Handover: c.Handover, SubmitKernels: c.SubmitKernels, Lost: c.Lost}, dev, m, log)
+		Handover: c.Handover, SubmitKernels: c.SubmitKernels, ResultsAhead: resultsAhead, Lost: c.Lost}, dev, m, log)
 }
 
-func (c *Config) newScheduler(node *bus.Node, group *bus.Group, device string, elsewhere bool, vocabSize int32, endTokens schemas.I32, log zerolog.Logger) (*scheduler.Actor, error) {
-	return scheduler.New(node, group, scheduler.Config{Model: c.ModelName, Replica: c.Name, Device: device, ComputeElsewhere: elsewhere,
+func (c *Config) newScheduler(node *bus.Node, group *bus.Group, device string, plansAhead int, vocabSize int32, endTokens schemas.I32, log zerolog.Logger) (*scheduler.Actor, error) {
+	return scheduler.New(node, group, scheduler.Config{Model: c.ModelName, Replica: c.Name, Device: device, PlansAhead: plansAhead,
 		VocabSize: vocabSize, ContextMax: int32(c.ContextMax), SequencesMax: int32(c.SequencesMax),
 		WaitingMax: int32(c.WaitingMax), TokensStepMax: int32(c.TokensStepMax), BlockSize: int32(c.BlockSize),
 		Blocks: int32(c.KVBlocks), PipelineDepth: int32(c.PipelineDepth), Policy: c.Policy, Costs: c.StepCosts, Shadow: c.Shadow, EndTokens: endTokens,

@@ -20,13 +20,17 @@ func OpenScheduler(node *bus.Node, device *schemas.ClaimReply, cfg Config, log z
 	cfg.Name, cfg.ModelName, cfg.ContextMax, cfg.SequencesMax, cfg.TokensStepMax = device.Replica, device.Model, int(device.ContextMax), int(device.SequencesMax), int(device.TokensStepMax)
 	cfg.BlockSize, cfg.KVBlocks = int(device.BlockSize), int(device.Blocks)
 	cfg.setDefaults()
+	ahead := 1 // of the version before, which would not miss a plan that was lost
+	if device.InOrder {
+		ahead = scheduler.PlansAheadMax
+	}
 	group := bus.NewGroup()
 	s := &Scheduler{}
 	var err error
 	if s.memory, err = cfg.newMemory(node, group, device.BlockBytes); err != nil {
 		return nil, err
 	}
-	if s.scheduler, err = cfg.newScheduler(node, group, device.Device, true, device.VocabSize, device.EndTokens, log); err != nil {
+	if s.scheduler, err = cfg.newScheduler(node, group, device.Device, ahead, device.VocabSize, device.EndTokens, log); err != nil {
 		return nil, err
 	}
 	if err := s.memory.Start(); err != nil {

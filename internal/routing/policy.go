@@ -54,13 +54,16 @@ func Policies() []string {
 	return names
 }
 
-// NewPolicy makes a registered policy.
+// NewPolicy makes a registered policy or, for a name that starts with "nats:", one in another process.
 func NewPolicy(name string, seed uint64) (Policy, error) {
+	if strings.HasPrefix(name, ExternalPrefix) {
+		return parseExternal(name, seed)
+	}
 	if make, ok := policies[name]; ok {
 		return make(seed), nil
 	}
 	return nil, schemas.Errorf(schemas.KindNotFound, "route", "no routing policy %.40q", name).
-		WithParam("routing").WithHint("choose one of %s", strings.Join(Policies(), ", "))
+		WithParam("routing").WithHint("choose one of %s, or %sNAME for one that answers on %sNAME", strings.Join(Policies(), ", "), ExternalPrefix, schemas.RouteSubjectPrefix)
 }
 
 // RoundRobin takes one after the other, whatever they have to do.

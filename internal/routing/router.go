@@ -44,6 +44,7 @@ type Request struct {
 	BlockSize int32              // that Keys were made with
 	Avoid     []schemas.Instance // replicas that have failed the request
 	Phase     string             // that the request is in: replicas for others do not take it; "" is any
+	Chosen    schemas.Instance   // by a policy in another process; "" is none
 }
 
 // Ticket is a decision. Tell the router with Started and Done what becomes of the request.
@@ -201,6 +202,9 @@ func (r *Router) Route(q *Request) (*Ticket, *schemas.Error) {
 	n.queued += c.Uncached
 	return &Ticket{Replica: n.Name, Overlap: c.Overlap, at: n, computes: c.Uncached}, nil
 }
+
+// Takes reports whether some replica can take a request.
+func (r *Router) Takes(q *Request) bool { return r.collect(q) == nil }
 
 // collect finds who can take a request, and how much of its prompt they have.
 func (r *Router) collect(q *Request) *schemas.Error {

@@ -5,12 +5,16 @@ import (
 	"time"
 
 	"github.com/troupe-engine/troupe/actors/scheduler"
+	"github.com/troupe-engine/troupe/internal/routing"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
 // Asker puts a question to a policy in another process and waits for what becomes of it, at most for the question's limit;
 // scheduler.Ask over a connection is one.
 type Asker func(ctx context.Context, q *scheduler.Question) *schemas.RankOutcome
+
+// RouteAsker does so with a routing policy; routing.Ask over a connection is one.
+type RouteAsker func(ctx context.Context, q *routing.Question) *routing.Answer
 
 // PolicyTimeDefault is what the examples' policies take to answer on a machine that also runs the model (docs/policies.md).
 const PolicyTimeDefault = time.Millisecond
@@ -60,4 +64,25 @@ func (w *world) ask(q *scheduler.Question) (*schemas.RankOutcome, error) {
 		o.TripNs = takes.Nanoseconds()
 	}
 	return o, nil
+}
+
+// askRoute puts a question to a routing policy in another process. The time that answers take is in world.arrival.
+func (w *world) askRoute(q *routing.Question) (*routing.Answer, error) {
+	takes := w.cfg.PolicyTime
+	if takes > q.Limit {
+		return &routing.Answer{Error: schemas.Errorf(schemas.KindTimeout, "route", "answers take %s, and the limit is %s", takes, q.Limit)}, nil
+	}
+	asked := *q
+	if takes > 0 {
+		asked.Limit = patience
+	}
+	a := w.routeAsker(&asked)
+	if e := a.Error; e != nil && (e.Kind == schemas.KindUnavailable || e.Kind == schemas.KindTimeout && takes > 0) {
+		return nil, schemas.Errorf(e.Kind, "simulate", "routing policy %.80q: %s", w.cfg.Routing, e.Detail).WithParam("routing").
+			WithHint("start the process that answers there, on the server at --nats")
+	}
+	if takes > 0 {
+		a.Trip = takes
+	}
+	return a, nil
 }

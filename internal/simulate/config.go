@@ -2,7 +2,6 @@ package simulate
 
 import (
 	"math"
-	"slices"
 	"strings"
 	"time"
 
@@ -46,6 +45,7 @@ type Config struct {
 	// Ask puts questions to a policy in another process ("nats:…"); nil: there are no such. PolicyTime is how long each answer
 	// takes in virtual time, however long it really takes; 0: as long as that.
 	Ask        Asker         `json:"-"`
+	AskRoute   RouteAsker    `json:"-"` // likewise to a routing policy
 	PolicyTime time.Duration `json:"policy_time_ns,omitempty"`
 }
 
@@ -103,11 +103,15 @@ func (c *Config) Validate() error {
 		return bad("policy-time", c.PolicyTime, "a duration, or 0 for what an answer really takes")
 	case c.Eviction == belady && c.Replicas > 1:
 		return bad("eviction", c.Eviction, "another policy for several replicas: it is not known which of them will get a request")
-	case !slices.Contains(routing.Policies(), c.Routing):
-		return bad("routing", c.Routing, "one of "+strings.Join(routing.Policies(), ", "))
+	case c.ExternalRouting() && c.AskRoute == nil:
+		return bad("routing", c.Routing, "one of "+strings.Join(routing.Policies(), ", ")+": nobody is there to ask another process")
 	}
-	return nil
+	_, err := routing.NewPolicy(c.Routing, c.Seed)
+	return err
 }
+
+// ExternalRouting says whether the routing policy is in another process.
+func (c *Config) ExternalRouting() bool { return strings.HasPrefix(c.Routing, routing.ExternalPrefix) }
 
 // External says whether the policy is in another process.
 func (c *Config) External() bool { return strings.HasPrefix(c.Policy, scheduler.ExternalPrefix) }

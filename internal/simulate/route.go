@@ -48,16 +48,24 @@ func (r *router) state(p *engine) routing.Replica {
 		Load: routing.Load{Waiting: int32(p.load.waiting), Running: int32(p.load.running), QueuedTokens: p.load.queued, FreeBlocks: p.load.free + p.load.evictable}}
 }
 
-// route returns the number of the replica that gets request number n.
-func (r *router) route(n int, q *traces.Request, prompt schemas.I32) (int, error) {
+// route returns the number of the replica that gets request number n; refused is why none does, broken why the simulation ends.
+func (r *router) route(n int, q *traces.Request, prompt schemas.I32) (to int, refused *schemas.Error, broken error) {
 	size := int32(r.cfg.BlockSize)
 	keys := routing.BlockKeys(nil, prompt, size, 0)
-	t, err := r.core.Route(&routing.Request{Session: q.User, Prompt: q.Input, Keys: keys, BlockSize: size})
+	request := &routing.Request{Session: q.User, Prompt: q.Input, Keys: keys, BlockSize: size}
+	if question := r.core.Question(request, r.world.now); question != nil {
+		answer, err := r.world.askRoute(question)
+		if err != nil {
+			return 0, nil, err
+		}
+		request.Chosen, _ = r.core.Answer(question, answer, r.world.now)
+	}
+	t, err := r.core.Route(request)
 	if err != nil {
-		return 0, err
+		return 0, err, nil
 	}
 	r.tickets[n] = t
-	return r.numbers[t.Replica], nil
+	return r.numbers[t.Replica], nil, nil
 }
 
 func (r *router) started(n int) {

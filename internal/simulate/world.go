@@ -9,6 +9,7 @@ import (
 
 	"github.com/troupe-engine/troupe/actors/memory"
 	"github.com/troupe-engine/troupe/actors/scheduler"
+	"github.com/troupe-engine/troupe/internal/routing"
 	"github.com/troupe-engine/troupe/internal/traces"
 	"github.com/troupe-engine/troupe/schemas"
 )
@@ -27,7 +28,9 @@ type world struct {
 	metrics  *metrics
 	resultNs int64
 	tokenNs  int64
-	asker    func(*scheduler.Question) *schemas.RankOutcome // for policies in other processes
+
+	asker      func(*scheduler.Question) *schemas.RankOutcome // for policies in other processes
+	routeAsker func(*routing.Question) *routing.Answer
 }
 
 // progress is what a client has seen of a request. Times are the client's.
@@ -58,6 +61,7 @@ func Run(ctx context.Context, cfg Config, t *traces.Trace) (*Report, error) {
 		return nil, err
 	}
 	w.asker = func(q *scheduler.Question) *schemas.RankOutcome { return cfg.Ask(ctx, q) }
+	w.routeAsker = func(q *routing.Question) *routing.Answer { return cfg.AskRoute(ctx, q) }
 	for events := 0; ; events++ {
 		if events%checkEvery == 0 && ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -172,7 +176,11 @@ func (w *world) sentAt(n int) int64 {
 
 func (w *world) requestNs(n int) int64 {
 	s := &w.cfg.Profile.Serving
-	return int64(s.RequestNs + s.PromptNs*float64(w.trace.Requests[n].Input))
+	ns := int64(s.RequestNs + s.PromptNs*float64(w.trace.Requests[n].Input))
+	if w.router != nil && w.cfg.ExternalRouting() {
+		ns += w.cfg.PolicyTime.Nanoseconds()
+	}
+	return ns
 }
 
 // submit sends the next request.
@@ -185,9 +193,12 @@ func (w *world) submit() error {
 	q := &w.trace.Requests[n]
 	prompt := q.PromptTokens(make([]int32, 0, q.Input), vocabulary, n)
 	if w.router != nil {
-		to, err := w.router.route(n, q, prompt)
+		to, err, broken := w.router.route(n, q, prompt)
+		if broken != nil {
+			return broken
+		}
 		if err != nil {
-			w.refuse(n, schemas.AsError(err, "route"))
+			w.refuse(n, err)
 			return nil
 		}
 		p.replica = int32(to)

@@ -133,7 +133,7 @@ func (l *life) hear(w word) {
 	}
 }
 
-// lastWords takes what a process that has ended said before.
+// lastWords takes what a process that has ended said before: that it was ready, too.
 func (l *life) lastWords() {
 	limit := time.After(lastWordsTimeMax)
 	for l.heard != nil {
@@ -143,9 +143,7 @@ func (l *life) lastWords() {
 				l.heard = nil
 				return
 			}
-			if w.Error != nil {
-				l.said = w.Error
-			}
+			l.hear(w)
 		case <-limit: // something that it started still has its output
 			return
 		}

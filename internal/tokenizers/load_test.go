@@ -46,6 +46,13 @@ func TestLoadTiny(t *testing.T) {
 	if n := tok.VocabSize(); n != 7 {
 		t.Errorf("size %d", n)
 	}
+	if n := tok.IDsMax(); n != 7 {
+		t.Errorf("ids up to %d", n)
+	}
+	sparse, err := Load([]byte(strings.Replace(tiny, `"abab": 5`, `"abab": 50`, 1)))
+	if err != nil || sparse.IDsMax() != 51 || sparse.VocabSize() != 7 {
+		t.Errorf("with a gap: ids up to %d, %d tokens, %v", sparse.IDsMax(), sparse.VocabSize(), err)
+	}
 	if id, ok := tok.TokenToID("<x>"); !ok || id != 6 {
 		t.Errorf("<x> is %d, %v", id, ok)
 	}

@@ -176,7 +176,10 @@ func (t *Tokenizer) EncodeBatch(texts []string, addSpecialTokens bool) ([][]int3
 	return out, nil
 }
 
-// VocabSize returns the number of tokens, added ones included. Ids need not be contiguous.
+// IDsMax returns one more than the largest id of a token.
+func (t *Tokenizer) IDsMax() int { return len(t.decoded) }
+
+// VocabSize counts the tokens, added ones included. Ids need not be contiguous.
 func (t *Tokenizer) VocabSize() int {
 	n := t.model.size()
 	for token := range t.added.ids {

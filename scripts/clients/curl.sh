@@ -68,7 +68,7 @@ same "wrong method" "$status" 405
 has "allowed methods" "$headers" '^Allow: .*GET'
 
 request /metrics ''
-has "our metrics" "$body" '^troupe_generation_tokens_total [1-9]'
+has "our metrics" "$body" "^troupe_generation_tokens_total\{model_name=\"$model\"\} [1-9]"
 has "vLLM's names" "$body" "^vllm:generation_tokens_total\{model_name=\"$model\"\} [1-9]"
 request /debug/scheduler/state ''
 same "the scheduler's state" "$(jq -r .running <<<"$body")" 0

@@ -15,7 +15,7 @@ stop() {
   for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
   pids=()
 }
-trap 'stop; rm -rf "$work"' EXIT
+trap '[ $BASHPID != $$ ] || { stop; rm -rf "$work"; }' EXIT # not of a child that was told to stop before it became another program
 trap 'exit 1' INT TERM
 
 go build -o "$work/troupe" ./cmd/troupe

@@ -1,20 +1,26 @@
 #!/usr/bin/env bash
 # Three hosts on one machine: network namespaces joined by a bridge, with the commands of docs/cluster.md. Checks that
 # they answer what one node alone answers, that a killed replica is not missed, and that strangers stay outside;
-# with "measure", also the throughput of two replicas against one, and what 1 ms of network costs the first token.
+# with "measure", also what measure.sh says. MODEL is what all nodes serve, by default the model in the program.
 # Needs root, ip and curl. Exits with 77 where namespaces cannot be made.
+#
+#   scripts/cluster/three_hosts.sh
+#   MODEL=$(scripts/fetch_smollm2.sh) scripts/cluster/three_hosts.sh measure
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 NET=10.77.0
 work=$(mktemp -d)
-pids=()
+declare -A running=() # process ids
 tag=tr$$
+model=()
+[ -z "${MODEL:-}" ] || model=(--model "$MODEL")
 
 cleanup() {
+  [ "$BASHPID" = $$ ] || return 0 # a child that was told to stop before it became another program
   trap - EXIT
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
+  for pid in "${!running[@]}"; do kill "$pid" 2>/dev/null || true; done
+  for pid in "${!running[@]}"; do wait "$pid" 2>/dev/null || true; done
   for host in hub a b; do ip netns del "$tag$host" 2>/dev/null || true; done
   rm -rf "$work"
 }
@@ -48,9 +54,17 @@ troupe() { "$work/troupe" "$@"; }
 start() {
   local host=$1 log=$2; shift 2
   ip netns exec "$tag$host" "$@" >"$work/$log.log" 2>&1 &
-  pids+=($!)
+  running[$!]=1
 }
-stop() { kill -s "${2:-TERM}" "$1"; wait "$1" 2>/dev/null || true; }
+stop() { kill -s "${2:-TERM}" "$1"; wait "$1" 2>/dev/null || true; unset "running[$1]"; }
+# serve OPTION…: one node alone on the hub's host, at port 8001, when it is ready
+serve() {
+  start hub alone "$work/troupe" serve --http 127.0.0.1:8001 --nats-listen none --threads 1 "${model[@]}" "$@"
+  for _ in $(seq 50); do ! on hub curl -sf -m 2 127.0.0.1:8001/health/ready >/dev/null || return 0; sleep 0.2; done
+  fail "the node alone is not ready"
+}
+# attach HOST NODE CORE: a replica on one core
+attach() { start "$1" "$2" taskset -c "$3" "$work/troupe" attach --config "$work/keys/replica.yaml" --node "$2" --threads 1 "${model[@]}"; }
 nodes() { on hub "$work/troupe" nodes --nats tls://127.0.0.1:4222 --keys "$work/keys" "$@"; }
 # until_nodes COUNT: that many replicas report
 until_nodes() {
@@ -73,19 +87,20 @@ expect() { # URL LABEL: twelve answers at once equal those of one node
 }
 
 # What one node alone says.
-start hub alone "$work/troupe" serve --http 127.0.0.1:8001 --nats-listen none --threads 1
+serve
 alone=$!
-for _ in $(seq 50); do on hub curl -sf -m 2 127.0.0.1:8001/health/ready >/dev/null && break; sleep 0.2; done
 for i in $(seq 12); do ask "$i" 127.0.0.1:8001 >"$work/alone.$i"; done
 stop $alone
 
 # The four commands.
 troupe keys --host $NET.1 --dir "$work/keys" >/dev/null
-start hub hub "$work/troupe" serve --config "$work/keys/hub.yaml" --actors gateway --http 127.0.0.1:8000 --threads 1
+start hub hub "$work/troupe" serve --config "$work/keys/hub.yaml" --actors gateway --http 127.0.0.1:8000 --threads 1 "${model[@]}"
+hub=$!
 sleep 0.5
-start a a taskset -c 0 "$work/troupe" attach --config "$work/keys/replica.yaml" --node a --threads 1
+second=$(($(nproc) > 1)) # core
+attach a a 0
 a=$!
-start b b taskset -c $(($(nproc) > 1)) "$work/troupe" attach --config "$work/keys/replica.yaml" --node b --threads 1
+attach b b $second
 b=$!
 until_nodes 2
 nodes
@@ -107,37 +122,4 @@ if on a timeout 20 "$work/troupe" attach nats-leaf://$NET.1:7422 --node x >"$wor
 grep -q 'certificates do not fit\|does not know these credentials' "$work/stranger.log" || fail "a stranger is not told why: $(cat "$work/stranger.log")"
 echo "ok: a stranger stays outside and is told why"
 
-[ "${1:-}" = measure ] || exit 0
-
-bench() { on hub "$work/troupe" bench serve --base-url http://127.0.0.1:8000 --num-prompts "$1" --max-concurrency "$2" --ignore-eos \
-  --random-input-len 64 --random-output-len 64 --save-result --result-filename "$work/bench.json" >"$work/bench.log" 2>&1 || fail "bench"; }
-field() { sed -n "s/.*\"$1\": *\([0-9.]*\).*/\1/p" "$work/bench.json" | sed -n 1p; }
-ticks() { awk '{print $14 + $15}' "/proc/$1/stat"; }
-
-hubpid=$(on hub sh -c 'ss -ltnpH "sport = :8000" 2>/dev/null' | sed -n 's/.*pid=\([0-9]*\).*/\1/p')
-for round in 1 2 3; do
-  until_nodes 1
-  bench 192 64; one=$(field output_throughput); ttft1=$(field median_ttft_ms)
-  start b b2 taskset -c $(($(nproc) > 1)) "$work/troupe" attach --config "$work/keys/replica.yaml" --node b$round --threads 1
-  b=$!
-  until_nodes 2
-  [ -z "$hubpid" ] || before=$(ticks "$hubpid")
-  from=$(date +%s.%N)
-  bench 192 64; two=$(field output_throughput)
-  cpu=""
-  [ -z "$hubpid" ] || cpu=", hub $(echo "$(ticks "$hubpid") $before $(date +%s.%N) $from $(nproc)" | awk '{printf "%.1f %% of the processors", ($1 - $2) / ($3 - $4) / $5}')"
-  echo "throughput: one replica $one tok/s, two $two: $(echo "$one $two" | awk '{printf "%.2f", $2 / $1}') times$cpu"
-  bench 16 1; near=$(field median_ttft_ms)
-  stop $b; stop "$a"
-  # The same over a link that takes 1 ms each way.
-  start a slow "$work/slow" 127.0.0.1:7422 $NET.1:7422 1ms; slow=$!
-  start a a2 taskset -c 0 "$work/troupe" attach nats-leaf://127.0.0.1:7422 --actors replica --credentials "$work/keys/replica.nk" \
-    --tls-ca "$work/keys/ca.pem" --tls-cert "$work/keys/replica.pem" --tls-key "$work/keys/replica-key.pem" --node far$round --threads 1
-  a=$!
-  until_nodes 1
-  bench 16 1
-  echo "first token, one at a time: $near ms (median); over 1 ms of network each way: $(field median_ttft_ms) ms"
-  stop $a; stop $slow
-  start a a3 taskset -c 0 "$work/troupe" attach --config "$work/keys/replica.yaml" --node a$round --threads 1
-  a=$!
-done
+[ "${1:-}" != measure ] || . scripts/cluster/measure.sh

@@ -27,7 +27,7 @@ type Session struct {
 	random   *rand.Rand
 	sent     int // workloads
 	steps    []Step
-	requests []float64 // as a Sample's
+	requests []lone // as a Sample's
 }
 
 // Open begins a session. The seed is that of the loads' lengths.
@@ -60,7 +60,13 @@ func (s *Session) Steps() ([]Step, error) { return s.watcher.Take() }
 type Sample struct {
 	Part     int
 	Steps    []Step
-	requests []float64 // nanoseconds from a client to the first step and back
+	requests []lone
+}
+
+// lone is what came of a request that ran alone.
+type lone struct {
+	prompt int32   // tokens
+	ns     float64 // until the first token, that no step explains: from the client to the first step and back
 }
 
 // Round sends every load once. Several rounds make one profile, the better the more.
@@ -85,26 +91,38 @@ func (s *Session) Part(ctx context.Context, part, parts int) (*Sample, error) {
 		if s.Progress != nil {
 			s.Progress(l.name)
 		}
-		outcomes, err := s.Send(ctx, &l.trace)
-		if err != nil {
-			return nil, err
-		}
-		ran, err := s.watcher.Take()
-		if err != nil {
-			return nil, err
-		}
-		for i := range outcomes {
-			if err := outcomes[i].Err; err != nil {
-				return nil, fmt.Errorf("profile: %s: %w", l.name, err)
-			}
-		}
 		if l.single {
-			sample.requests = append(sample.requests, around(outcomes, ran)...)
+			for _, q := range l.trace.Requests {
+				outcomes, ran, err := s.send(ctx, l.name, &traces.Trace{Requests: []traces.Request{q}})
+				if err != nil {
+					return nil, err
+				}
+				sample.requests = append(sample.requests, lone{q.Input, around(outcomes[0], ran)})
+			}
 			continue
+		}
+		_, ran, err := s.send(ctx, l.name, &l.trace)
+		if err != nil {
+			return nil, err
 		}
 		sample.Steps = append(sample.Steps, ran...)
 	}
 	return sample, nil
+}
+
+// send sends a load and returns what came of its requests, and the steps that ran.
+func (s *Session) send(ctx context.Context, name string, t *traces.Trace) ([]Outcome, []Step, error) {
+	outcomes, err := s.Send(ctx, t)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := range outcomes {
+		if err := outcomes[i].Err; err != nil {
+			return nil, nil, fmt.Errorf("profile: %s: %w", name, err)
+		}
+	}
+	ran, err := s.watcher.Take()
+	return outcomes, ran, err
 }
 
 // Keep takes a sample into the profile.
@@ -128,7 +146,7 @@ func (s *Session) ProfileOf(steps []Step) (*profile.Profile, error) {
 		return nil, err
 	}
 	p.Origin.Threads = runtime.GOMAXPROCS(0)
-	p.Serving.RequestNs = median(s.requests)
+	p.Serving.RequestNs, p.Serving.PromptNs = servingOf(s.requests)
 	return p, nil
 }
 
@@ -153,23 +171,33 @@ func Learn(info *schemas.EngineInfo, device string, steps []Step, quantile float
 			Build: bus.BuildVersion, Method: fmt.Sprintf("learned from %d steps of a live engine (%s of each shape)", len(steps), taken)}}, nil
 }
 
-// around is, for requests that ran alone, the time until the first token that no step explains.
-func around(outcomes []Outcome, steps []Step) []float64 {
-	var list []float64
-	next := 0
-	for _, o := range outcomes {
-		busy := time.Duration(0)
-		for ; next < len(steps); next++ {
-			busy += steps[next].Busy
-			if steps[next].Shape.Sampled > 0 {
-				break
-			}
+// around is, for a request that ran alone, the time until the first token that no step explains.
+func around(o Outcome, steps []Step) float64 {
+	busy := time.Duration(0)
+	for _, step := range steps {
+		busy += step.Busy
+		if step.Shape.Sampled > 0 {
+			break
 		}
-		for next++; next < len(steps) && steps[next].Shape.PrefillPairs == 0; next++ { // the rest of the answer
-		}
-		list = append(list, float64(max(0, o.First-o.Sent-busy)))
 	}
-	return list
+	return float64(max(0, o.First-o.Sent-busy))
+}
+
+// servingOf is what requests take around their steps: with a short prompt, and more for each token of a long one.
+func servingOf(requests []lone) (requestNs, promptNs float64) {
+	var short, each []float64
+	for _, r := range requests {
+		if r.prompt < shortPrompt {
+			short = append(short, r.ns)
+		}
+	}
+	requestNs = median(short)
+	for _, r := range requests {
+		if r.prompt >= shortPrompt {
+			each = append(each, (r.ns-requestNs)/float64(r.prompt))
+		}
+	}
+	return requestNs, max(0, median(each))
 }
 
 func median(values []float64) float64 {
@@ -190,13 +218,22 @@ type load struct {
 // prefillTokensMax bounds the prompts of one load together, so that a slow device is measured in sensible time.
 const prefillTokensMax = 1 << 14
 
+// shortPrompt is the length, in tokens, from which on a prompt's own share of the time around its steps is measured.
+const shortPrompt = 32
+
 // loads cover decode rows × context, prefill chunks × context, and both together.
 func loads(info *schemas.EngineInfo, random *rand.Rand) []load {
 	context, rowsMax := info.ContextMax, info.SequencesMax
 	var list []load
 	single := load{name: "requests one at a time", single: true}
-	for i := range 12 {
-		single.trace.Requests = append(single.trace.Requests, traces.Request{ArrivalNs: int64(i) * 60e6, Input: 2 + random.Int32N(30), Output: 2})
+	for range 12 {
+		single.trace.Requests = append(single.trace.Requests, traces.Request{Input: 2 + random.Int32N(shortPrompt-2), Output: 2})
+	}
+	const long = 6
+	for i := range int32(long) {
+		if input := min(context/2, prefillTokensMax/4) * (i + 1) / long; input >= shortPrompt {
+			single.trace.Requests = append(single.trace.Requests, traces.Request{Input: input, Output: 2})
+		}
 	}
 	list = append(list, single)
 	for rows := int32(1); rows <= rowsMax; rows *= 2 {
