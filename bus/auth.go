@@ -13,6 +13,7 @@ type Role struct {
 	Name, Doc string
 	Publish   []string // subjects, with NATS's wildcards
 	Subscribe []string
+	Answer    bool // may answer what it is asked, once, wherever the answer is to go
 }
 
 // InboxPrefix starts the subjects on which replies come. Clients with a role that is no node's have a part of it to
@@ -51,6 +52,8 @@ func Roles() []Role {
 				schemas.Encode.Subject("*"), schemas.Decode.Subject("*"), schemas.CloseSessions.Subject("*"), schemas.TokenizerInfo.Subject("*"),
 				schemas.Route.Subject("*"), schemas.SubjectPrefix + "cancel.*"}, node.Publish),
 			Subscribe: slices.Concat(served("gateway", "tokenizer"), offer, []string{schemas.ReplicaReports.Subject(""), credit}, node.Subscribe)},
+		{Name: "policy", Doc: "a policy in another process: it is asked for an order or a route",
+			Answer: true, Subscribe: []string{InboxPrefix + "policy.>", schemas.Rank.Subject("*"), schemas.Route.Subject("*")}},
 		{Name: "client", Doc: "a tenant: asks gateways, and sees the answers to its own questions",
 			Publish: append(ask, credit), Subscribe: []string{InboxPrefix + "client.>"}},
 		{Name: "observer", Doc: "sees all and changes nothing: taps, journals, states, health, who plays what",

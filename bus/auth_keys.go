@@ -125,7 +125,8 @@ func hubConfig(dir string, roles []Role, public map[string]string) string {
 }`, dir+"/hub.pem", dir+"/hub-key.pem", dir+"/ca.pem", int(tlsTimeout.Seconds()))
 	var users strings.Builder
 	for _, r := range roles {
-		fmt.Fprintf(&users, "  # %s: %s\n  {nkey: %s, permissions: {\n    publish: [%s]\n    subscribe: [%s]}}\n", r.Name, r.Doc, public[r.Name], quoted(r.Publish), quoted(r.Subscribe))
+		fmt.Fprintf(&users, "  # %s: %s\n  {nkey: %s, permissions: {\n    publish: [%s]\n    subscribe: [%s]\n    allow_responses: %v}}\n",
+			r.Name, r.Doc, public[r.Name], quoted(r.Publish), quoted(r.Subscribe), r.Answer)
 	}
 	return fmt.Sprintf(`# Made by troupe keys. Who joins or connects needs a certificate of ca.pem and one of the keys below.
 listen: "127.0.0.1:4222" # --nats-listen 0.0.0.0:4222 lets clients on other machines in

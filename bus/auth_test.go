@@ -62,7 +62,7 @@ func connectAs(t *testing.T, n *Node, dir, role string) (c *nats.Conn, violation
 		t.Fatal(err)
 	}
 	c, err = nats.Connect(strings.Replace(n.URL(), "nats://", "tls://", 1), nkey, nats.RootCAs(dir+"/ca.pem"), nats.ClientCert(dir+"/"+role+".pem", dir+"/"+role+"-key.pem"),
-		nats.CustomInboxPrefix(inbox), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		nats.Timeout(10*time.Second), nats.CustomInboxPrefix(inbox), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			mu.Lock()
 			defer mu.Unlock()
 			seen = append(seen, err.Error())
@@ -135,8 +135,8 @@ var matrix = map[string]struct{ publish, subscribe string }{
 	"$SRV.PING.x":                                        {"observer", nodeRoles},
 	"$SRV.INFO":                                          {"observer", nodeRoles},
 	"$SRV.STATS":                                         {"observer", nodeRoles},
-	"inf.v1.policy.rank.x":                               {"replica scheduler", ""},
-	"inf.v1.policy.route.x":                              {"gateway", ""},
+	"inf.v1.policy.rank.x":                               {"replica scheduler", "policy"},
+	"inf.v1.policy.route.x":                              {"gateway", "policy"},
 	"$JS.troupe.API.STREAM.INFO.KV_troupe-cluster":       {nodeRoles, ""},
 	"$JS.troupe.API.CONSUMER.CREATE.KV_troupe-cluster.x": {nodeRoles, ""},
 	"$JS.troupe.API.STREAM.DELETE.KV_troupe-cluster":     {"", ""},
@@ -227,6 +227,36 @@ func TestEveryRoleMayDoWhatItNeedsAndNoMore(t *testing.T) {
 		t.Errorf("%v were counted, %d and %d were refused", counts, denied[RefusedPublish], denied[RefusedSubscribe])
 	}
 	t.Logf("%d roles, %d subjects: %d publications and %d subscriptions refused", len(roles), len(all), denied[RefusedPublish], denied[RefusedSubscribe])
+}
+
+// A policy may send an answer where it was asked to, and no second one; elsewhere nothing.
+func TestAPolicyAnswersOnceAndNoMore(t *testing.T) {
+	n, dir := secured(t, 0)
+	policy, violations := connectAs(t, n, dir, "policy")
+	second := make(chan error, 1)
+	if _, err := policy.Subscribe(schemas.RouteSubjectPrefix+"mine", func(m *nats.Msg) {
+		err := m.Respond([]byte("a"))
+		second <- errors.Join(err, m.Respond([]byte("b")))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := policy.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	gateway, _ := connectAs(t, n, dir, "gateway")
+	for range 2 {
+		if m, err := gateway.Request(schemas.RouteSubjectPrefix+"mine", []byte("q"), 5*time.Second); err != nil || string(m.Data) != "a" {
+			t.Fatalf("answer %v, error %v", m, err)
+		}
+		if err := <-second; err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(5 * time.Second); !strings.Contains(violations(), "Permissions Violation"); {
+			if time.Now().After(end) {
+				t.Fatal("a second answer was not refused")
+			}
+		}
+	}
 }
 
 // What is wrong with a connection or a message is counted under its reason, and the node goes on.

@@ -17,9 +17,12 @@ type answer struct {
 	Text         string         `json:"text"`
 	FinishReason string         `json:"finish_reason"`
 	Usage        *schemas.Usage `json:"usage"`
-	TTFTMs       float64        `json:"ttft_ms"` // from the request to the first text
-	TokensPerSec float64        `json:"output_tokens_per_second"`
+	TTFTMs       float64        `json:"ttft_ms"`                  // from the request to the first text
+	TokensPerSec float64        `json:"output_tokens_per_second"` // after the first; 0 of fewer than rateTokensMin
 }
+
+// rateTokensMin is how many tokens have a speed: a few may come in one piece, microseconds apart.
+const rateTokensMin = 16
 
 // stream sends a request over NATS and writes its answer to w, which may be nil, as it comes.
 func stream(ctx context.Context, client *troupe.Client, r troupe.GenerateRequest, w io.Writer) (*answer, error) {
@@ -56,7 +59,7 @@ func stream(ctx context.Context, client *troupe.Client, r troupe.GenerateRequest
 		return a, schemas.Errorf(schemas.KindUnavailable, "generate", "the answer ended without its usage")
 	}
 	// The first token's time is the prompt's; the rest is the speed of decoding.
-	if spent := time.Since(began) - first; a.Usage.CompletionTokens > 1 && spent > 0 {
+	if spent := time.Since(began) - first; a.Usage.CompletionTokens >= rateTokensMin && spent > 0 {
 		a.TokensPerSec = float64(a.Usage.CompletionTokens-1) / spent.Seconds()
 	}
 	return a, nil
@@ -66,5 +69,9 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 
 // summary is the line under an answer.
 func (a *answer) summary() string {
-	return fmt.Sprintf("%d tokens · %.0f tok/s · first token after %.1f ms", a.Usage.CompletionTokens, a.TokensPerSec, a.TTFTMs)
+	rate := ""
+	if a.TokensPerSec > 0 {
+		rate = fmt.Sprintf(" · %.0f tok/s", a.TokensPerSec)
+	}
+	return fmt.Sprintf("%d tokens%s · first token after %.1f ms", a.Usage.CompletionTokens, rate, a.TTFTMs)
 }

@@ -59,6 +59,7 @@ func newKeysCommand() *cobra.Command {
 			"  replica   troupe attach --config %s/replica.yaml --model MODEL   (ca.pem, replica*)\n"+
 			"            or in two parts, --config %s/scheduler.yaml and %s/compute.yaml\n"+
 			"  gateway   troupe attach --config %s/gateway.yaml --model MODEL   (ca.pem, gateway*)\n"+
+			"  policies  programs that --policy nats:NAME or --routing nats:NAME asks   (ca.pem, policy*)\n"+
 			"  people    troupe nodes --nats tls://%s:4222 --keys %s            (ca.pem, admin* or observer*)\n"+
 			"  clients   troupe run --nats tls://%s:4222 --keys DIR …           (ca.pem, client* or one tenant-NAME*)\n",
 			len(files), *dir, *at, *at, *at, *at, *at, (*hosts)[0], *at, (*hosts)[0])
