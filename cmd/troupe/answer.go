@@ -69,9 +69,9 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 
 // summary is the line under an answer.
 func (a *answer) summary() string {
-	rate := ""
+	speed := ""
 	if a.TokensPerSec > 0 {
-		rate = fmt.Sprintf(" · %.0f tok/s", a.TokensPerSec)
+		speed = fmt.Sprintf(" · %.0f tok/s", a.TokensPerSec)
 	}
-	return fmt.Sprintf("%d tokens%s · first token after %.1f ms", a.Usage.CompletionTokens, rate, a.TTFTMs)
+	return fmt.Sprintf("%d tokens%s · first token after %.1f ms", a.Usage.CompletionTokens, speed, a.TTFTMs)
 }
