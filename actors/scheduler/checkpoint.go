@@ -24,6 +24,7 @@ func (c *Core) restart() {
 	for _, s := range c.waiting {
 		s.admitted, s.learned = false, 0
 	}
+	c.quarantine = slices.ContainsFunc(c.waiting, c.onTrial)
 }
 
 // checkpoint begins a new epoch and describes the core as it is then. A core that is restored from that goes on as
@@ -31,7 +32,7 @@ func (c *Core) restart() {
 func (c *Core) checkpoint() *schemas.SchedulerCheckpoint {
 	c.restart()
 	c.freeAllSlots() // their order depends on what ran before
-	c.headNs = 0
+	c.headNs, c.guilty = 0, 0
 	c.renewPolicy()
 	p := &schemas.SchedulerCheckpoint{Info: *c.Info(), ContextMax: c.cfg.ContextMax, RecoveriesMax: c.cfg.RecoveriesMax, StepTimeMaxMs: c.cfg.StepTimeMaxMs,
 		RecentlyDoneMax: int32(c.cfg.RecentlyDoneMax), Epoch: c.epoch, Step: c.step, Arrivals: c.arrivals, Costs: c.cfg.Costs}
@@ -147,6 +148,7 @@ func Restore(cfg Config, p *schemas.SchedulerCheckpoint, nowNs int64) (*Core, er
 		}
 	}
 	c.setPolicy(c.policy)
+	c.quarantine = slices.ContainsFunc(c.waiting, c.onTrial)
 	return c, nil
 }
 

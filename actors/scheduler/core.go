@@ -23,7 +23,7 @@ type Config struct {
 	Shadow          string      // a policy that only watches; the shell starts it
 	EndTokens       schemas.I32 // the model's, for EngineInfo
 	PrefixCacheOff  bool
-	RecoveriesMax   int32 // lost steps in which a sequence may be, without a token between them, before it fails
+	RecoveriesMax   int32 // lost steps in which a sequence may be, without a token between them; then it runs alone, and fails with the next
 	StepTimeMaxMs   int64 // a step without a result for this long is lost; 0 waits for ever
 	RecentlyDoneMax int   // finished requests remembered, so that a late repeat is not run again
 	// Costs are what steps are expected to take, for policies that are CostAware; nil: nothing is known.
@@ -192,6 +192,8 @@ type Core struct {
 	disagreed  *schemas.ShadowExample
 	lostBy     *schemas.Error // what made the current event give up what was in flight
 	deviceLost *schemas.Error // the device can no longer be used: nothing is planned, nothing is taken
+	quarantine bool           // sequences that one more lost step would end run alone, one step at a time
+	guilty     int32          // requests that were found to break steps since the last token of any sequence
 	now        int64          // nanoseconds, of the current event
 
 	count counters

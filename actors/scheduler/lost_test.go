@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"math/rand/v2"
 	"testing"
 
 	"github.com/troupe-engine/troupe/schemas"
@@ -67,5 +68,60 @@ func TestAStepWithoutMemoryEndsTheRequestThatItNames(t *testing.T) {
 	}
 	if len(ends) != 0 || suspected != 2 {
 		t.Errorf("%d end, %d are suspected; want none and 2", len(ends), suspected)
+	}
+}
+
+// TestWhatBreaksStepsEndsAlone: of many sequences, in pools that are tight or not, one breaks every step in which it
+// gets to a certain length. It fails, and all others come to the end that they have without it.
+func TestWhatBreaksStepsEndsAlone(t *testing.T) {
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		w := newWorld(t, Config{ContextMax: 64, SequencesMax: 1 + int32(rng.IntN(8)), WaitingMax: 32, TokensStepMax: 8 + int32(rng.IntN(32)), BlockSize: 4,
+			Blocks: 17 + int32(rng.IntN(60)), PipelineDepth: 1 + int32(rng.IntN(3)), Policy: []string{"fcfs", "priority", "shortest"}[rng.IntN(3)]})
+		poison, length := schemas.NewRequestID(1, 1+uint32(rng.IntN(6))), int32(rng.IntN(12))
+		w.breaks = func(p *schemas.StepPlan) bool {
+			for i, id := range p.Seq {
+				if schemas.SeqID(id).Request() == poison && p.Start[i]+p.Count[i] >= length {
+					return true
+				}
+			}
+			return false
+		}
+		for n := range uint32(12) {
+			r := &schemas.SubmitRequest{Request: schemas.NewRequestID(1, n+1), Choices: 1 + int32(rng.IntN(2)), Tokens: prompt(1+rng.IntN(20), int32(rng.IntN(3))),
+				MaxTokens: 12 + int32(rng.IntN(12)), Priority: int32(rng.IntN(3)), Sampling: schemas.SamplingParams{TopP: 1, Seed: uint64(n)}}
+			if err := w.submit(r); err != nil {
+				t.Fatal(err)
+			}
+			if len(w.queue) > 0 && rng.IntN(2) == 0 {
+				w.finish()
+			}
+		}
+		w.drain()
+		w.check()
+		for id, a := range w.answers {
+			if broke := a.finish == schemas.FinishError; broke != (id.Request() == poison) {
+				t.Fatalf("seed %d: sequence %s ended with %s, %v; %s breaks steps", seed, id, a.finish, a.err, poison)
+			}
+		}
+	}
+}
+
+// TestADeviceThatFailsEveryStepIsNotTriedWithEachSequence: what runs ends once a few of them have been tried alone.
+func TestADeviceThatFailsEveryStepIsNotTriedWithEachSequence(t *testing.T) {
+	w := newWorld(t, Config{ContextMax: 64, SequencesMax: 8, WaitingMax: 32, TokensStepMax: 64, BlockSize: 4, Blocks: 200, PipelineDepth: 2})
+	for n := range uint32(8) {
+		if err := w.submit(&schemas.SubmitRequest{Request: schemas.NewRequestID(1, n+1), Choices: 1, Tokens: prompt(4, 1), MaxTokens: 9, Sampling: schemas.SamplingParams{TopP: 1}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.finish()
+	w.finish() // all run
+	steps := int32(0)
+	w.breaks = func(*schemas.StepPlan) bool { steps++; return true }
+	w.drain()
+	w.check()
+	if want := w.cfg.RecoveriesMax + guiltyMax; steps != want {
+		t.Errorf("%d steps were tried, want %d", steps, want)
 	}
 }

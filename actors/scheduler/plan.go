@@ -11,6 +11,7 @@ type proposal struct {
 	step  schemas.StepID
 	rows  []*Sequence
 	wants []int32
+	alone bool // the row is that of a sequence on trial
 }
 
 // flight is a planned step that has not finished.
@@ -45,6 +46,9 @@ func (c *Core) propose() *schemas.ReserveRequest {
 // chooseRows lists who could run, in policy order: running sequences that have something to compute, and as
 // many waiting ones as there are free slots.
 func (c *Core) chooseRows(p *proposal) {
+	if c.quarantine && c.chooseAlone(p) {
+		return
+	}
 	if c.dynamic != nil {
 		c.rekey()
 	}
@@ -75,6 +79,33 @@ func (c *Core) chooseRows(p *proposal) {
 	if c.external != nil && len(p.rows) > 0 {
 		c.external.decided()
 	}
+}
+
+// onTrial reports whether one more lost step would end s. It runs alone, so that it ends by itself if it breaks steps,
+// and not because of another if it does not.
+func (c *Core) onTrial(s *Sequence) bool {
+	return s.recoveries > 0 && s.recoveries >= c.cfg.RecoveriesMax
+}
+
+// chooseAlone lists the first sequence on trial, once no step is in flight, and reports whether others have to wait.
+func (c *Core) chooseAlone(p *proposal) bool {
+	c.quarantine = false
+	for _, queue := range [...][]*Sequence{c.running, c.waiting} {
+		for _, s := range queue {
+			if !c.onTrial(s) {
+				continue
+			}
+			c.quarantine = true
+			switch {
+			case len(c.flights) > 0:
+				return true
+			case s.want() > 0 && (s.slot != noSlot || len(c.slots) > 0 && s.startable()):
+				p.rows, p.wants, p.alone = []*Sequence{s}, []int32{s.want()}, true
+				return true
+			}
+		}
+	}
+	return false // none is left, or what they wait for is up to others
 }
 
 // startable reports whether a waiting sequence can get its first (or next) blocks now.
@@ -186,7 +217,8 @@ func (c *Core) granted(reply *schemas.ReserveReply) *schemas.StepPlan {
 			blockFrom: reply.BlockFrom[i], blocks: blocks})
 	}
 	if len(f.rows) == 0 {
-		c.refused = len(p.rows) > 0
+		c.refused = len(p.rows) > 0 && !p.alone
+		c.quarantine = c.quarantine && !p.alone // memory has no room for the sequence without taking it from others
 		return nil
 	}
 	if len(c.flights) == 0 {

@@ -174,6 +174,7 @@ func (c *Core) sampled(s *Sequence, token int32, x extra) {
 		c.fail(s, x.failure)
 		return
 	}
+	c.guilty = 0
 	if s.request.Embed {
 		c.embedded(s, x.embedding)
 		return
@@ -242,15 +243,25 @@ func (c *Core) lost(err *schemas.Error) {
 	}
 }
 
-// suspect ends the sequences that were part of too many lost steps without getting on: they may be what breaks them.
+// guiltyMax is how many requests in a row may be found to break steps before it is not them.
+const guiltyMax = 3
+
+// suspect ends the request whose sequence was part of too many lost steps without getting on, alone in the last one: it is
+// what breaks them. If that is said of one request after the other without a token between them, all on trial end.
 func (c *Core) suspect(err *schemas.Error, suspects map[*Sequence]bool) {
-	for _, s := range slices.Clone(c.waiting) {
-		if suspects[s] {
-			if s.recoveries++; s.recoveries > c.cfg.RecoveriesMax {
-				c.fail(s, err)
-			}
+	guilty := map[schemas.RequestID]bool{}
+	for s := range suspects {
+		if s.recoveries++; s.recoveries > c.cfg.RecoveriesMax && !s.ended {
+			guilty[s.id.Request()] = true
 		}
 	}
+	c.guilty += int32(len(guilty))
+	for _, s := range slices.Clone(c.waiting) {
+		if guilty[s.id.Request()] || c.guilty >= guiltyMax && c.onTrial(s) {
+			c.fail(s, err)
+		}
+	}
+	c.quarantine = slices.ContainsFunc(c.waiting, c.onTrial)
 }
 
 // failRequest ends the request that an error names, and reports whether it was there. The others are computed again.

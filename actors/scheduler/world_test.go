@@ -24,6 +24,7 @@ type world struct {
 
 	answers map[schemas.SeqID]*answer
 	journal func(*schemas.SchedulerStep) // nil: nobody listens
+	breaks  func(*schemas.StepPlan) bool // says which steps the device fails; nil: none
 
 	policy    func(*Question) *schemas.RankOutcome // answers for policies in other processes; nil: nobody does
 	questions []*Question                          // that wait for nobody
@@ -178,6 +179,12 @@ func (w *world) finish() (*schemas.StepResult, []*schemas.StepPlan) {
 	w.t.Helper()
 	p := w.queue[0]
 	w.queue = w.queue[1:]
+	if w.breaks != nil && w.breaks(p) {
+		w.queue = nil // what comes after a failed step of its epoch fails, too
+		r := &schemas.StepResult{Epoch: p.Epoch, Step: p.Step, Error: schemas.Errorf(schemas.KindInternal, "forward", "it breaks")}
+		_, plans := w.event(Done{r})
+		return r, plans
+	}
 	r := w.device.run(w.t, p)
 	_, plans := w.event(Done{r})
 	return r, plans
