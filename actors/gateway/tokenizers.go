@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/troupe-engine/troupe/bus"
+	"github.com/troupe-engine/troupe/internal/toolcalls"
 	"github.com/troupe-engine/troupe/schemas"
 )
 
@@ -153,6 +154,10 @@ func (ts *tokenizers) inquire(t *tokenizer) {
 		}
 		if said.Sampling != nil && said.Sampling.Validate() != nil { // a model's odd defaults are not the client's mistake
 			said.Sampling = nil
+		}
+		if f := toolcalls.Format(said.ToolFormat); f != "" && !slices.Contains(toolcalls.Formats(), f) { // of a later version, perhaps
+			ts.g.log.Warn().Str("tokenizer", string(t.name)).Str("tool_format", clip(said.ToolFormat)).Msg("calls of tools are written as hermes: this gateway does not know the model's format")
+			said.ToolFormat = ""
 		}
 		t.ready = true
 		t.model.speech.Store(said)
